@@ -1,0 +1,299 @@
+"""Decodes problems at several budgets with several policies, inside the validation and test loops.
+
+Decoding happens batch by batch while the loop runs: averaged weights (``EMAWeightAveraging``) are in place then, whatever
+the order of callbacks, and the loop's shards give each process its own problems. While fitting, a few cells are decoded
+and logged. In ``validate``, ``test`` and ``sweep`` every cell is decoded, its outcomes stored problem by problem as they
+come, so that a stopped run goes on where it was, and the rows written at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from lightning_mdm.callbacks.frontier_log import DecodedExample, log_cells, log_examples, log_frontier
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.datamodule import ProblemDataModule
+from lightning_mdm.data.problem import Problem
+from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import UnmaskingPolicy
+from lightning_mdm.decoding.state import Rows
+from lightning_mdm.metrics.frontier import FrontierMetric
+from lightning_mdm.outcomes import (
+    BatchRecord,
+    Cell,
+    Outcome,
+    OutcomeStore,
+    commit_hash,
+    frontier_row,
+    outcome_rows,
+    read_outcomes,
+    read_rows,
+    write_outcomes,
+    write_rows,
+)
+from lightning_mdm.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One decode of a problem: a policy, a budget and a seed."""
+
+    policy: UnmaskingPolicy
+    steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As in metric keys: ``T=4/top_margin``, with the seed where it is not 0."""
+        return f"T={self.steps}/{self.policy.label}" + (f"/seed={self.seed}" if self.seed else "")
+
+
+class Frontier(Callback):
+    """The accuracy-vs-steps frontier.
+
+    Args:
+        policies: unmasking policies to compare.
+        budgets: step budgets T.
+        seeds: seeds of the decoding noise; one cell each.
+        decoding: end-of-sequence handling and token sampling.
+        fit_policies: policies decoded at every validation while fitting; none by default.
+        fit_budgets: their budgets.
+        fit_problems: how many validation problems they decode.
+        examples: decoded problems shown in TensorBoard, with the step at which each token was unmasked.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[UnmaskingPolicy] = (),
+        budgets: Sequence[int] = (1, 2, 4, 8, 16, 32),
+        seeds: Sequence[int] = (0,),
+        decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+        fit_policies: Sequence[UnmaskingPolicy] = (),
+        fit_budgets: Sequence[int] = (1, 4, 32),
+        fit_problems: int = 64,
+        examples: int = 3,
+    ) -> None:
+        for name, values in {"budgets": budgets, "fit_budgets": fit_budgets}.items():
+            if any(steps < 1 for steps in values):
+                raise ValueError(f"frontier.{name}={list(values)}: a step budget is at least 1")
+        self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
+        self.fit_runs = [Run(policy, steps, 0) for policy in fit_policies for steps in fit_budgets]
+        for name, runs in {"policies": self.runs, "fit_policies": self.fit_runs}.items():
+            if len({run.name for run in runs}) < len(runs):
+                raise ValueError(f"frontier.{name}: the same policy with the same options, budget and seed occurs twice")
+        self.decoding = decoding
+        self.fit_problems = fit_problems
+        self.n_examples = examples
+        self.active: list[Run] = []
+        self.cells: dict[str, Cell] = {}
+        self.done: dict[str, set[int]] = {}
+        self.problems: dict[int, Problem] = {}
+        self.examples: list[DecodedExample] = []
+
+    # The loops call these three groups of hooks alike.
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begin(trainer, pl_module, "validation")
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begin(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.decode_batch(trainer, pl_module, batch)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self.decode_batch(trainer, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.finish(trainer, pl_module, "test")
+
+    def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        """Find out what there is to decode, and what is decoded already."""
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        self.active = self.fit_runs if fitting else self.runs
+        self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
+        self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
+        if trainer.sanity_checking or not self.active:
+            return
+        data = problems_of(trainer)
+        self.problems = {problem.index: problem for problem in data.problems(split)}
+        if fitting:
+            return
+        self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
+        checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
+        for run in self.active:
+            cell = Cell(
+                task=data.task,
+                split=split,
+                checkpoint=checkpoint,
+                data=fingerprint,
+                policy=run.policy.name,
+                options=self.decoding.describe(run.policy),
+                steps=run.steps,
+                seed=run.seed,
+            )
+            self.cells[run.name] = cell
+            for record in self.store.records(cell):
+                self.record(trainer, run.name, record.outcomes)
+        stored = sum(map(len, self.done.values()))
+        if stored and trainer.is_global_zero:
+            print(f"Found {stored} decoded outcomes in {self.store.root}; only what is missing will be decoded.")
+        # No process may append before every process has read.
+        trainer.strategy.barrier("frontier_read")
+
+    def record(self, trainer: L.Trainer, name: str, outcomes: Sequence[Outcome]) -> None:
+        """Count outcomes and note their problems as done."""
+        self.done[name].update(outcome.problem for outcome in outcomes)
+        columns = [(o.problem, int(o.correct), o.nfe, o.tokens) for o in outcomes]
+        self.metric.update(name, *torch.tensor(columns, device=self.metric.device).unbind(1))
+
+    def decode_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Decode the problems of a batch in every cell that lacks them."""
+        if trainer.sanity_checking or not self.active:
+            return
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        index = batch.index_B.tolist()
+        for run in self.active:
+            wanted = [
+                row
+                for row, problem in enumerate(index)
+                if problem not in self.done[run.name] and not (fitting and problem >= self.fit_problems)
+            ]
+            if not wanted:
+                continue
+            record = self.decode_rows(trainer, module, batch, wanted, run)
+            self.record(trainer, run.name, record.outcomes)
+            if not fitting:
+                self.store.append(self.cells[run.name], record, trainer.global_rank)
+
+    def decode_rows(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, wanted: Sequence[int], run: Run
+    ) -> BatchRecord:
+        """Decode some rows of a batch and judge their answers."""
+        data = problems_of(trainer)
+        denoiser = denoiser_of(module)
+        chosen = torch.tensor(wanted, device=batch.index_B.device)
+        rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
+        start = time.perf_counter()
+        with trainer.precision_plugin.forward_context():
+            trace = self.decoding.decode(denoiser, run.policy, rows, data.token_space, run.steps, run.seed)
+        tokens_BL, nfe = trace.tokens_BL.cpu(), trace.nfe_B.tolist()  # waits for the device
+        seconds = time.perf_counter() - start
+        response_BL, step_BL = (rows.valid_BL & ~rows.prompt_BL).cpu(), trace.order.step_BL.cpu()
+        outcomes = []
+        for row, problem in enumerate(rows.index_B.tolist()):
+            ids = tokens_BL[row][response_BL[row]].tolist()
+            grade = data.grade(self.problems[problem], data.decode(ids))
+            eos = data.token_space.eos_id
+            outcomes.append(
+                Outcome(problem, grade.correct, nfe[row], ids.index(eos) if eos in ids else len(ids), grade.answer)
+            )
+            if trainer.is_global_zero and problem < self.n_examples:
+                steps = step_BL[row][response_BL[row]].tolist()
+                self.examples.append(
+                    DecodedExample(run.name, problem, [data.decode([i]) or "·" for i in ids], steps, grade.correct)
+                )
+        return BatchRecord(tuple(outcomes), trace.forward_passes, seconds, device_name(module.device), commit_hash())
+
+    @staticmethod
+    def split(trainer: L.Trainer) -> str:
+        """The split that the running loop evaluates."""
+        return "test" if trainer.state.fn == TrainerFn.TESTING else "validation"
+
+    def finish(self, trainer: L.Trainer, module: L.LightningModule, prefix: str) -> None:
+        """Log every cell; outside of fitting also write rows, figure and report."""
+        if trainer.sanity_checking or not self.active:
+            return
+        summaries = self.metric.compute()  # gathers from all processes, and is the same on each
+        for name, cell in summaries.items():
+            module.log(f"{prefix}/accuracy@{name}", cell.accuracy, rank_zero_only=True)
+            module.log(f"{prefix}/nfe@{name}", cell.nfe_mean, rank_zero_only=True)
+        trainer.strategy.barrier("frontier_written")
+        if not trainer.is_global_zero:
+            return
+        log_examples(trainer.loggers, self.examples, trainer.global_step)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self.publish(trainer, problems_of(trainer).left_out.get(self.split(trainer), 0))
+
+    def publish(self, trainer: L.Trainer, left_out: int) -> None:
+        """Write rows and outcomes of this run's cells, and the report, into the run directory."""
+        run_dir = Path(trainer.default_root_dir)
+        cells = [cell for cell in self.cells.values() if self.store.records(cell)]
+        rows = [frontier_row(cell, self.store.records(cell), left_out) for cell in cells]
+        outcomes = [row for cell in cells for row in outcome_rows(cell, self.store.records(cell))]
+        # Another split of the same checkpoint stays; what belongs to other weights is history.
+        own = {(cell.task, cell.checkpoint, cell.split) for cell in cells}
+        kept = {(task, checkpoint) for task, checkpoint, _ in own}
+        if (run_dir / "frontier.csv").exists() and (run_dir / "outcomes.csv").exists():
+            rows += [
+                r for r in read_rows(run_dir / "frontier.csv")
+                if (r.task, r.checkpoint) in kept and (r.task, r.checkpoint, r.split) not in own
+            ]  # fmt: skip
+            outcomes += [
+                r for r in read_outcomes(run_dir / "outcomes.csv")
+                if (r.task, r.checkpoint) in kept and (r.task, r.checkpoint, r.split) not in own
+            ]  # fmt: skip
+        write_rows(run_dir / "frontier.csv", rows)
+        write_outcomes(run_dir / "outcomes.csv", outcomes)
+        write_report([run_dir], run_dir)
+        log_frontier(trainer.loggers, rows, trainer.global_step)
+        log_cells({self.store.root / cell.label: row for cell, row in zip(cells, rows, strict=False)})
+
+
+def problems_of(trainer: L.Trainer) -> ProblemDataModule:
+    """The task at hand.
+
+    Raises:
+        ValueError: the trainer runs without one of this project's datamodules.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ProblemDataModule):
+        raise ValueError(
+            f"data={type(data).__name__}: the frontier grades answers, which needs a ProblemDataModule; pass it as datamodule="
+        )
+    return data
+
+
+def denoiser_of(module: L.LightningModule) -> nn.Module:
+    """The denoiser that a module wraps."""
+    denoiser = module.denoiser
+    assert isinstance(denoiser, nn.Module)
+    return denoiser
+
+
+def weights_hash(net: nn.Module) -> str:
+    """12 hexadecimal digits of the sha256 of names, types and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        tensor = cast(Tensor, value).detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the accelerator, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,98 @@
+"""Small exact operations on categoricals and on subsets of positions.
+
+Confidence, margin and entropy of logits; inverse-transform sampling in float64; the best n of each row with ties
+broken at random; non-empty Bernoulli subsets. Knows nothing of models, policies or text.
+
+Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def odds_against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """``(odds_N, best_N)``: ``(1 - p) / p`` of the likeliest token, float64, and that token.
+
+    The odds keep their relative precision where ``p`` itself would round to 1, so certain tokens still have a ranking.
+    Among equally likely tokens the lowest id is taken.
+    """
+    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
+    ratio_NV = (logits_NV - top_N1).exp_()
+    return ratio_NV.scatter_(-1, best_N1, 0.0).sum(-1).double(), best_N1.squeeze(-1)
+
+
+def top_probability(logits_NV: Tensor) -> Tensor:
+    """Probability of the likeliest token, float64 ``[N]``."""
+    return 1.0 / (1.0 + odds_against_best(logits_NV)[0])
+
+
+def top_margin(logits_NV: Tensor) -> Tensor:
+    """Probability of the likeliest token minus that of the second, float64 ``[N]``; needs V >= 2."""
+    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
+    ratio_NV = (logits_NV - top_N1).exp_().scatter_(-1, best_N1, 0.0)
+    return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
+
+
+def entropy(logits_NV: Tensor) -> Tensor:
+    """Entropy in nats, float64 ``[N]``; a logit of minus infinity contributes nothing."""
+    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
+    gap_NV = (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf)
+    ratio_NV = gap_NV.exp()
+    # -x e^x at x = -inf is the limit 0, not nan; the largest finite gap stands in for it.
+    cost_N = (ratio_NV * gap_NV.clamp_(min=torch.finfo(gap_NV.dtype).min)).sum(-1).double()
+    odds_N = ratio_NV.sum(-1).double()
+    return torch.log1p(odds_N) - cost_N / (1.0 + odds_N)
+
+
+def sample_categorical(logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """One token per row by inverse transform in float64, int64 ``[N]``.
+
+    Gumbel noise in float32 would bias the law towards lower temperatures; one float64 uniform per row does not.
+    A token of probability 0 is never drawn.
+    """
+    cumulative_NV = logits_NV.double().softmax(-1).cumsum(-1)
+    # Scaling by the computed total makes the last reachable token the one at which the sum stops growing.
+    target_N1 = (uniform_N * cumulative_NV[:, -1])[:, None]
+    return (cumulative_NV < target_N1).sum(-1)
+
+
+def top_n(score_BL: Tensor, among_BL: Tensor, n_B: Tensor, tie_BL: Tensor) -> Tensor:
+    """The ``n_B`` best-scored positions of each row among ``among_BL``; equal scores in the order of ``tie_BL``.
+
+    Args:
+        score_BL: higher is better; finite among ``among_BL``.
+        among_BL: candidates.
+        n_B: how many to take; all of them where there are fewer.
+        tie_BL: distinct numbers, the larger wins; draw them at random.
+
+    Returns:
+        bool ``[B, L]``, a subset of ``among_BL``.
+    """
+    score_BL = score_BL.masked_fill(~among_BL, -torch.inf)
+    by_tie_BL = tie_BL.argsort(dim=-1, descending=True)
+    order_BL = score_BL.gather(-1, by_tie_BL).argsort(dim=-1, descending=True, stable=True)
+    ranked_BL = by_tie_BL.gather(-1, order_BL)
+    taken_BL = torch.arange(score_BL.shape[-1], device=score_BL.device) < n_B[:, None]
+    return torch.zeros_like(among_BL).scatter_(-1, ranked_BL, taken_BL) & among_BL
+
+
+def sample_nonempty(p_BL: Tensor, among_BL: Tensor, uniform_B: Tensor, uniform_BL: Tensor) -> Tensor:
+    """Independent Bernoullis on ``among_BL``, conditioned on not all failing; bool ``[B, L]``.
+
+    Exact and without rejection: the first success is drawn from its own law, everything after it is independent again.
+    A row without candidates stays empty.
+
+    Args:
+        p_BL: success probabilities, float64; positive somewhere in every row that has candidates.
+        among_BL: the candidates.
+        uniform_B: draws the first success.
+        uniform_BL: draws the successes after it.
+    """
+    p_BL = p_BL.masked_fill(~among_BL, 0.0)
+    # P(first success is here or before), by logarithms: 1 - p would round a small p away.
+    reached_BL = -(-p_BL).log1p().cumsum(-1).expm1()
+    first_B1 = (reached_BL / reached_BL[:, -1:] < uniform_B[:, None]).sum(-1, keepdim=True)
+    position_L = torch.arange(p_BL.shape[-1], device=p_BL.device)
+    return ((position_L == first_B1) | ((position_L > first_B1) & (uniform_BL < p_BL))) & among_BL

@@ -1,0 +1,90 @@
+"""The one record that all tasks hand to the framework: rows of tokens and what is known about every position.
+
+Knows nothing of text, problems or models. B rows, L positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One encoded problem.
+
+    Args:
+        tokens: the clean row, without padding.
+        given: per token, whether it is given (the prompt) or to be generated.
+        index: the problem's index within its split.
+    """
+
+    tokens: list[int]
+    given: list[bool]
+    index: int
+
+    def __post_init__(self) -> None:
+        assert len(self.tokens) == len(self.given), "one flag per token"
+
+
+@dataclass
+class Batch:
+    """Clean rows, left-aligned, padded at the end to the longest of them.
+
+    Args:
+        tokens_BL: int64, the clean tokens; padding positions hold the pad token.
+        prompt_BL: bool, the position is given and never masked.
+        valid_BL: bool, the position is no padding.
+        index_B: int64, the problem's index within its split.
+    """
+
+    tokens_BL: Tensor
+    prompt_BL: Tensor
+    valid_BL: Tensor
+    index_B: Tensor
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.tokens_BL.shape[0]
+
+    @property
+    def response_BL(self) -> Tensor:
+        """bool, positions to generate: valid and not given."""
+        return self.valid_BL & ~self.prompt_BL
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on ``device``; what Lightning calls to transfer it."""
+        return Batch(
+            self.tokens_BL.to(device, non_blocking=non_blocking),
+            self.prompt_BL.to(device, non_blocking=non_blocking),
+            self.valid_BL.to(device, non_blocking=non_blocking),
+            self.index_B.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; what a DataLoader calls with ``pin_memory=True``."""
+        return Batch(
+            self.tokens_BL.pin_memory(),
+            self.prompt_BL.pin_memory(),
+            self.valid_BL.pin_memory(),
+            self.index_B.pin_memory(),
+        )
+
+
+def collate(examples: Sequence[Example], pad_id: int) -> Batch:
+    """Stack examples, padding each at its end with ``pad_id`` to the longest of them."""
+    assert examples, "a batch has at least one row"
+    B, L = len(examples), max(len(example.tokens) for example in examples)
+    tokens_BL = torch.full((B, L), pad_id, dtype=torch.int64)
+    prompt_BL = torch.zeros((B, L), dtype=torch.bool)
+    valid_BL = torch.zeros((B, L), dtype=torch.bool)
+    for row, example in enumerate(examples):
+        n = len(example.tokens)
+        tokens_BL[row, :n] = torch.tensor(example.tokens, dtype=torch.int64)
+        prompt_BL[row, :n] = torch.tensor(example.given, dtype=torch.bool)
+        valid_BL[row, :n] = True
+    index_B = torch.tensor([example.index for example in examples], dtype=torch.int64)
+    return Batch(tokens_BL, prompt_BL, valid_BL, index_B)

@@ -1,0 +1,63 @@
+"""The canvas of a text problem: ``[prompt][response, then end-of-sequence up to a fixed length]``.
+
+The response region has the same length in every row, so that its length tells nothing of the answer's; rows differ by
+their prompts alone. Knows nothing of batches or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from lightning_mdm.data.batch import Example
+from lightning_mdm.data.problem import Problem
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Lays problems out on a canvas; calling it encodes one, or gives ``None`` where it does not fit.
+
+    Args:
+        tokenizer: text to ids.
+        eos_id: ends a response and fills its region.
+        prompt_tokens: longest prompt.
+        response_tokens: length of the response region; it takes the response and at least one end-of-sequence.
+    """
+
+    tokenizer: Tokenizer
+    eos_id: int
+    prompt_tokens: int
+    response_tokens: int
+
+    def __call__(self, problem: Problem) -> Example | None:
+        prompt, response = ids(self.tokenizer, problem.prompt), ids(self.tokenizer, problem.response)
+        if len(prompt) > self.prompt_tokens or len(response) >= self.response_tokens:
+            return None
+        region = response + [self.eos_id] * (self.response_tokens - len(response))
+        given = [True] * len(prompt) + [False] * len(region)
+        return Example(prompt + region, given, problem.index)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of a response up to its first end-of-sequence."""
+        kept: list[int] = []
+        for token in tokens:
+            if token == self.eos_id:
+                break
+            kept.append(int(token))
+        return self.tokenizer.decode(kept, skip_special_tokens=False)
+
+
+def ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of ``text`` alone, without any token that a tokenizer would put around it."""
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def measure(tokenizer: Tokenizer, problems: Iterable[Problem]) -> tuple[int, int]:
+    """The longest prompt and the longest response with one end-of-sequence, in tokens."""
+    longest_prompt = longest_response = 0
+    for problem in problems:
+        longest_prompt = max(longest_prompt, len(ids(tokenizer, problem.prompt)))
+        longest_response = max(longest_response, len(ids(tokenizer, problem.response)) + 1)
+    return longest_prompt, longest_response

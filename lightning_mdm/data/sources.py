@@ -1,0 +1,159 @@
+"""Where training problems come from: one endless global order, dealt out by slot number.
+
+A source numbers its problems 0, 1, 2, ... without end, epoch after epoch, in an order that depends on its seed alone.
+Every *slot* holds exactly one problem that fits the canvas, so whoever takes each slot once takes each problem of an
+epoch once, and a slot number is all there is to remember for an exact resume. Knows nothing of processes or batches.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeAlias
+
+import torch
+
+from lightning_mdm.data.batch import Example
+from lightning_mdm.data.problem import Problem
+
+# Encodes a problem; None where it does not fit the canvas. It travels to worker processes, so it must pickle.
+Encode: TypeAlias = Callable[[Problem], Example | None]
+
+# Replacements for generated problems that do not fit start here; no run gets that far.
+SPARE = 1 << 48
+MAX_SPARES = 1000
+CANVAS_HINT = "raise data.prompt_tokens and data.response_tokens, or leave them out to measure them"
+
+
+class Source(ABC):
+    """An endless global order of training problems."""
+
+    @abstractmethod
+    def sample(self, n: int) -> Sequence[Problem]:
+        """What tokenizer and canvas are measured on: every problem where they are at hand, else the first ``n``."""
+
+    def fitting(self, encode: Encode) -> tuple[Source, int]:
+        """The same source without problems that do not fit, and how many those are where that is known up front."""
+        return self, 0
+
+    @abstractmethod
+    def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
+        """Yield, for each of the ascending ``slots``, its example and how many misfits were passed over for it."""
+
+
+class ListSource(Source):
+    """Problems that are all at hand: every epoch is another permutation, drawn from ``(seed, epoch)``."""
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.problems = problems
+        self.seed = seed
+
+    def sample(self, n: int) -> Sequence[Problem]:
+        return self.problems
+
+    def fitting(self, encode: Encode) -> tuple[Source, int]:
+        kept = [problem for problem in self.problems if encode(problem) is not None]
+        if not kept:
+            raise ValueError(f"none of the {len(self.problems)} training problems fits the canvas: {CANVAS_HINT}")
+        return ListSource(kept, self.seed), len(self.problems) - len(kept)
+
+    def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
+        current, order = -1, torch.empty(0)
+        for slot in slots:
+            epoch, place = divmod(slot, len(self.problems))
+            if epoch != current:
+                generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(60))
+                current, order = epoch, torch.randperm(len(self.problems), generator=generator)
+            example = encode(self.problems[int(order[place])])
+            assert example is not None, "misfits were taken out by fitting()"
+            yield example, 0
+
+
+class GeneratorSource(Source):
+    """Problems made from their number: ``make(k)`` for k = 0, 1, 2, ...; a misfit is replaced by a spare one."""
+
+    def __init__(self, make: Callable[[int], Problem]) -> None:
+        self.make = make
+
+    def sample(self, n: int) -> Sequence[Problem]:
+        return [self.make(k) for k in range(n)]
+
+    def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
+        for slot in slots:
+            for attempt in range(MAX_SPARES):
+                example = encode(self.make(slot + attempt * SPARE))
+                if example is not None:
+                    yield example, attempt
+                    break
+            else:
+                raise ValueError(f"{MAX_SPARES} generated problems in a row do not fit the canvas: {CANVAS_HINT}")
+
+
+class StreamSource(Source):
+    """Problems that can only be read in order, such as a data set streamed from a hub.
+
+    Each epoch is shuffled by a buffer of our own, seeded by ``(seed, epoch)``, as the buffer of ``datasets`` does not
+    come back exactly after a resume. Every process and worker reads the whole stream and keeps its own slots: the one
+    division that gives every problem exactly once whatever the numbers of files, processes and workers. A resume reads
+    the first epoch once to learn its length (when the slot lies beyond it) and then the epoch it stopped in.
+
+    Args:
+        read: starts the stream anew, always in the same order; it travels to worker processes, so it must pickle.
+        seed: of the shuffling.
+        shuffle_buffer: how many problems the shuffling holds at a time.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Problem]], seed: int, shuffle_buffer: int) -> None:
+        self.read = read
+        self.seed = seed
+        self.shuffle_buffer = shuffle_buffer
+
+    def sample(self, n: int) -> Sequence[Problem]:
+        return list(islice(self.read(), n))
+
+    def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
+        length: int | None = None  # examples of an epoch, known once one was read to its end
+        epoch, place = 0, 0
+        walk = self._epoch(epoch, encode)
+        for slot in slots:
+            while True:
+                if length is not None and slot // length != epoch:
+                    epoch, place = slot // length, slot // length * length
+                    walk = self._epoch(epoch, encode)
+                example = next(walk, None)
+                if example is not None:
+                    place += 1
+                    if place > slot:
+                        break
+                elif length is None and place:
+                    length = place
+                else:
+                    raise ValueError(
+                        f"the training stream ended after {place - epoch * (length or 0)} problems that fit the canvas"
+                        + (f", an earlier reading after {length}" if length else "; it must hold at least one")
+                    )
+            yield example
+
+    def _epoch(self, epoch: int, encode: Encode) -> Iterator[tuple[Example, int]]:
+        """One shuffled epoch; each example with the number of misfits read since the one before."""
+        rng = random.Random(f"{self.seed}/{epoch}")
+        buffer: list[Example] = []
+        misfits = 0
+        for problem in self.read():
+            example = encode(problem)
+            if example is None:
+                misfits += 1
+                continue
+            if len(buffer) < self.shuffle_buffer:
+                buffer.append(example)
+                continue
+            place = rng.randrange(len(buffer))
+            buffer[place], example = example, buffer[place]
+            yield example, misfits
+            misfits = 0
+        rng.shuffle(buffer)
+        for example in buffer:
+            yield example, misfits
+            misfits = 0

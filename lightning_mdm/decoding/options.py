@@ -1,0 +1,53 @@
+"""How a canvas is decoded apart from policy, budget and seed: the options that every row of results carries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_mdm.decoding.loop import EndOfSequence, decode
+from lightning_mdm.decoding.policies import UnmaskingPolicy
+from lightning_mdm.decoding.state import Canvas, Denoiser
+from lightning_mdm.decoding.tokens import token_sampler
+from lightning_mdm.decoding.trace import Trace
+from lightning_mdm.vocabulary import TokenSpace
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Options of the loop.
+
+    Args:
+        end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything after a
+            committed end-of-sequence at no cost.
+        token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
+        isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
+    """
+
+    end_of_sequence: EndOfSequence = "as_tokens"
+    token_temperature: float = 0.0
+    isolate_rows: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.token_temperature >= 0.0:
+            raise ValueError(f"token_temperature={self.token_temperature}: a temperature is 0 (argmax) or above")
+
+    def decode(
+        self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
+    ) -> Trace:
+        """Decode with these options; see ``lightning_mdm.decoding.loop.decode``."""
+        return decode(
+            denoiser,
+            policy,
+            canvas,
+            space,
+            steps=steps,
+            sampler=token_sampler(self.token_temperature),
+            end_of_sequence=self.end_of_sequence,
+            seed=seed,
+            isolate_rows=self.isolate_rows,
+        )
+
+    def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:
+        """Every option of a run, the policy's own among them, ready for JSON."""
+        return {**policy.options, **asdict(self)}

@@ -1,0 +1,219 @@
+"""Unmasking policies: which of the masked positions to unmask now.
+
+A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction`` and returns
+a subset of ``state.masked_BL``, non-empty in every row. It knows nothing of the denoiser, of how tokens are drawn or of
+when a row is finished. Its ranking never sees the token sampler's noise, and equal scores are ordered at random.
+
+To add a policy: write its class here and add it to ``POLICIES``; configurations, figures and tests find it there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.categorical import sample_nonempty, top_n
+from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.noise import Stream
+
+
+class UnmaskingPolicy(ABC):
+    """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
+
+    follows_budget: ClassVar[bool] = True
+    """Whether the number of positions per step comes from the budget; otherwise the budget is only a limit."""
+
+    @property
+    def name(self) -> str:
+        """The class name in snake case, as in rows and figures."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The policy's own parameters, ready for JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {
+            name: {"name": value.name, **value.options} if isinstance(value, UnmaskingPolicy) else value
+            for name, value in values.items()
+        }
+
+    @property
+    def label(self) -> str:
+        """Name and parameter values, distinct for distinct options: ``blocks-top_margin-8``."""
+        values = (getattr(self, field) for field in self.options)
+        return "-".join([self.name, *(v.label if isinstance(v, UnmaskingPolicy) else str(v) for v in values)])
+
+    @final
+    def __call__(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """Positions to unmask, bool ``[B, L]``; with one step left, all that are masked."""
+        last_B1 = state.steps_left_B[:, None] == 1
+        return torch.where(last_B1, state.masked_BL, self.select(state, prediction))
+
+    @abstractmethod
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """A subset of ``state.masked_BL``, bool ``[B, L]``, non-empty in every row that has masked positions."""
+
+
+@dataclass(frozen=True)
+class IID(UnmaskingPolicy):
+    """Every masked position with probability 1 / steps left, independently, conditioned on not being empty.
+
+    The ancestral sampler of masked diffusion under a linear schedule, without its steps in which nothing happens.
+    """
+
+    @property
+    def name(self) -> str:
+        return "iid"
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        p_BL = (1.0 / state.steps_left_B.double())[:, None].expand(state.masked_BL.shape)
+        return sample_nonempty(
+            p_BL, state.masked_BL, state.uniform_B(Stream.FIRST), state.uniform_BL(Stream.SELECT)
+        )
+
+
+class RankedPolicy(UnmaskingPolicy):
+    """The quota's worth of best-scored positions; subclasses say what the score is."""
+
+    @abstractmethod
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """Score of every masked position, ``[B, L]``, higher first."""
+
+    @final
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        return top_n(
+            self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE)
+        )
+
+
+@dataclass(frozen=True)
+class TopProbability(RankedPolicy):
+    """The positions whose likeliest token is the most probable."""
+
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        return -prediction.odds_against_best_BL
+
+
+@dataclass(frozen=True)
+class TopMargin(RankedPolicy):
+    """The positions whose likeliest token leads the second by most (Kim et al., arXiv 2502.06768)."""
+
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        return prediction.top_margin_BL
+
+
+@dataclass(frozen=True)
+class Entropy(RankedPolicy):
+    """The positions of lowest entropy."""
+
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        return -prediction.entropy_BL
+
+
+@dataclass(frozen=True)
+class LeftToRight(RankedPolicy):
+    """The leftmost positions."""
+
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        length = state.masked_BL.shape[1]
+        return -torch.arange(length, device=state.masked_BL.device, dtype=torch.float64).expand(state.masked_BL.shape)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(UnmaskingPolicy):
+    """All positions with a top probability of at least ``threshold``, and always the best one.
+
+    Adaptive: it takes as many positions as are sure, and fewer steps than the budget where it can
+    (Fast-dLLM, Wu et al., arXiv 2505.22618).
+
+    Args:
+        threshold: in (0, 1].
+    """
+
+    threshold: float = 0.9
+    follows_budget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 1.0:
+            raise ValueError(f"threshold={self.threshold}: a confidence threshold lies in (0, 1]")
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        sure_BL = (prediction.top_probability_BL >= self.threshold) & state.masked_BL
+        one_B = torch.ones_like(state.steps_left_B)
+        return sure_BL | top_n(
+            -prediction.odds_against_best_BL, state.masked_BL, one_B, state.uniform_BL(Stream.TIE)
+        )
+
+
+@dataclass(frozen=True)
+class EntropyBounded(UnmaskingPolicy):
+    """The longest run of positions, in order of entropy H, with sum H - max H <= ``gamma`` nats.
+
+    The left side bounds the information that unmasking them together can lose (EB-Sampler, Ben-Hamu et al.,
+    arXiv 2505.24857). Adaptive; the first position of the run always qualifies.
+
+    Args:
+        gamma: nats, >= 0.
+    """
+
+    gamma: float = 0.1
+    follows_budget: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0.0:
+            raise ValueError(f"gamma={self.gamma}: the entropy bound is a number of nats, at least 0")
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        # In ascending order the largest entropy of a run is its last, so sum - max is the sum of those before it.
+        entropy_BL = prediction.entropy_BL.clamp(min=0.0).masked_fill(~state.masked_BL, torch.inf)
+        ascending_BL = entropy_BL.sort(dim=-1).values
+        before_BL = ascending_BL.cumsum(-1) - ascending_BL
+        within_BL = (before_BL <= self.gamma) & ascending_BL.isfinite()
+        return top_n(-prediction.entropy_BL, state.masked_BL, within_BL.sum(-1), state.uniform_BL(Stream.TIE))
+
+
+@dataclass(frozen=True)
+class Blocks(UnmaskingPolicy):
+    """Semi-autoregressive decoding: another policy, one block of consecutive canvas positions after the other.
+
+    The budget is divided evenly over the blocks; with fewer steps than blocks the blocks grow until each has a step.
+
+    Args:
+        policy: chooses within the current block.
+        block_length: canvas positions per block.
+    """
+
+    policy: UnmaskingPolicy
+    block_length: int = 8
+
+    def __post_init__(self) -> None:
+        if self.block_length < 1:
+            raise ValueError(f"block_length={self.block_length}: a block has at least one position")
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        n_B1 = state.canvas_BL.sum(-1, keepdim=True)
+        length_B1 = (-(-n_B1 // state.budget)).clamp(min=self.block_length)
+        n_blocks_B1 = -(-n_B1 // length_B1)
+        block_BL = (state.canvas_BL.cumsum(-1) - 1) // length_B1
+        current_B1 = block_BL.masked_fill(~state.masked_BL, state.budget).amin(-1, keepdim=True)
+        last_step_B1 = (current_B1 + 1) * state.budget // n_blocks_B1
+        steps_left_B = (last_step_B1 - state.step + 1).squeeze(-1)
+        return self.policy(state.within(block_BL == current_B1, steps_left_B), prediction)
+
+
+POLICIES: tuple[type[UnmaskingPolicy], ...] = (
+    IID,
+    TopProbability,
+    TopMargin,
+    Entropy,
+    LeftToRight,
+    ConfidenceThreshold,
+    EntropyBounded,
+    Blocks,
+)

@@ -1,0 +1,155 @@
+"""What an unmasking policy sees: the state of the rows and the denoiser's prediction for them.
+
+Shapes: B rows, L positions, Q queried positions per row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from lightning_mdm import categorical
+from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.orders.budget import quota
+
+
+class Denoiser(Protocol):
+    """Anything that gives p(x_i | z) at queried positions; ten lines suffice for a test."""
+
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+        """Logits ``[B, Q, V]`` at the positions ``query_BQ`` of partly masked ``tokens_BL``."""
+        ...
+
+
+class Canvas(Protocol):
+    """Rows to decode: what is given, what is not padding, and which problem each row is."""
+
+    @property
+    def tokens_BL(self) -> Tensor: ...
+    @property
+    def prompt_BL(self) -> Tensor: ...
+    @property
+    def valid_BL(self) -> Tensor: ...
+    @property
+    def index_B(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A plain ``Canvas``."""
+
+    tokens_BL: Tensor
+    prompt_BL: Tensor
+    valid_BL: Tensor
+    index_B: Tensor
+
+    @classmethod
+    def alone(cls, canvas: Canvas, row: int) -> Rows:
+        """One row of a canvas, cut to its own length."""
+        length = int(canvas.valid_BL[row].sum())
+        one = slice(row, row + 1)
+        return cls(
+            canvas.tokens_BL[one, :length],
+            canvas.prompt_BL[one, :length],
+            canvas.valid_BL[one, :length],
+            canvas.index_B[one],
+        )
+
+
+@dataclass(frozen=True)
+class DecodingState:
+    """Some rows in the middle of being decoded.
+
+    Args:
+        tokens_BL: int64, the mask token at every position of ``masked_BL`` and perhaps at others not shown here.
+        masked_BL: bool, the positions a policy may choose from.
+        canvas_BL: bool, the positions that were masked when decoding began.
+        step: number of this pass of the loop, from 1.
+        budget: T, the passes allowed in all.
+        steps_left_B: int64, steps left including this one; where it is 1, everything masked is unmasked.
+        noise: random numbers of these rows.
+    """
+
+    tokens_BL: Tensor
+    masked_BL: Tensor
+    canvas_BL: Tensor
+    step: int
+    budget: int
+    steps_left_B: Tensor
+    noise: RowNoise
+
+    @property
+    def quota_B(self) -> Tensor:
+        """Positions to unmask at this step under the budget, int64 ``[B]``."""
+        return quota(self.masked_BL.sum(-1), self.steps_left_B)
+
+    def uniform_BL(self, stream: Stream) -> Tensor:
+        """Float64 uniforms of this step, ``[B, L]``."""
+        return self.noise.uniform_BL(stream, self.step, self.masked_BL.shape[1])
+
+    def uniform_B(self, stream: Stream) -> Tensor:
+        """Float64 uniforms of this step, ``[B]``."""
+        return self.noise.uniform_B(stream, self.step)
+
+    def within(self, subset_BL: Tensor, steps_left_B: Tensor) -> DecodingState:
+        """The same rows with fewer positions to choose from and their own number of steps for them."""
+        return replace(self, masked_BL=self.masked_BL & subset_BL, steps_left_B=steps_left_B)
+
+
+class Prediction:
+    """The denoiser's distributions at the masked positions, and statistics of them computed when asked for.
+
+    Statistics are spread over ``[B, L]``; only their values at masked positions mean anything.
+
+    Args:
+        logits_BQV: logits; what may never be sampled is already minus infinity.
+        query_BQ: the position of every queried slot, distinct within a row; a row with fewer masked positions than Q
+            fills up with others, whose statistics mean nothing.
+        length: L.
+    """
+
+    def __init__(self, logits_BQV: Tensor, query_BQ: Tensor, length: int) -> None:
+        self.logits_BQV = logits_BQV
+        self.query_BQ = query_BQ
+        self.length = length
+
+    def spread(self, value_BQ: Tensor) -> Tensor:
+        """Values per slot, placed at their positions: ``[B, L]``, 0 elsewhere."""
+        return value_BQ.new_zeros(len(value_BQ), self.length).scatter_(1, self.query_BQ, value_BQ)
+
+    def statistic(self, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of logits ``[N, V] -> [N]`` at every masked position, spread over ``[B, L]``."""
+        return self.spread(of_logits(self.logits_BQV))
+
+    @cached_property
+    def top_probability_BL(self) -> Tensor:
+        """Probability of the likeliest token, float64."""
+        return 1.0 / (1.0 + self.odds_against_best_BL)
+
+    @cached_property
+    def odds_against_best_BL(self) -> Tensor:
+        """Odds against the likeliest token, float64: ranks even certain positions."""
+        return self.spread(self._odds_and_best[0])
+
+    @cached_property
+    def top_margin_BL(self) -> Tensor:
+        """Probability of the likeliest token minus that of the second, float64."""
+        return self.statistic(categorical.top_margin)
+
+    @cached_property
+    def entropy_BL(self) -> Tensor:
+        """Entropy in nats, float64."""
+        return self.statistic(categorical.entropy)
+
+    @property
+    def best_BQ(self) -> Tensor:
+        """The likeliest token of every slot, int64."""
+        return self._odds_and_best[1]
+
+    @cached_property
+    def _odds_and_best(self) -> tuple[Tensor, Tensor]:
+        return categorical.odds_against_best(self.logits_BQV)

@@ -1,0 +1,179 @@
+"""Pre-training of a denoiser: the masked-diffusion objective around a bidirectional transformer.
+
+Knows nothing of unmasking policies or of text. Decoding during validation is a callback's business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import load_file, save_file
+from torchmetrics import MeanMetric
+
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.objectives.denoising import (
+    Denoising,
+    Weighting,
+    denoising,
+    fixed_t,
+    mask_tokens,
+    response_query,
+    stratified_t,
+)
+
+
+class DenoiserModule(L.LightningModule):
+    """A denoiser and its training.
+
+    Args:
+        vocab_size: tokens that can be predicted; linked to the data by the command line.
+        net: shape of the transformer.
+        weighting: how masked tokens weigh in what is differentiated; ``uniform`` trains far faster on few updates,
+            ``bound`` differentiates the bound itself. The bound is reported either way.
+        least_masked: smallest mask probability drawn; the weight 1 / t is at most its inverse.
+        learning_rate: peak of AdamW's learning rate.
+        betas: AdamW's.
+        weight_decay: AdamW's, on matrices only.
+        warmup_steps: updates of linear warm-up.
+        final_learning_rate: what the cosine ends at, as a fraction of the peak.
+        init_from: safetensors file of denoiser weights to start from (written by ``save_weights``).
+        compile: run the net through ``torch.compile`` while fitting.
+        noise_seed: seed of the masks; with it training is a function of the data's order alone.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        net: TransformerConfig = TransformerConfig(),  # noqa: B008 (frozen)
+        weighting: Weighting = "uniform",
+        least_masked: float = 1e-3,
+        learning_rate: float = 2.5e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        final_learning_rate: float = 0.02,
+        init_from: str | None = None,
+        compile: bool = False,
+        noise_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 < least_masked < 1.0:
+            raise ValueError(f"least_masked={least_masked}: a mask probability lies between 0 and 1")
+        if isinstance(net, dict):  # as restored from a checkpoint's plain hyper-parameters
+            net = TransformerConfig(**net)
+        # As plain values: loggers and the safe loading of checkpoints accept nothing else. Without init_from: a
+        # checkpoint has weights of its own and must not need that file.
+        self.save_hyperparameters(ignore=["net", "init_from"])
+        self.save_hyperparameters({"net": asdict(net)})
+        self.vocab_size = vocab_size
+        self.weighting: Weighting = weighting
+        self.least_masked = least_masked
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.final_learning_rate = final_learning_rate
+        self.compile_net = compile
+        self.noise_seed = noise_seed
+        self.denoiser = TransformerDenoiser(vocab_size, net)
+        if init_from is not None:
+            self.load_weights(init_from)
+        self.bound = MeanMetric()
+        self.right = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        if self.compile_net and stage == "fit":
+            self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+
+    def objective(self, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int) -> Denoising:
+        """The objective on one batch, masked with probabilities ``t_B`` by the noise of its problems."""
+        uniform_BL = noise.uniform_BL(Stream.MASK, step, batch.tokens_BL.shape[1])
+        masked_tokens_BL = mask_tokens(batch.tokens_BL, batch.response_BL, t_B, uniform_BL, self.vocab_size)
+        query_BQ = response_query(batch.response_BL)
+        logits_BQV = self.denoiser(masked_tokens_BL, batch.valid_BL, query_BQ)
+        masked_BL = masked_tokens_BL == self.vocab_size
+        return denoising(
+            logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, self.weighting
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
+        noise = RowNoise(self.noise_seed, batch.index_B)
+        offset = noise.uniform_B(Stream.SELECT, self.global_step)[0]
+        t_B = stratified_t(offset, len(batch), self.least_masked)
+        out = self.objective(batch, t_B, noise, self.global_step)
+        self.log("train/surrogate", out.surrogate.detach(), prog_bar=True)
+        self.log("train/bound_nats_per_token", out.bound_nats_B.sum() / out.n_tokens_B.sum())
+        self.log("train/masked_accuracy", out.n_right / out.n_masked.clamp(min=1), prog_bar=True)
+        return out.surrogate
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(batch, "test")
+
+    def evaluate(self, batch: Batch, split: str) -> None:
+        """Bound and accuracy on masks that are the same for a problem at every evaluation."""
+        out = self.objective(batch, fixed_t(batch.index_B, self.least_masked), RowNoise(0, batch.index_B), 0)
+        self.bound.update(out.bound_nats_B.sum() / out.n_tokens_B.sum(), out.n_tokens_B.sum())
+        self.right.update(out.n_right / out.n_masked.clamp(min=1), out.n_masked)
+        self.log(f"{split}/bound_nats_per_token", self.bound, prog_bar=True, batch_size=len(batch))
+        self.log(f"{split}/masked_accuracy", self.right, batch_size=len(batch))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """The problems of the batch; the ``Predictions`` callback decodes them."""
+        return batch.index_B
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        matrices = [p for p in self.denoiser.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.denoiser.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write the denoiser's weights to a safetensors file, for ``init_from``."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.denoiser.state_dict().items()}
+        save_file(tensors, path)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Take the denoiser's weights from a safetensors file.
+
+        Raises:
+            ValueError: no such file, or weights of another shape.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"init_from={path}: no such file")
+        state = load_file(path)
+        own: dict[str, Any] = {name: tuple(value.shape) for name, value in self.denoiser.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in state.items()}
+        if own != theirs:
+            name = next(n for n in [*own, *theirs] if own.get(n) != theirs.get(n))
+            raise ValueError(
+                f"init_from={path}: its {name} has shape {theirs.get(name)}, this net's {own.get(name)}; "
+                f"give the net and the vocabulary that the weights were trained with"
+            )
+        self.denoiser.load_state_dict(state)
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, final: float) -> float:
+    """Linear warm-up to 1 over ``warmup`` updates, then a cosine to ``final`` at update ``total``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,141 @@
+"""A bidirectional transformer trunk: RMSNorm, rotary positions, SwiGLU, no biases.
+
+Knows nothing of tokens, masks or diffusion: it maps embeddings and a padding mask to hidden states.
+It holds no buffers, so distributed evaluation with uneven shards never waits for a buffer broadcast.
+
+Shapes: B rows, L positions, D width, H heads, K = D / H dimensions per head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the trunk.
+
+    Args:
+        layers: number of blocks.
+        width: model width D.
+        heads: attention heads; must divide ``width`` into even-sized heads.
+        mlp_width: inner width of the SwiGLU layer.
+        norm_eps: epsilon of every RMSNorm.
+        rope_base: base of the rotary frequencies (rotate-half convention).
+    """
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 384
+    norm_eps: float = 1e-5
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a whole number of at least 1")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"width={self.width} with heads={self.heads}: rotary attention needs width / heads to be an even "
+                f"whole number; choose heads so that it is"
+            )
+
+
+def rotary_angles(length: int, head_width: int, base: float, device: torch.device) -> Tensor:
+    """Rotation angle of every position and frequency, float32 ``[length, head_width / 2]`` (radians)."""
+    exponent = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
+    return torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponent)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the two halves of the last dimension of ``x [..., L, K]`` by angles given as ``[L, K / 2]``."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def reading(config: TransformerConfig, inputs: int, outputs: int) -> nn.Linear:
+    """A matrix that reads the residual stream, Normal(0, 1/D) at the start."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=config.width**-0.5)
+    return layer
+
+
+def writing(config: TransformerConfig, inputs: int) -> nn.Linear:
+    """A matrix that writes to the residual stream: smaller with depth, so that the stream's size does not grow."""
+    layer = nn.Linear(inputs, config.width, bias=False)
+    nn.init.normal_(layer.weight, std=(2 * config.layers * config.width) ** -0.5)
+    return layer
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all valid positions, with rotary queries and keys."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = reading(config, config.width, 3 * config.width)
+        self.out = writing(config, config.width)
+
+    def forward(self, x_BLD: Tensor, attend_B11L: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        B, L, D = x_BLD.shape
+        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        mixed_BHLK = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_B11L)
+        return self.out(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate x) * up x)`` (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate = reading(config, config.width, config.mlp_width)
+        self.up = reading(config, config.width, config.mlp_width)
+        self.down = writing(config, config.mlp_width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x_BLD)) * self.up(x_BLD))
+
+
+class Block(nn.Module):
+    """One pre-norm block: attention, then SwiGLU, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x_BLD: Tensor, attend_B11L: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), attend_B11L, cos, sin)
+        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a final norm: embeddings ``[B, L, D]`` to hidden states ``[B, L, D]``."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+
+    def forward(self, x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+        """Hidden states of every position; positions outside ``valid_BL`` are never attended to.
+
+        A row with no valid position at all would have nothing to attend to: callers pass none.
+        """
+        angles = rotary_angles(
+            x_BLD.shape[1], self.config.width // self.config.heads, self.config.rope_base, x_BLD.device
+        )
+        cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
+        attend_B11L = valid_BL[:, None, None, :]
+        for block in self.blocks:
+            x_BLD = block(x_BLD, attend_B11L, cos, sin)
+        return self.norm(x_BLD)

@@ -1,0 +1,90 @@
+"""Uniform noise as a pure function of (seed, problem, stream, step, position).
+
+A counter-based generator (the SplitMix64 finaliser, Steele et al. 2014, applied to nested keys): no state, so the
+noise of a row does not depend on the rows beside it, on padding, on the order of problems or on the device.
+Knows nothing of tokens, policies or models.
+
+Shapes: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+def signed(word: int) -> int:
+    """The two's complement int64 with the bits of an unsigned 64-bit ``word``."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+GOLDEN = signed(0x9E3779B97F4A7C15)
+MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
+
+
+def shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift of int64 words (torch's ``>>`` carries the sign along)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """A bijection of 64-bit words in which every input bit moves about half of the output bits."""
+    x = x + GOLDEN
+    x = (x ^ shift_right(x, 30)) * MULTIPLIERS[0]
+    x = (x ^ shift_right(x, 27)) * MULTIPLIERS[1]
+    return x ^ shift_right(x, 31)
+
+
+class Stream(IntEnum):
+    """What a draw is for; draws of different streams are independent."""
+
+    TIE = 0
+    SELECT = 1
+    FIRST = 2
+    TOKEN = 3
+    MASK = 4
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """The noise of a batch of rows, each keyed by its problem.
+
+    Args:
+        seed: seed of the run.
+        index_B: int64 problem index of each row; equal indices mean equal noise.
+
+    Raises:
+        ValueError: a seed beyond 64 bits.
+    """
+
+    seed: int
+    index_B: Tensor
+
+    def __post_init__(self) -> None:
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise ValueError(f"seed={self.seed}: a seed is a signed whole number of at most 64 bits")
+
+    def rows(self, chosen: Tensor) -> RowNoise:
+        """The noise of some of the rows."""
+        return RowNoise(self.seed, self.index_B[chosen])
+
+    def key_B(self, stream: Stream, step: int) -> Tensor:
+        word_B = mix(torch.full_like(self.index_B, self.seed)) ^ self.index_B
+        return mix(mix(mix(word_B) ^ int(stream)) ^ step)
+
+    def uniform_BL(self, stream: Stream, step: int, length: int) -> Tensor:
+        """Float64 uniforms strictly inside (0, 1), ``[B, length]``; position l's draw does not depend on ``length``."""
+        position_L = torch.arange(length, device=self.index_B.device)
+        return to_uniform(mix(self.key_B(stream, step)[:, None] ^ position_L))
+
+    def uniform_B(self, stream: Stream, step: int) -> Tensor:
+        """Float64 uniforms strictly inside (0, 1), one per row."""
+        return self.uniform_BL(stream, step, 1)[:, 0]
+
+
+def to_uniform(word: Tensor) -> Tensor:
+    """The 52 high bits of a word as the centre of one of 2**52 equal cells of (0, 1), exactly representable."""
+    return (shift_right(word, 12).double() + 0.5) * 2.0**-52

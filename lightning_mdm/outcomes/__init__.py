@@ -1,0 +1,35 @@
+"""Outcomes of decoding: what is recorded, a store that survives a kill, and the rows that are published.
+
+Knows neither torch nor Lightning, so that reports read outcomes without loading either.
+"""
+
+from lightning_mdm.outcomes.commit import commit_hash
+from lightning_mdm.outcomes.records import BatchRecord, Cell, Outcome, canonical_json
+from lightning_mdm.outcomes.rows import (
+    OutcomeRow,
+    Row,
+    frontier_row,
+    outcome_rows,
+    read_outcomes,
+    read_rows,
+    write_outcomes,
+    write_rows,
+)
+from lightning_mdm.outcomes.store import OutcomeStore
+
+__all__ = [
+    "BatchRecord",
+    "Cell",
+    "Outcome",
+    "OutcomeRow",
+    "OutcomeStore",
+    "Row",
+    "canonical_json",
+    "commit_hash",
+    "frontier_row",
+    "outcome_rows",
+    "read_outcomes",
+    "read_rows",
+    "write_outcomes",
+    "write_rows",
+]

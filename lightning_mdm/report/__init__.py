@@ -1,0 +1,17 @@
+"""Rows to table, figures and text: the report of a sweep. No model, no GPU, neither torch nor Lightning.
+
+naming      what a policy is called
+points      rows with their seeds pooled
+tables      policies by step budgets, on the terminal and in Markdown
+figure      accuracy against denoiser evaluations
+paired      tests on the same problems
+markdown    the text
+runs        reading run directories, writing the files
+"""
+
+from lightning_mdm.report.figure import frontier_figure
+from lightning_mdm.report.naming import display_name
+from lightning_mdm.report.runs import read_runs, report, write_report
+from lightning_mdm.report.tables import frontier_table
+
+__all__ = ["display_name", "frontier_figure", "frontier_table", "read_runs", "report", "write_report"]

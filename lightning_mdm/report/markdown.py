@@ -1,0 +1,190 @@
+"""The report's text: what was run, the frontier, paired tests, accuracy under parallelism.
+
+Knows rows, points and comparisons; writes no file. Every section says what its numbers are and are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lightning_mdm.metrics.statistics import aup
+from lightning_mdm.outcomes import Row
+from lightning_mdm.report.naming import loop_options
+from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
+from lightning_mdm.report.points import Panel, Point, by_name, by_panel, is_adaptive, pool_seeds
+from lightning_mdm.report.tables import frontier_markdown, markdown_table
+
+
+def report_markdown(rows: Sequence[Row], solved: Solved, notes: Sequence[str] = ()) -> str:
+    """The whole report.
+
+    Args:
+        rows: every row, every cell once.
+        solved: per-problem outcomes; paired sections say so where there are none.
+        notes: remarks to print under the title, e.g. on runs without outcomes.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    lines = ["# Accuracy against denoiser evaluations", "", *(f"> {note}" for note in notes), *([""] if notes else [])]
+    lines += ["![accuracy against mean NFE](frontier.png)", ""]
+    for panel, points in by_panel(pool_seeds(rows)).items():
+        members = [row for row in rows if Panel(row.task, row.split, row.checkpoint) == panel]
+        lines += [f"## {panel.title}", "", *_what_was_run(members), ""]
+        lines += ["### Frontier", "", _FRONTIER, "", *frontier_markdown(points), ""]
+        lines += ["### Paired tests at the same step budget", "", *_at_budgets(points, solved), ""]
+        if any(is_adaptive(curve) for curve in by_name(points).values()):
+            lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(points, solved), ""]
+        lines += ["### Accuracy under parallelism", "", *_parallelism(points), ""]
+    return "\n".join(lines)
+
+
+_FRONTIER = (
+    "Accuracy in %, [Wilson 95 % interval], @ mean NFE: denoiser evaluations per problem, counted, not assumed from T. "
+    "Bold: best at this T. Seeds are pooled; since they decode the same problems again, the interval is that of the "
+    "number of different problems."
+)
+
+_PAIRS = (
+    "Exact two-sided McNemar tests on the same problems and seeds: *only first* and *only second* count the pairs that "
+    "one of the two solves alone, p is Holm-corrected {family}."
+)
+
+_VOTES = (
+    " Pairs of one problem under several seeds are not independent, so the p to rely on is the last: a sign test in "
+    "which every problem votes once."
+)
+
+
+def _what_was_run(rows: Sequence[Row]) -> list[str]:
+    seeds = sorted({row.seed for row in rows})
+    problems = sorted({row.n for row in rows})
+    left_out = sorted({row.left_out for row in rows})
+    lines = [
+        f"* task `{rows[0].task}`, split `{rows[0].split}`, checkpoint `{rows[0].checkpoint}`",
+        f"* n = {_range(problems)} problems per cell, seeds {_list(seeds)}, step budgets T = "
+        + _list(sorted({row.T for row in rows})),
+        f"* {len(rows)} cells, {sum(row.forward_passes for row in rows):,} forward passes in "
+        f"{sum(row.seconds for row in rows):,.0f} s on {_joined(row.device for row in rows)}, "
+        f"commit {_joined(row.commit for row in rows)}",
+        "* decoding options of the loop: " + "; ".join(dict.fromkeys(_loop(row) for row in rows)),
+    ]
+    if left_out != [0]:
+        lines.append(
+            f"* **left out: {_range(left_out)} problems of the split were not decoded** (for instance because they do "
+            "not fit the canvas); they count neither as right nor as wrong"
+        )
+    if len(problems) > 1:
+        lines.append(
+            "* **not every cell decoded equally many problems**: compare by the paired tests, not by the table"
+        )
+    return lines
+
+
+def _at_budgets(points: Sequence[Point], solved: Solved) -> list[str]:
+    comparisons = compare_at_budgets(points, solved)
+    if not comparisons:
+        return ["No two policies have per-problem outcomes in common."]
+    votes = _several_seeds(comparisons)
+    text = "At every step budget, the most accurate policy against each other one. " + _PAIRS.format(
+        family="within a budget"
+    )
+    text += " Equal T is not equal cost: an adaptive policy may use fewer evaluations, see @ mean NFE."
+    header = ["comparison", "T", *_PAIR_COLUMNS, *(["p, one vote per problem"] if votes else [])]
+    body = [
+        [f"{_at(c.first)} against {_at(c.second)}", str(c.first.T), *_pair_cells(c), *_vote_cells(c, votes)]
+        for c in comparisons
+    ]
+    return [text + (_VOTES if votes else ""), "", *markdown_table(header, body)]
+
+
+def _at_evaluations(points: Sequence[Point], solved: Solved) -> list[str]:
+    matched = compare_at_evaluations(points, solved)
+    votes = _several_seeds([m.comparison for m in matched if m.comparison is not None])
+    text = (
+        "Each adaptive policy against the most accurate fixed-budget policy given as many evaluations: **@Avg**, a "
+        "budget of the adaptive policy's mean NFE, rounded; **@Max**, of its largest NFE on any problem. Where the "
+        "sweep lacks that budget, the next larger one stands in, which favours the fixed-budget policy. Budgets that "
+        "change nothing for the adaptive policy are not repeated. "
+    )
+    header = [
+        "adaptive policy",
+        "against",
+        "fixed budget",
+        *_PAIR_COLUMNS,
+        *(["p, one vote per problem"] if votes else []),
+    ]
+    body = []
+    for m in matched:
+        first = f"{m.adaptive.name}, T={m.adaptive.T} @{m.adaptive.nfe_mean:.2f}, max {m.adaptive.nfe_max}"
+        if m.comparison is None:
+            cells = [f"{m.kind} = {m.wanted}", "no such budget in the sweep", *["–"] * (len(header) - 3)]
+        else:
+            rival = m.comparison.second
+            cells = [f"{m.kind} = {m.wanted}", f"{rival.name}, T={rival.T} @{rival.nfe_mean:.2f}"]
+            cells += [*_pair_cells(m.comparison), *_vote_cells(m.comparison, votes)]
+        body.append([first, *cells])
+    family = "over each of the two kinds"
+    return [text + _PAIRS.format(family=family) + (_VOTES if votes else ""), "", *markdown_table(header, body)]
+
+
+def _parallelism(points: Sequence[Point]) -> list[str]:
+    best = 100 * max(point.accuracy for point in points)
+    body = []
+    for name, curve in by_name(points).items():
+        accuracy = [100 * point.accuracy for point in curve]
+        parallelism = [point.tokens_per_forward for point in curve]
+        slowest = max(y for rho, y in zip(parallelism, accuracy, strict=True) if rho == min(parallelism))
+        kept = sum(y >= slowest - 5 for y in accuracy)
+        span = f"{min(parallelism):.2f}–{max(parallelism):.2f}"
+        body.append([name, f"{aup(parallelism, accuracy, best):.1f}", span, f"{kept} of {len(curve)}"])
+    text = (
+        "AUP (d3LLM, arXiv 2601.07568), in percent x answer tokens per forward pass, larger is better: the area under "
+        "accuracy against tokens per forward, discounted by exp(-3 (1 - y / y_max)), over the points at most 5 "
+        f"percentage points below the policy's own least parallel one; y_max = {best:.1f} %. It depends on the budgets "
+        "swept: compare policies swept over the same ones only."
+    )
+    return [text, "", *markdown_table(["policy", "AUP", "tokens per forward", "points counted"], body)]
+
+
+_PAIR_COLUMNS = ("difference, points", "only first", "only second", "pairs", "p")
+
+
+def _pair_cells(comparison: Comparison) -> list[str]:
+    paired = comparison.pooled
+    counts = [str(paired.only_a), str(paired.only_b), str(paired.n)]
+    return [f"{100 * paired.difference:+.1f}", *counts, _p(comparison.pooled_holm)]
+
+
+def _vote_cells(comparison: Comparison, votes: bool) -> list[str]:
+    return [_p(comparison.by_problem_holm)] if votes else []
+
+
+def _several_seeds(comparisons: Sequence[Comparison]) -> bool:
+    return any(c.pooled.n > c.by_problem.n for c in comparisons)
+
+
+def _at(point: Point) -> str:
+    return f"{point.name} @{point.nfe_mean:.2f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _loop(row: Row) -> str:
+    return ", ".join(f"`{key}` = {value}" for key, value in loop_options(row.options).items()) or "none recorded"
+
+
+def _joined(names: Iterable[str]) -> str:
+    # A row of a resumed sweep holds several names already.
+    parts = dict.fromkeys(part for name in names for part in name.split("+"))
+    return " + ".join(f"`{part}`" for part in parts)
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"

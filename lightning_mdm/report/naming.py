@@ -1,0 +1,85 @@
+"""What a policy is called in tables and figures, derived from its name and options alone.
+
+Knows the shape of the options; knows no policy, so that one added tomorrow is named like the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LOOP_OPTIONS = frozenset({"end_of_sequence", "token_temperature", "isolate_rows"})
+"""Options of the decoding loop; every other option is a parameter of the policy."""
+
+
+def display_name(policy: str, options: str) -> str:
+    """The policy with its own parameters.
+
+    ``top margin``, ``threshold 0.9`` (one parameter: its value says enough), ``noisy margin noise=gumbel, scale=0.5``,
+    and for a policy that wraps another, ``blocks(8) of top margin``.
+
+    Args:
+        policy: name of the policy.
+        options: JSON object; ``{"policy": {"name": ...}}`` is the wrapped policy.
+
+    Raises:
+        ValueError: when the options are not a JSON object.
+    """
+    parameters = {key: value for key, value in _parse(options).items() if key not in LOOP_OPTIONS}
+    return _describe(policy, parameters)
+
+
+def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Display names of (policy, options) pairs, told apart: loop options on which the pairs differ are appended.
+
+    E.g. ``top margin [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence.
+    """
+    cells = list(dict.fromkeys(cells))
+    loop = {cell: {key: value for key, value in _parse(cell[1]).items() if key in LOOP_OPTIONS} for cell in cells}
+    varying = [key for key in sorted(LOOP_OPTIONS) if len({json.dumps(loop[cell].get(key)) for cell in cells}) > 1]
+    names = {}
+    for cell in cells:
+        suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])
+        names[cell] = display_name(*cell) + (f" [{suffix}]" if suffix else "")
+    return names
+
+
+def loop_options(options: str) -> dict[str, Any]:
+    """The loop's share of the options."""
+    return {key: value for key, value in sorted(_parse(options).items()) if key in LOOP_OPTIONS}
+
+
+def _describe(name: str, parameters: Mapping[str, Any]) -> str:
+    name = name.replace("_", " ")
+    wrapped = [value for value in parameters.values() if _is_policy(value)]
+    plain = {key: value for key, value in parameters.items() if value is not None and not _is_policy(value)}
+    if len(plain) == 1 and not isinstance(next(iter(plain.values())), bool):
+        arguments = _text(next(iter(plain.values())))
+    else:
+        arguments = ", ".join(f"{key}={_text(value)}" for key, value in plain.items())
+    if not wrapped:
+        return f"{name} {arguments}".strip()
+    inner = " and ".join(
+        _describe(str(value["name"]), {key: inner for key, inner in value.items() if key != "name"})
+        for value in wrapped
+    )
+    return f"{name}({arguments}) of {inner}" if arguments else f"{name} of {inner}"
+
+
+def _is_policy(value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parse(options: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(options)
+    except ValueError as error:
+        raise ValueError(f"options must be a JSON object, got {options!r}: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"options must be a JSON object, got {options!r}")
+    return parsed

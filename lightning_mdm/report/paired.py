@@ -1,0 +1,146 @@
+"""Paired comparisons of policies on the same problems and seeds.
+
+Knows points and per-problem outcomes; knows nothing of files or Markdown. Two kinds of comparison: at the same step
+budget T, where an adaptive policy may have used fewer evaluations, and at the evaluations an adaptive policy used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_mdm.metrics.statistics import Paired, holm, mcnemar, sign_by_problem
+from lightning_mdm.outcomes import OutcomeRow
+from lightning_mdm.report.points import Panel, Point, by_name, is_adaptive
+
+Pairs = Mapping[tuple[int, int], bool]
+"""Whether a problem was solved, by (seed, problem)."""
+
+Solved = Mapping[tuple[Panel, str, str, int], Pairs]
+"""The same by (panel, policy, options, T)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two points, paired.
+
+    Args:
+        first: the policy in question.
+        second: the one it is compared with.
+        pooled: McNemar over all (seed, problem) pairs.
+        by_problem: sign test in which every problem votes once.
+        pooled_holm: Holm-corrected p-value of ``pooled``, within ``Comparison`` s made together; ``by_problem_holm``
+            likewise.
+    """
+
+    first: Point
+    second: Point
+    pooled: Paired
+    by_problem: Paired
+    pooled_holm: float
+    by_problem_holm: float
+
+
+@dataclass(frozen=True)
+class MatchedComparison:
+    """An adaptive point against the best policy of fixed budget given as many evaluations.
+
+    Args:
+        kind: ``"@Avg"`` (its mean NFE, rounded) or ``"@Max"`` (its largest NFE on any problem).
+        wanted: that number of evaluations.
+        comparison: with the fixed policy at the smallest budget of the sweep that is at least ``wanted``; ``None`` when
+            the sweep has no such budget, or no outcomes in common.
+    """
+
+    kind: str
+    wanted: int
+    adaptive: Point
+    comparison: Comparison | None
+
+
+def solved_pairs(outcomes: Iterable[OutcomeRow]) -> Solved:
+    """Arranges outcomes for pairing. An outcome that occurs twice (two runs sharing a cell) counts once."""
+    solved: dict[tuple[Panel, str, str, int], dict[tuple[int, int], bool]] = {}
+    for row in outcomes:
+        cell = (Panel(row.task, row.split, row.checkpoint), row.policy, row.options, row.T)
+        solved.setdefault(cell, {}).setdefault((row.seed, row.problem), row.correct)
+    return solved
+
+
+def compare_at_budgets(points: Sequence[Point], solved: Solved) -> list[Comparison]:
+    """At every budget, the most accurate policy against each other one; Holm-corrected within a budget.
+
+    Of equally accurate policies the one with fewer evaluations counts as best.
+
+    Args:
+        points: the points of one panel.
+        solved: outcomes; points without any, or without one in common with the best, are skipped.
+    """
+    comparisons = []
+    for T in sorted({point.T for point in points}):
+        rivals = [point for point in points if point.T == T and _cell(point) in solved]
+        if len(rivals) > 1:
+            best = min(rivals, key=lambda point: (-point.accuracy, point.nfe_mean))
+            comparisons += _compare(best, [point for point in rivals if point is not best], solved)
+    return comparisons
+
+
+def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[MatchedComparison]:
+    """Every adaptive point against the best fixed-budget policy @Avg and @Max; Holm-corrected over each kind.
+
+    A larger budget that changes nothing (as many solved, with as many evaluations) is not compared again.
+
+    Args:
+        points: the points of one panel.
+        solved: outcomes.
+    """
+    curves = by_name(points)
+    adaptive = [point for curve in curves.values() if is_adaptive(curve) for point in _changing(curve) if point.T > 1]
+    fixed = [point for curve in curves.values() if not is_adaptive(curve) for point in curve]
+    matched: list[MatchedComparison] = []
+    for kind in ("@Avg", "@Max"):
+        found: list[tuple[Point, int, Comparison | None]] = []
+        for point in adaptive:
+            wanted = max(1, round(point.nfe_mean)) if kind == "@Avg" else point.nfe_max
+            budget = min((rival.T for rival in fixed if wanted <= rival.T), default=None)
+            rivals = [rival for rival in fixed if budget == rival.T]
+            best = max(rivals, key=lambda rival: rival.accuracy, default=None)
+            pair = _compare(point, [best], solved) if best is not None else []
+            found.append((point, wanted, pair[0] if pair else None))
+        corrected = iter(_correct([pair for _, _, pair in found if pair is not None]))
+        matched += [
+            MatchedComparison(kind, wanted, point, next(corrected) if pair is not None else None)
+            for point, wanted, pair in found
+        ]
+    return matched
+
+
+def _compare(first: Point, others: Sequence[Point], solved: Solved) -> list[Comparison]:
+    pairs = solved.get(_cell(first), {})
+    comparisons = []
+    for other in others:
+        rival_pairs = solved.get(_cell(other), {})
+        if pairs.keys() & rival_pairs.keys():
+            pooled, by_problem = mcnemar(pairs, rival_pairs), sign_by_problem(pairs, rival_pairs)
+            comparisons.append(Comparison(first, other, pooled, by_problem, pooled.p_value, by_problem.p_value))
+    return _correct(comparisons)
+
+
+def _correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    pooled = holm([comparison.pooled.p_value for comparison in comparisons])
+    by_problem = holm([comparison.by_problem.p_value for comparison in comparisons])
+    return [
+        Comparison(c.first, c.second, c.pooled, c.by_problem, p, q)
+        for c, p, q in zip(comparisons, pooled, by_problem, strict=True)
+    ]
+
+
+def _changing(curve: Iterable[Point]) -> list[Point]:
+    first: dict[tuple[int, float, int], Point] = {}
+    for point in sorted(curve, key=lambda point: point.T):
+        first.setdefault((point.correct, point.nfe_mean, point.nfe_max), point)
+    return list(first.values())
+
+
+def _cell(point: Point) -> tuple[Panel, str, str, int]:
+    return point.panel, point.policy, point.options, point.T

@@ -1,0 +1,137 @@
+"""Points: the rows of a sweep with their seeds pooled, arranged in panels; what tables and figures show.
+
+Knows rows; knows nothing of how they are shown. A panel holds what may be compared: one task, split and checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lightning_mdm.metrics.statistics import wilson
+from lightning_mdm.outcomes import Row
+from lightning_mdm.report.naming import distinct_names
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Task, split and weights: within a panel everything decoded the same problems with the same denoiser."""
+
+    task: str
+    split: str
+    checkpoint: str
+
+    @property
+    def title(self) -> str:
+        """E.g. ``gsm8k, test, checkpoint 1f0c9a3e``."""
+        return f"{self.task}, {self.split}, checkpoint {self.checkpoint[:8]}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy at a step budget, over all seeds.
+
+    Args:
+        panel: where it belongs.
+        name: display name, unique within the rows given.
+        policy: as in the rows; ``options`` too.
+        T: step budget.
+        seeds: seeds pooled.
+        n: decoded problems, summed over seeds; ``correct`` likewise.
+        low: Wilson 95 % interval, a fraction; ``high`` likewise. Its n is the number of *different* problems: seeds
+            decode the same problems again, so they do not narrow what is known about problems in general.
+        nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
+        tokens_per_forward: answer tokens over evaluations.
+    """
+
+    panel: Panel
+    name: str
+    policy: str
+    options: str
+    T: int
+    seeds: tuple[int, ...]
+    n: int
+    correct: int
+    low: float
+    high: float
+    nfe_mean: float
+    nfe_min: int
+    nfe_max: int
+    tokens_per_forward: float
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return self.correct / self.n
+
+
+def pool_seeds(rows: Iterable[Row]) -> list[Point]:
+    """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
+
+    Raises:
+        ValueError: when there is no row, or when one seed of a cell occurs twice.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no rows to report: run a sweep first")
+    names = distinct_names((row.policy, row.options) for row in rows)
+    place = {cell: i for i, cell in enumerate(names)}
+    groups: dict[tuple[Panel, tuple[str, str], int], list[Row]] = {}
+    for row in rows:
+        panel = Panel(row.task, row.split, row.checkpoint)
+        groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
+    panels = list(dict.fromkeys(panel for panel, _, _ in groups))
+    ordered = sorted(groups, key=lambda group: (panels.index(group[0]), place[group[1]], group[2]))
+    return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+
+
+def by_panel(points: Iterable[Point]) -> dict[Panel, list[Point]]:
+    """The points of every panel, in the order given."""
+    panels: dict[Panel, list[Point]] = {}
+    for point in points:
+        panels.setdefault(point.panel, []).append(point)
+    return panels
+
+
+def by_name(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """The points of every policy, in the order given."""
+    names: dict[str, list[Point]] = {}
+    for point in points:
+        names.setdefault(point.name, []).append(point)
+    return names
+
+
+def is_adaptive(curve: Iterable[Point]) -> bool:
+    """Whether a policy chooses how many evaluations to use: below its smallest budget above 1, on some problem.
+
+    The smallest one decides, since at large ones any policy ends early on a response with fewer positions than steps.
+    """
+    budgets = [point for point in curve if point.T > 1]
+    return bool(budgets) and (smallest := min(budgets, key=lambda point: point.T)).nfe_mean < smallest.T
+
+
+def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
+    seeds = [row.seed for row in rows]
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"{panel.title}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
+    n, correct = sum(row.n for row in rows), sum(row.correct for row in rows)
+    problems = max(row.n for row in rows)
+    interval = wilson(round(correct / n * problems), problems)
+    evaluations = sum(row.nfe_mean * row.n for row in rows)
+    tokens = sum(row.tokens_per_forward * row.nfe_mean * row.n for row in rows)
+    return Point(
+        panel=panel,
+        name=name,
+        policy=rows[0].policy,
+        options=rows[0].options,
+        T=rows[0].T,
+        seeds=tuple(sorted(seeds)),
+        n=n,
+        correct=correct,
+        low=interval.low,
+        high=interval.high,
+        nfe_mean=evaluations / n,
+        nfe_min=min(row.nfe_min for row in rows),
+        nfe_max=max(row.nfe_max for row in rows),
+        tokens_per_forward=tokens / evaluations if evaluations else 0.0,
+    )

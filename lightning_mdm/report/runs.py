@@ -1,0 +1,142 @@
+"""Reads the rows of runs and writes the report beside them: what ``lightning report RUN...`` does.
+
+Knows run directories; knows no model, no GPU and not the Trainer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, write_rows
+from lightning_mdm.report.figure import frontier_figure
+from lightning_mdm.report.markdown import report_markdown
+from lightning_mdm.report.paired import solved_pairs
+from lightning_mdm.report.tables import frontier_table
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The rows of several runs, every cell once.
+
+    Args:
+        rows: of ``frontier.csv``.
+        outcomes: of ``outcomes.csv``, for the runs that have one.
+        notes: remarks for the reader.
+    """
+
+    rows: list[Row]
+    outcomes: list[OutcomeRow]
+    notes: list[str]
+
+
+def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
+    """Reads one or more run directories.
+
+    A cell that several runs hold counts once, if they agree on it.
+
+    Raises:
+        ValueError: no run, a directory that is missing, has no ``frontier.csv`` or no rows, a file that cannot be
+            read, or two runs that disagree on a cell.
+    """
+    directories = list(dict.fromkeys(Path(run) for run in run_dirs))
+    if not directories:
+        raise ValueError("name at least one run directory: lightning report RUN...")
+    rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
+    outcomes: list[OutcomeRow] = []
+    notes = []
+    for directory in directories:
+        for row in _rows(directory):
+            cell = (row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed)
+            known, where = rows.setdefault(cell, (row, directory))
+            if _result(known) != _result(row):
+                raise ValueError(
+                    f"{where} and {directory} disagree on {row.policy} {row.options} at T={row.T}, seed {row.seed}, of "
+                    f"{row.task}/{row.split}: {known.correct} of {known.n} against {row.correct} of {row.n} correct. "
+                    "They decoded different problems or code: report them apart"
+                )
+        if (directory / "outcomes.csv").exists():
+            outcomes += read_outcomes(directory / "outcomes.csv")
+        else:
+            notes.append(f"{directory.name} has no outcomes.csv: its rows are missing from the paired tests.")
+    return Runs([row for row, _ in rows.values()], outcomes, notes)
+
+
+def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
+    """Writes ``frontier.csv`` (all runs), ``frontier.png``, ``frontier.svg`` and ``report.md`` into ``out_dir``.
+
+    Returns:
+        The path of ``report.md``.
+
+    Raises:
+        ValueError: as :func:`read_runs`.
+    """
+    return _write(read_runs(run_dirs), Path(out_dir))
+
+
+def report(run_dirs: list[str], out: str | None = None) -> None:
+    """Prints the frontier of one or more runs as a table, writes the report and prints its path.
+
+    Args:
+        run_dirs: run directories, each with a frontier.csv.
+        out: where to write. Default: the run's own directory; of several runs, ``report`` beside the first.
+
+    Raises:
+        ValueError: as :func:`read_runs`.
+    """
+    runs = read_runs(run_dirs)
+    table = frontier_table(runs.rows)
+    console = Console()
+    if not console.is_terminal:
+        # A file has no width to keep to, and folded cells are hard to search.
+        console = Console(width=max(console.width, console.measure(table).maximum))
+    console.print(table)
+    for note in runs.notes:
+        console.print(f"note: {note}", style="yellow", markup=False)
+    first = Path(run_dirs[0])
+    default = first if len({Path(run) for run in run_dirs}) == 1 else first.parent / "report"
+    path = _write(runs, Path(out) if out is not None else default)
+    print(path)
+
+
+def _rows(directory: Path) -> list[Row]:
+    if not directory.is_dir():
+        raise ValueError(f"run {directory} does not exist: give the directory that a sweep printed as its last line")
+    if not (directory / "frontier.csv").is_file():
+        raise ValueError(f"run {directory} has no frontier.csv: finish its sweep first, or give another directory")
+    rows = read_rows(directory / "frontier.csv")
+    if not rows:
+        raise ValueError(f"run {directory} has no rows in frontier.csv: finish its sweep first")
+    return rows
+
+
+def _result(row: Row) -> tuple[Any, ...]:
+    # Time, device and commit may differ between two runs of one cell; what was decoded may not.
+    return row.n, row.correct, round(row.nfe_mean, 9), row.nfe_min, row.nfe_max, round(row.tokens_per_forward, 9)
+
+
+def _write(runs: Runs, out_dir: Path) -> Path:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    text = report_markdown(runs.rows, solved_pairs(runs.outcomes), runs.notes)
+    figure = frontier_figure(runs.rows)
+    write_rows(out_dir / "frontier.csv", runs.rows)
+    _save(figure, out_dir / "frontier.png", {})
+    # No date and no random ids: the same rows give the same file, so that a committed figure changes only with them.
+    with matplotlib.rc_context({"svg.hashsalt": "lightning_mdm"}):
+        _save(figure, out_dir / "frontier.svg", {"Date": None})
+    path = out_dir / "report.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _save(figure: Figure, path: Path, metadata: dict[str, Any]) -> None:
+    draft = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
+    figure.savefig(draft, metadata=metadata)
+    os.replace(draft, path)

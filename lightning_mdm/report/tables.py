@@ -1,0 +1,88 @@
+"""The frontier as a table, on the terminal and in Markdown: policies by step budgets.
+
+Knows points; knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from lightning_mdm.outcomes import Row
+from lightning_mdm.report.points import Panel, Point, by_name, by_panel, pool_seeds
+
+_CAPTION = (
+    "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
+)
+
+
+def frontier_table(rows: Iterable[Row]) -> Table:
+    """Policies by step budgets, seeds pooled; one table per task, split and checkpoint, stacked.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    stack = Table.grid(padding=(0, 0, 1, 0))
+    for panel, points in by_panel(pool_seeds(rows)).items():
+        # Not as the table's own title, which would be folded to the table's width.
+        stack.add_row(Group(Text(panel_line(panel, points), style="bold"), _panel_table(points)))
+    stack.add_row(Text(_CAPTION, style="dim"))
+    return stack
+
+
+def frontier_markdown(points: Sequence[Point]) -> list[str]:
+    """The same for the points of one panel, as lines of a Markdown table."""
+    budgets = sorted({point.T for point in points})
+    best = best_at(points)
+    body = []
+    for name, curve in by_name(points).items():
+        cells = {}
+        for point in curve:
+            percent = f"{100 * point.accuracy:.1f}"
+            percent = f"**{percent}**" if point.accuracy == best[point.T] else percent
+            cells[point.T] = f"{percent} [{100 * point.low:.1f}, {100 * point.high:.1f}] @{point.nfe_mean:.2f}"
+        body.append([name, *(cells.get(T, "") for T in budgets)])
+    return markdown_table(["policy", *(f"T={T}" for T in budgets)], body)
+
+
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table: first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in body]
+
+
+def best_at(points: Iterable[Point]) -> dict[int, float]:
+    """The best accuracy at every step budget."""
+    best: dict[int, float] = {}
+    for point in points:
+        best[point.T] = max(point.accuracy, best.get(point.T, 0.0))
+    return best
+
+
+def panel_line(panel: Panel, points: Sequence[Point]) -> str:
+    """E.g. ``gsm8k, test, checkpoint 1f0c9a3e, n = 1319 x 3 seeds``."""
+    seeds = max(len(point.seeds) for point in points)
+    n = max(point.n // len(point.seeds) for point in points)
+    return f"{panel.title}, n = {n}" + (f" x {seeds} seeds" if seeds > 1 else "")
+
+
+def _panel_table(points: Sequence[Point]) -> Table:
+    budgets = sorted({point.T for point in points})
+    best = best_at(points)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("policy", min_width=10, overflow="fold")
+    for T in budgets:
+        table.add_column(f"T={T}", justify="right", no_wrap=True)
+    for name, curve in by_name(points).items():
+        cells = {point.T: _cell(point, point.accuracy == best[point.T]) for point in curve}
+        table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
+    return table
+
+
+def _cell(point: Point, best: bool) -> Text:
+    percent = (f"{100 * point.accuracy:.1f}", "bold" if best else "")
+    return Text.assemble(percent, (f"\n{100 * point.low:.1f}–{100 * point.high:.1f}\nNFE {point.nfe_mean:.2f}", "dim"))

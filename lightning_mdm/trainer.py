@@ -1,0 +1,31 @@
+"""Lightning's Trainer with one more entry point: a sweep over policies and budgets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import lightning as L
+
+
+class Trainer(L.Trainer):
+    """A ``lightning.Trainer`` that can ``sweep``."""
+
+    def sweep(
+        self,
+        model: L.LightningModule | None = None,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        split: Literal["validation", "test"] = "test",
+    ) -> None:
+        """Decode a split with every policy of the frontier at every budget, and write table, figure and report.
+
+        Cells that are already in the run directory are not decoded again.
+
+        Args:
+            model: module whose denoiser decodes.
+            datamodule: the problems.
+            ckpt_path: checkpoint to load; without one the model's own weights are used.
+            split: problems to decode; choose on ``validation``, report ``test`` once.
+        """
+        loop = self.validate if split == "validation" else self.test
+        loop(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)

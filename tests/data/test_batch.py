@@ -1,0 +1,32 @@
+"""Rows are left-aligned and padded to the longest of their batch; devices keep every field."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.utilities import move_data_to_device
+
+from lightning_mdm.data.batch import Batch, Example, collate
+
+EXAMPLES = [Example([5, 6, 7], [True, False, False], 4), Example([8, 9], [True, False], 2)]
+
+
+def test_collate() -> None:
+    batch = collate(EXAMPLES, pad_id=3)
+    assert batch.tokens_BL.tolist() == [[5, 6, 7], [8, 9, 3]]
+    assert batch.prompt_BL.tolist() == [[True, False, False], [True, False, False]]
+    assert batch.valid_BL.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.response_BL.tolist() == [[False, True, True], [False, True, False]]
+    assert batch.index_B.tolist() == [4, 2]
+    assert (batch.tokens_BL.dtype, batch.index_B.dtype) == (torch.int64, torch.int64)
+    assert len(batch) == 2
+
+
+def test_padding_follows_the_batch_not_the_data() -> None:
+    assert collate(EXAMPLES[1:], pad_id=3).tokens_BL.shape == (1, 2)
+
+
+def test_lightning_moves_it() -> None:
+    moved = move_data_to_device(collate(EXAMPLES, pad_id=3), torch.device("meta"))
+    assert isinstance(moved, Batch)
+    assert {moved.tokens_BL.device.type, moved.prompt_BL.device.type} == {"meta"}
+    assert {moved.valid_BL.device.type, moved.index_B.device.type} == {"meta"}

@@ -1,0 +1,314 @@
+"""The data module inside Lightning: exact resume, the checkpoint alone suffices, nothing left out in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.difficulty import Difficulty
+from lightning_mdm.data.text import TextDataModule
+from lightning_mdm.data.word_problems import WordProblems
+
+# Lightning's advice on worker processes; the tests have their own.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
+]
+
+
+def words(**options: Any) -> WordProblems:
+    return WordProblems(
+        **{"n_validation": 5, "n_test": 4, "batch_size": 4, "eval_batch_size": 2, "measure_problems": 300, **options}
+    )
+
+
+class Recorder(L.LightningModule):
+    """Trains one number and remembers which problems it has seen."""
+
+    def __init__(self, vocab_size: int = 0) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[int]] = []
+        self.evaluated: list[int] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch.index_B.tolist())
+        return self.weight * batch.response_BL.sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluated += batch.index_B.tolist()
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
+        return batch.index_B.tolist()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(path: Path, steps: int = 0, **options: Any) -> L.Trainer:
+    checkpoint = ModelCheckpoint(path / "checkpoints", save_top_k=-1, every_n_train_steps=1, filename="{step}")
+    return L.Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": steps,
+            "default_root_dir": path,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [checkpoint],
+            "val_check_interval": 2,
+            "check_val_every_n_epoch": None,
+            "num_sanity_val_steps": 1,
+            **options,
+        }
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("epoch", [1.0, 3])
+def test_a_resumed_fit_sees_what_an_uninterrupted_one_sees(tmp_path: Path, workers: int, epoch: float) -> None:
+    """Also over the epochs that ``limit_train_batches`` makes, and though the trainer fetches a batch ahead."""
+    limits = {"limit_train_batches": epoch, "val_check_interval": 2}
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path / "whole", 8, **limits).fit(whole, datamodule=words(num_workers=workers))
+    trainer(tmp_path / "parts", 4, **limits).fit(first, datamodule=words(num_workers=workers))
+    resumed = words(num_workers=2 - workers)
+    path = tmp_path / "parts" / "checkpoints" / "step=4.ckpt"
+    trainer(tmp_path / "parts", 8, **limits).fit(second, datamodule=resumed, ckpt_path=path)
+    assert first.seen + second.seen == whole.seen
+    assert [index for batch in whole.seen for index in batch] == list(range(8 * 4))
+    assert resumed.progress.slots == 8 * 4
+
+
+def test_a_second_fit_starts_over_and_overfitting_stays_in_place(tmp_path: Path) -> None:
+    data, again, over = words(), Recorder(), Recorder()
+    trainer(tmp_path, 2).fit(Recorder(), datamodule=data)
+    trainer(tmp_path, 2, callbacks=[], enable_checkpointing=False).fit(again, datamodule=data)
+    assert again.seen[0] == [0, 1, 2, 3]
+    options = {"overfit_batches": 2, "callbacks": [], "enable_checkpointing": False, "val_check_interval": None}
+    with pytest.warns(UserWarning, match="requested to overfit"):
+        trainer(tmp_path, 4, **{**options, "check_val_every_n_epoch": 1}).fit(over, datamodule=words())
+    assert over.seen == [[0, 1, 2, 3], [4, 5, 6, 7]] * 2
+
+
+def test_the_checkpoint_alone_is_enough(tmp_path: Path) -> None:
+    """Another seed trains another tokenizer; a test from the checkpoint must use the checkpoint's."""
+    trained, model = words(seed=3, vocab_size=400), Recorder()
+    trainer(tmp_path, 2).fit(model, datamodule=trained)
+    beside = (tmp_path / "checkpoints" / "tokenizer.json").read_text()
+    assert Tokenizer.from_str(beside).to_str() == trained.tokenizer.to_str()
+
+    other = words(seed=4, vocab_size=400)
+    assert other.tokenizer.to_str() != trained.tokenizer.to_str()
+    tested = words(seed=4, vocab_size=400)
+    model = Recorder()
+    trainer(tmp_path).test(model, datamodule=tested, ckpt_path=tmp_path / "checkpoints" / "step=2.ckpt")
+    assert sorted(model.evaluated) == sorted(p.index for p in tested.problems("test"))
+    assert tested.tokenizer.to_str() == trained.tokenizer.to_str()
+    assert tested.canvas == trained.canvas
+    assert tested.fingerprint("test") == trained.fingerprint("test") != other.fingerprint("test")
+
+
+def test_loading_before_or_after_setup_is_the_same() -> None:
+    trained = words(seed=3)
+    state = json.loads(json.dumps(trained.state_dict()))
+    before, after, longer = words(seed=4), words(seed=4), words(seed=4, response_tokens=90)
+    before.load_state_dict(state)
+    before.setup("test")
+    after.setup("test")
+    assert after.token_space.eos_id is not None
+    after.load_state_dict(state)
+    longer.load_state_dict(state)
+    assert before.encoding == after.encoding == trained.encoding
+    assert longer.canvas == (trained.canvas[0], 90)
+    with pytest.raises(ValueError, match=r"data.vocab_size=300, but the checkpoint was trained with 512"):
+        words(vocab_size=300).load_state_dict(state)
+
+
+def test_predict_and_validate(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("How many?\n\nAnd 3 more?\n")
+    (tmp_path / "mine.jsonl").write_text('{"question": "How many?", "answer": 3}\n')
+    model = Recorder()
+    data = words(predict_path=str(tmp_path / "mine.txt"))
+    assert trainer(tmp_path).predict(model, datamodule=data) == [[0, 1]]
+    assert words(predict_path=str(tmp_path / "mine.jsonl")).problems("predict")[0].answer == "3"
+    plain = words()
+    assert trainer(tmp_path).predict(model, datamodule=plain) == [
+        [p.index for p in plain.problems("test")[k : k + 2]] for k in (0, 2)
+    ]
+    trainer(tmp_path).validate(model, datamodule=plain)
+    assert model.evaluated == [p.index for p in plain.problems("validation")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "no such file"),
+        ("empty.txt", "\n\n", "holds no question"),
+        ("bad.jsonl", '{"question": "a"}\n{"q": 1}\n', r"bad.jsonl:2"),
+        ("bad.jsonl", "[]\n", r"bad.jsonl:1"),
+        ("bad.jsonl", '{"question": " "}\n', r"bad.jsonl:1: the question is empty"),
+    ],
+)
+def test_wrong_questions(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        words(predict_path=str(tmp_path / name)).problems("predict")
+
+
+def test_canvas_and_encoding_come_back_as_text() -> None:
+    data = words()
+    space, (prompt_tokens, response_tokens) = data.token_space, data.canvas
+    for problem in data.problems("test"):
+        example = data.encode(problem)
+        assert example is not None
+        assert len(example.tokens) == sum(example.given) + response_tokens
+        assert sum(example.given) <= prompt_tokens
+        assert example.given == sorted(example.given, reverse=True)
+        assert example.tokens[-1] == space.eos_id
+        response = [token for token, given in zip(example.tokens, example.given, strict=True) if not given]
+        assert data.decode(response) == problem.response
+        assert data.grade(problem, data.decode(response)).correct
+        assert not set(example.tokens) & set(space.forbidden)
+    assert data.decode([space.eos_id or 0, 5]) == ""
+
+
+def test_every_digit_is_a_token_and_unused_ids_are_forbidden() -> None:
+    data = words(vocab_size=5000)
+    pieces = data.tokenizer.encode("1234 and 56").tokens
+    assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("123456")
+    space = data.token_space
+    assert data.vocab_size == space.vocab_size == space.mask_id == 5000
+    assert space.pad_id in space.forbidden
+    assert 4999 in space.forbidden
+    assert len(space.forbidden) == 1 + 5000 - data.tokenizer.get_vocab_size()
+
+
+def test_what_does_not_fit_is_reported_and_left_out() -> None:
+    data = words(prompt_tokens=40, n_validation=40)
+    with pytest.warns(UserWarning, match=r"word_problems: \d+ validation problem\(s\) do not fit the canvas"):
+        loader = data.val_dataloader()
+    kept = [index for batch in loader for index in batch.index_B.tolist()]
+    assert data.left_out["validation"] == 40 - len(kept) > 0
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of the 4 test problems fits the canvas"):
+        words(prompt_tokens=3).test_dataloader()
+
+
+def test_training_misfits_reach_the_main_process(tmp_path: Path) -> None:
+    data = words(prompt_tokens=40, n_validation=40, num_workers=2)
+    with pytest.warns(UserWarning, match=r"training|train problem\(s\) do not fit"):
+        trainer(tmp_path, 6, limit_val_batches=0, callbacks=[], enable_checkpointing=False).fit(
+            Recorder(), datamodule=data
+        )
+    assert data.left_out["train"] > 0
+    assert data.progress.left_out >= data.left_out["train"]
+
+
+def test_fingerprints() -> None:
+    same = words().fingerprint("test")
+    assert same == words().fingerprint("test")
+    assert len(bytes.fromhex(same)) == 32
+    others = [words(n_test=3), words(vocab_size=400), words(response_tokens=99), words(difficulty=Difficulty(1, 1))]
+    assert len({same, words().fingerprint("validation"), *(data.fingerprint("test") for data in others)}) == 6
+
+
+def word_level(path: Path, *specials: str) -> str:
+    tokens = ["[UNK]", *specials, *"abcdefghij"]
+    tokenizer = Tokenizer(models.WordLevel({token: k for k, token in enumerate(tokens)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(path))
+    return str(path)
+
+
+def test_any_tokenizer_file(tmp_path: Path) -> None:
+    file = word_level(tmp_path / "tokenizer.json", "</s>", "<pad>")
+    data = words(tokenizer_path=file)
+    assert (data.vocab_size, data.token_space.eos_id, data.token_space.pad_id) == (13, 1, 2)
+    assert data.token_space.forbidden == (2,)
+    assert data.canvas[0] > 8, "neither the file's truncation nor its padding is in force"
+    no_pad = words(tokenizer_path=word_level(tmp_path / "no_pad.json", "</s>"))
+    assert (no_pad.token_space.pad_id, no_pad.token_space.forbidden) == (1, ())
+    named = words(
+        tokenizer_path=word_level(tmp_path / "named.json", "STOP", "FILL"), eos_token="STOP", pad_token="FILL"
+    )
+    assert (named.token_space.eos_id, named.token_space.pad_id) == (1, 2)
+    larger = words(tokenizer_path=file, vocab_size=16)
+    assert (larger.vocab_size, larger.token_space.forbidden) == (16, (2, 13, 14, 15))
+    restored = words(vocab_size=4000)
+    with pytest.raises(ValueError, match="vocab_size=4000"):
+        restored.load_state_dict(named.state_dict())
+    with pytest.raises(ValueError, match="is not the tokenizer of the checkpoint"):
+        data.load_state_dict({**named.state_dict(), "tokenizer": no_pad.tokenizer.to_str()})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"tokenizer_path": "none.json"}, "tokenizer_path='none.json': no such file"),
+        ({"tokenizer_path": "bad.json"}, "is no tokenizer.json"),
+        ({"tokenizer_path": "no_eos.json"}, "no end-of-sequence token"),
+        ({"tokenizer_path": "good.json", "pad_token": "[FILL]"}, r"data.pad_token='\[FILL\]'"),
+        ({"tokenizer_path": "good.json", "vocab_size": 5}, "data.vocab_size=5: good.json has 12 tokens"),
+        ({"eos_token": "</s>"}, "give data.tokenizer_path"),
+        ({"vocab_size": 100}, "needs at least 258"),
+        ({"batch_size": 0}, "data.batch_size=0"),
+        ({"num_workers": -1}, "data.num_workers=-1"),
+        ({"response_tokens": 1}, "data.response_tokens=1"),
+        ({"n_test": 0}, "data.n_test=0"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("{}")
+    word_level(Path("no_eos.json"))
+    word_level(Path("good.json"), "</s>")
+    with pytest.raises(ValueError, match=message):
+        words(**option)
+
+
+def test_the_command_line_knows_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options of the base classes are typed, the difficulty nests, and models are linked to the vocabulary."""
+
+    monkeypatch.setattr("sys.argv", ["lightning"])
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
+
+    cli = CLI(
+        Recorder,
+        TextDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        run=False,
+        save_config_callback=None,
+        trainer_defaults={"logger": False, "enable_checkpointing": False, "accelerator": "cpu"},
+        args=[
+            f"--model={__name__}.Recorder",
+            "--data=lightning_mdm.data.word_problems.WordProblems",
+            "--data.difficulty.max_steps=4",
+            "--data.vocab_size=300",
+            "--data.batch_size=3",
+            "--data.seed=5",
+            f"--data.predict_path={tmp_path / 'x.txt'}",
+        ],
+    )
+    assert cli.model.vocab_size == 300
+    assert (cli.datamodule.difficulty.max_steps, cli.datamodule.batch_size, cli.datamodule.seed) == (4, 3, 5)

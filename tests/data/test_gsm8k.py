@@ -1,0 +1,246 @@
+"""GSM8K in all its forms: parsing, errors that name file and line, splits, extraction against the iCoT files, the hub."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_mdm.data.answers import parse_number
+from lightning_mdm.data.gsm8k import GSM8K
+from lightning_mdm.data.gsm8k_rows import key, parse_line, parse_record, read_rows
+from lightning_mdm.data.sources import StreamSource
+from lightning_mdm.data.stream import Progress, Replica, StreamLoader
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real GSM8K files are not beside the repository")
+
+NATURAL = {"question": "How many?", "answer": "First 2+3 = <<2+3=5>>5.\nThen 5*2 = <<5*2=10>>10.\n#### 10"}
+ICOT = "How many?||<<2+3=5>> <<5*2=10>> #### 10"
+COT = {"question": "How many?", "cot": "<<2+3=5>> <<5*2=10>>", "answer": "10"}
+
+
+def record(k: int) -> dict[str, str]:
+    return {"question": f"What is {k} and  1?", "answer": f"It is <<{k}+1={k + 1}>>{k + 1}.\n#### {k + 1}"}
+
+
+def line(k: int) -> str:
+    return f"What is {k} and 1?||<<{k}+1={k + 1}>> #### {k + 1}"
+
+
+def write(folder: Path, train: int = 60, valid: int = 0, test: int = 7) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(record(k)) + "\n" for k in range(train)))
+    (folder / "test.jsonl").write_text("".join(json.dumps(record(1000 + k)) + "\n" for k in range(test)))
+    if valid:
+        (folder / "icot_valid.txt").write_text("".join(line(3 * k) + "\n" for k in range(valid)))
+    return folder
+
+
+def tiny(path: Path | None, **options: Any) -> GSM8K:
+    return GSM8K(None if path is None else str(path), **{"batch_size": 4, "vocab_size": 300, **options})
+
+
+def training_questions(data: GSM8K) -> list[str]:
+    return [key(p.prompt) for p in data.training().sample(10**6)]
+
+
+@pytest.mark.parametrize(
+    "row", [parse_record(NATURAL), parse_line(json.dumps(NATURAL)), parse_line(ICOT), parse_record(COT)]
+)
+def test_every_form_gives_the_same_problem(row) -> None:
+    problem = row.problem(3, "equations")
+    assert problem.prompt == "How many?"
+    assert problem.response == "<<2+3=5>> <<5*2=10>> #### 10"
+    assert (problem.index, problem.answer) == (3, "10")
+
+
+def test_natural_thoughts() -> None:
+    assert parse_record(NATURAL).problem(0, "natural").response == NATURAL["answer"]
+    with pytest.raises(ValueError, match="equations only"):
+        parse_line(ICOT).problem(0, "natural")
+    no_equation = parse_record({"question": "q", "answer": "Let x be 3.\n#### 3"})
+    assert no_equation.problem(0, "equations").response == "#### 3"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("no bars", r"neither a JSON object nor"),
+        ("q||<<1+1=2>> 2", r"neither a JSON object nor"),
+        ("q||<<1+1=2>> #### two", r"the answer 'two' is no number"),
+        ("||<<1+1=2>> #### 2", r"the question is empty"),
+        ('{"question": "q"', r"no JSON"),
+        ('{"question": "q"}', r"no text in field 'answer'"),
+        ('{"question": "q", "answer": 2}', r"no text in field 'answer'"),
+        ('{"question": "q", "answer": "2"}', r"no #### before an answer"),
+        ('{"question": "q", "answer": "#### "}', r"the answer '' is no number"),
+        ("", r"neither a JSON object nor"),
+    ],
+)
+def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path: Path, bad: str, message: str) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text(f"{line(1)}\n{bad}\n{line(2)}\n")
+    with pytest.raises(ValueError, match=rf"train.txt:2: .*{message}"):
+        read_rows(file, "error")
+    with pytest.warns(UserWarning, match=r"train.txt: 1 bad line\(s\) skipped, the first: .*train.txt:2"):
+        rows = read_rows(file, "skip")
+    assert [number for number, _ in rows] == [1, 3]
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such directory"):
+        tiny(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no train file: need one of train.jsonl"):
+        tiny(tmp_path)
+    folder = write(tmp_path / "data")
+    (folder / "test.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"test.jsonl: no problem in it"):
+        tiny(folder).problems("test")
+    with pytest.raises(ValueError, match="give train, test and perhaps validation"):
+        GSM8K({"train": "x"})
+    with pytest.raises(ValueError, match=r"data.path.test='none': no such file"):
+        GSM8K({"train": str(folder / "train.jsonl"), "test": "none"})
+    (folder / "test.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="no UTF-8"):
+        tiny(folder).problems("test")
+
+
+def test_validation_file_is_taken_out_of_training(tmp_path: Path) -> None:
+    data = tiny(write(tmp_path / "data", valid=10))
+    validation = data.problems("validation")
+    questions = {key(p.prompt) for p in validation}
+    assert questions == {f"What is {3 * k} and 1?" for k in range(10)}
+    assert sorted(training_questions(data)) == sorted({f"What is {k} and 1?" for k in range(60)} - questions)
+    assert [p.index for p in validation] == list(range(1, 11))
+    assert tiny(tmp_path / "data", thoughts="natural").problems("validation")[0].response.startswith("It is")
+    assert len(tiny(tmp_path / "data", n_validation=4, n_test=2).problems("validation")) == 4
+    assert len(training_questions(tiny(tmp_path / "data", n_validation=4))) == 50
+
+
+def test_validation_problems_missing_from_training_are_reported(tmp_path: Path) -> None:
+    data = tiny(write(tmp_path / "data", train=20, valid=10))
+    with pytest.warns(UserWarning, match=r"3 of 10 problems of .*icot_valid.txt \(the first is line 8\)"):
+        assert len(data.problems("validation")) == 10
+
+
+def test_without_a_file_validation_is_held_out(tmp_path: Path) -> None:
+    data = tiny(write(tmp_path / "data", train=200))
+    held = {key(p.prompt) for p in data.problems("validation")}
+    assert 10 < len(held) < 50
+    assert not held & set(training_questions(data))
+    assert len(held) + len(training_questions(data)) == 200
+    with pytest.raises(ValueError, match="too small to hold out"):
+        tiny(write(tmp_path / "small", train=1)).problems("validation")
+
+
+def test_files_by_split(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", valid=10)
+    data = GSM8K({"train": str(folder / "train.jsonl"), "test": str(folder / "icot_valid.txt")})
+    assert len(data.problems("test")) == 10
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"thoughts": "none"}, "data.thoughts='none': give one of equations, natural"),
+        ({"on_bad_line": "ignore"}, "data.on_bad_line='ignore'"),
+        ({"n_test": 0}, "data.n_test=0"),
+        ({"shuffle_buffer": 0}, "data.shuffle_buffer=0"),
+    ],
+)
+def test_wrong_options(option: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GSM8K(**option)
+
+
+def hub(folder: Path, **options: Any) -> GSM8K:
+    """A directory of files in the hub's format, opened by the code that opens the hub."""
+    return tiny(None, dataset=str(folder), config=None, shuffle_buffer=16, **options)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_the_hub_streams_the_same_problems(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", train=200)
+    local, stream = tiny(folder), hub(folder)
+    assert isinstance(stream.training(), StreamSource)
+    assert training_questions(local) == training_questions(stream)
+    for split in ("validation", "test"):
+        assert [p.response for p in stream.problems(split)] == [p.response for p in local.problems(split)]
+
+
+def test_the_hub_stream_is_sharded_and_resumes_exactly(tmp_path: Path) -> None:
+    """Two processes of two workers over one file, which ``datasets`` alone would give to one worker."""
+    data = hub(write(tmp_path / "data", train=50))
+    questions = training_questions(data)
+
+    def loader(rank: int, start: int, workers: int) -> StreamLoader:
+        return StreamLoader(
+            data.training(),
+            data.encoder,
+            Progress(start),
+            batch_size=2,
+            pad_id=0,
+            num_workers=workers,
+            replica=Replica(rank, 2),
+        )
+
+    n = len(questions)
+    first = [[b.index_B.tolist() for b in islice(loader(rank, 0, 2), n // 2)] for rank in range(2)]
+    order = [index for pair in zip(*first, strict=True) for batch in pair for index in batch]
+    assert len(order) >= n
+    assert sorted(order[:n]) == sorted({p.index for p in data.training().sample(10**6)})
+    assert order[:n] != sorted(order[:n])
+    resumed = [b.index_B.tolist() for b in islice(loader(1, 5 * 4, 0), n // 2 - 5)]
+    assert resumed == first[1][5:]
+
+
+def test_hub_rows_with_a_thought_column_and_a_validation_split(tmp_path: Path) -> None:
+    for split, n in (("train", 30), ("validation", 5), ("test", 4)):
+        rows = [{"question": f"{split} {k}?", "cot": f"<<{k}+1={k + 1}>>", "answer": str(k + 1)} for k in range(n)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = hub(tmp_path)
+    assert [p.response for p in data.problems("validation")][:2] == ["<<0+1=1>> #### 1", "<<1+1=2>> #### 2"]
+    assert len(training_questions(data)) == 30
+
+
+def test_bad_hub_rows_and_data_sets(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", train=20)
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"question": "q", "answer": "no number"}) + "\n")
+    with pytest.raises(ValueError, match=r"train:20: no #### before an answer"):
+        training_questions(hub(folder))
+    with pytest.warns(UserWarning, match=r"1 bad line\(s\) skipped"):
+        assert len(training_questions(hub(folder, on_bad_line="skip"))) < 20
+    with pytest.raises(ValueError, match=r"cannot open data.dataset='.*none'.*data.path"):
+        hub(tmp_path / "none").problems("test")
+
+
+@needs_real
+@pytest.mark.parametrize(("natural", "icot"), [("train.jsonl", "icot_valid.txt"), ("test.jsonl", "icot_test.txt")])
+def test_extraction_equals_the_icot_files(natural: str, icot: str) -> None:
+    """All of them, character by character."""
+    by_question = {key(row.question): row for _, row in read_rows(REAL / natural, "error")}
+    rows = [row for _, row in read_rows(REAL / icot, "error")]
+    same = [
+        by_question[key(row.question)].problem(0, "equations").response == row.problem(0, "equations").response
+        for row in rows
+    ]
+    assert (sum(same), len(same)) == ((500, 500) if "valid" in icot else (1319, 1319))
+
+
+@needs_real
+def test_the_real_files() -> None:
+    data = GSM8K(str(REAL), vocab_size=600, measure_problems=100)
+    train, validation, test = training_questions(data), data.problems("validation"), data.problems("test")
+    assert (len(train), len(validation), len(test)) == (7473 - 500, 500, 1319)
+    assert not {key(p.prompt) for p in validation} & set(train)
+    assert all(parse_number(p.answer) is not None for p in (*validation, *test))
+    assert all(data.grade(p, p.response).correct for p in (*validation, *test))

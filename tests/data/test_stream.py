@@ -1,0 +1,138 @@
+"""Training streams: every problem of an epoch exactly once over processes and workers, and exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from itertools import islice
+
+import pytest
+
+from lightning_mdm.data.batch import Example
+from lightning_mdm.data.problem import Problem
+from lightning_mdm.data.sources import GeneratorSource, ListSource, Source, StreamSource
+from lightning_mdm.data.stream import Progress, Replica, StreamLoader
+
+N = 23
+
+
+def make(k: int) -> Problem:
+    return Problem(k, f"p{k}", "r", "1")
+
+
+def read(n: int = N) -> Iterable[Problem]:
+    return map(make, range(n))
+
+
+def encode(problem: Problem) -> Example | None:
+    return Example([problem.index % 97], [False], problem.index)
+
+
+def odd_misfits(problem: Problem) -> Example | None:
+    return encode(problem) if problem.index % 5 else None
+
+
+def list_source(seed: int = 0) -> Source:
+    return ListSource([make(k) for k in range(N)], seed)
+
+
+def stream_source(seed: int = 0) -> Source:
+    return StreamSource(read, seed, shuffle_buffer=7)
+
+
+FINITE = [list_source, stream_source]
+ALL = [*FINITE, lambda: GeneratorSource(make)]
+
+
+def indices(source: Source, slots: Iterable[int], fit=encode) -> list[int]:
+    return [example.index for example, _ in source.examples(slots, fit)]
+
+
+def batches(source: Source, n: int, *, start: int = 0, rank: int = 0, world: int = 1, workers: int = 0, size: int = 4):
+    loader = StreamLoader(
+        source, encode, Progress(start), batch_size=size, pad_id=0, num_workers=workers, replica=Replica(rank, world)
+    )
+    return [batch.index_B.tolist() for batch in islice(loader, n)]
+
+
+@pytest.mark.parametrize("source", FINITE)
+def test_epochs_are_permutations_and_differ(source) -> None:
+    order = indices(source(), range(3 * N))
+    epochs = [order[e * N : (e + 1) * N] for e in range(3)]
+    assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert epochs[0] != list(range(N))
+    assert order != indices(source(seed=1), range(3 * N))
+
+
+@pytest.mark.parametrize("source", ALL)
+@pytest.mark.parametrize("start", [1, N - 1, N, 2 * N + 5])
+def test_a_slot_holds_the_same_problem_however_it_is_reached(source, start: int) -> None:
+    assert indices(source(), range(start, start + N, 3)) == indices(source(), range(3 * N + 5))[start : start + N : 3]
+
+
+@pytest.mark.parametrize("source", ALL)
+@pytest.mark.parametrize(("world", "size"), [(1, 4), (2, 3), (3, 5), (4, 1)])
+def test_processes_share_the_global_order(source, world: int, size: int) -> None:
+    """Uneven on purpose: 23 problems in global batches of 3 to 15, over several epochs."""
+    n = 12
+    shares = [batches(source(), n, rank=rank, world=world, size=size) for rank in range(world)]
+    together = [index for b in range(n) for share in shares for index in share[b]]
+    assert together == indices(source(), range(n * world * size))
+
+
+@pytest.mark.parametrize("source", [list_source, stream_source])
+def test_workers_do_not_change_the_batches_and_resume_is_exact(source) -> None:
+    whole = batches(source(), 12)
+    assert batches(source(), 12, workers=2) == whole
+    assert batches(source(), 5, start=7 * 4) == whole[7:]
+    assert batches(source(), 5, start=7 * 4, workers=2) == whole[7:]
+
+
+@pytest.mark.parametrize("source", FINITE)
+def test_misfits_leave_an_epoch_whole(source) -> None:
+    fitting, known = source().fitting(odd_misfits)
+    kept = [k for k in range(N) if k % 5]
+    taken = list(fitting.examples(range(2 * len(kept)), odd_misfits))
+    for epoch in (taken[: len(kept)], taken[len(kept) :]):
+        assert sorted(example.index for example, _ in epoch) == kept
+        assert known + sum(misfits for _, misfits in epoch) == N - len(kept)
+
+
+def test_misfits_are_counted_once_over_processes_and_workers() -> None:
+    counts = []
+    for rank in range(2):
+        progress = Progress()
+        loader = StreamLoader(
+            stream_source(), odd_misfits, progress, batch_size=3, pad_id=0, num_workers=2, replica=Replica(rank, 2)
+        )
+        assert len(list(islice(loader, 3))) == 3
+        counts.append(progress.left_out)
+    assert sum(counts) == 5  # 18 slots of one epoch, 5 misfits among its 23 problems
+
+
+def test_generated_misfits_are_replaced_and_counted() -> None:
+    taken = list(GeneratorSource(make).examples(range(12), odd_misfits))
+    assert [example.index for example, _ in taken if example.index < 12] == [k for k in range(12) if k % 5]
+    assert len({example.index for example, _ in taken}) == 12
+    assert sum(misfits for _, misfits in taken) >= 3
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (partial(StreamSource, partial(read, 0), 0, 4), "must hold at least one"),
+        (partial(GeneratorSource, make), "in a row do not fit"),
+    ],
+)
+def test_nothing_that_fits_is_an_error(source, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        indices(source(), [0], lambda problem: None)
+    with pytest.raises(ValueError, match="none of the 23 training problems fits"):
+        list_source().fitting(lambda problem: None)
+
+
+def test_what_tokenizers_are_measured_on() -> None:
+    assert [p.index for p in GeneratorSource(make).sample(3)] == [0, 1, 2]
+    assert [p.index for p in stream_source().sample(3)] == [0, 1, 2]
+    assert len(list_source().sample(3)) == N

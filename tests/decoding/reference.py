@@ -1,0 +1,242 @@
+"""Slow, independent references: the law of every unmasking policy, and of a whole decode run, by enumeration.
+
+Written from the definitions in plain Python: sets are frozensets, probabilities are floats, nothing is vectorised.
+A policy joins the tests by standing in ``POLICIES`` and having its one-step law in ``SET_LAWS``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.decoding.policies import (
+    IID,
+    POLICIES,
+    Blocks,
+    ConfidenceThreshold,
+    Entropy,
+    EntropyBounded,
+    LeftToRight,
+    TopMargin,
+    TopProbability,
+    UnmaskingPolicy,
+)
+from lightning_mdm.vocabulary import TokenSpace
+
+SAME = 1e-9  # scores closer than this are ties
+
+SetLaw = dict[frozenset[int], float]
+
+VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
+    ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
+    EntropyBounded: (EntropyBounded(0.0), EntropyBounded(0.7)),
+    Blocks: (
+        Blocks(TopMargin(), 2),
+        Blocks(IID(), 2),
+        Blocks(LeftToRight(), 1),
+        Blocks(ConfidenceThreshold(0.6), 3),
+        Blocks(EntropyBounded(0.7), 2),
+    ),
+}
+
+
+def instances() -> list[UnmaskingPolicy]:
+    """Every policy of ``POLICIES``, with the options that the tests try."""
+    return [policy for kind in POLICIES for policy in (VARIANTS[kind] if kind in VARIANTS else (kind(),))]
+
+
+def label(policy: UnmaskingPolicy) -> str:
+    """Short name of a policy with its options."""
+    return repr(policy).replace(" ", "")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy may know at one step.
+
+    Args:
+        masked: positions to choose from, ascending.
+        canvas: positions that were masked at the beginning, ascending.
+        p: token probabilities of every masked position.
+        step: from 1.
+        budget: T.
+        steps_left: including this one.
+    """
+
+    masked: tuple[int, ...]
+    canvas: tuple[int, ...]
+    p: Mapping[int, list[float]]
+    step: int
+    budget: int
+    steps_left: int
+
+    @property
+    def quota(self) -> int:
+        """Positions to unmask now."""
+        return math.ceil(len(self.masked) / self.steps_left)
+
+
+def top(p: list[float]) -> float:
+    return max(p)
+
+
+def margin(p: list[float]) -> float:
+    best, second = sorted(p, reverse=True)[:2]
+    return best - second
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(q * math.log(q) for q in p if q > 0.0)
+
+
+def best(score: Mapping[int, float], n: int) -> SetLaw:
+    """The ``n`` highest scores; which of equal ones are taken is decided uniformly."""
+    ranked = sorted(score, key=lambda position: -score[position])
+    if n >= len(ranked):
+        return {frozenset(ranked): 1.0}
+    cut = score[ranked[n - 1]]
+    above = [i for i in ranked if score[i] > cut + SAME]
+    level = [i for i in ranked if abs(score[i] - cut) <= SAME]
+    choices = list(itertools.combinations(level, n - len(above)))
+    return {frozenset(above).union(choice): 1.0 / len(choices) for choice in choices}
+
+
+def iid(policy: IID, view: View) -> SetLaw:
+    p = 1.0 / view.steps_left
+    law: SetLaw = {}
+    for size in range(1, len(view.masked) + 1):
+        for chosen in itertools.combinations(view.masked, size):
+            law[frozenset(chosen)] = p**size * (1.0 - p) ** (len(view.masked) - size)
+    total = sum(law.values())
+    return {chosen: q / total for chosen, q in law.items() if q > 0.0}
+
+
+def ranked_by(score: Callable[[list[float]], float]) -> Callable[[UnmaskingPolicy, View], SetLaw]:
+    return lambda policy, view: best({i: score(view.p[i]) for i in view.masked}, view.quota)
+
+
+def left_to_right(policy: LeftToRight, view: View) -> SetLaw:
+    return {frozenset(view.masked[: view.quota]): 1.0}
+
+
+def confidence_threshold(policy: ConfidenceThreshold, view: View) -> SetLaw:
+    sure = frozenset(i for i in view.masked if top(view.p[i]) >= policy.threshold)
+    law: SetLaw = defaultdict(float)
+    for chosen, q in best({i: top(view.p[i]) for i in view.masked}, 1).items():
+        law[sure | chosen] += q
+    return law
+
+
+def entropy_bounded(policy: EntropyBounded, view: View) -> SetLaw:
+    h = {i: entropy(view.p[i]) for i in view.masked}
+    run = sorted(h.values())
+    n = max(k for k in range(1, len(run) + 1) if sum(run[:k]) - max(run[:k]) <= policy.gamma + 1e-12)
+    return best({i: -h[i] for i in view.masked}, n)
+
+
+def blocks(policy: Blocks, view: View) -> SetLaw:
+    length = max(policy.block_length, math.ceil(len(view.canvas) / view.budget))
+    parts = [view.canvas[start : start + length] for start in range(0, len(view.canvas), length)]
+    number, part = next((b, part) for b, part in enumerate(parts) if set(part) & set(view.masked))
+    last_step = math.floor((number + 1) * view.budget / len(parts))
+    inner = replace(view, masked=tuple(i for i in part if i in view.masked), steps_left=last_step - view.step + 1)
+    return set_law(policy.policy, inner)
+
+
+SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., SetLaw]] = {
+    IID: iid,
+    TopProbability: ranked_by(top),
+    TopMargin: ranked_by(margin),
+    Entropy: ranked_by(lambda p: -entropy(p)),
+    LeftToRight: left_to_right,
+    ConfidenceThreshold: confidence_threshold,
+    EntropyBounded: entropy_bounded,
+    Blocks: blocks,
+}
+
+
+def set_law(policy: UnmaskingPolicy, view: View) -> SetLaw:
+    """The law of the set that one step unmasks."""
+    assert view.steps_left >= 1, "the budget has run out"
+    if view.steps_left == 1:
+        return {frozenset(view.masked): 1.0}
+    law = SET_LAWS[type(policy)](policy, view)
+    assert all(chosen and chosen <= set(view.masked) for chosen in law)
+    return law
+
+
+Outcome = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def decode_law(
+    probabilities: Callable[[tuple[int, ...]], list[list[float]]],
+    policy: UnmaskingPolicy,
+    start: tuple[int, ...],
+    space: TokenSpace,
+    *,
+    steps: int,
+    token_temperature: float = 1.0,
+    close: bool = False,
+) -> dict[Outcome, float]:
+    """The law of (tokens, step of every position) of a whole decode run.
+
+    Args:
+        probabilities: p(x_i | z) of every position of a state, forbidden tokens already at 0.
+        policy: the policy.
+        start: the first state, mask ids where something is to be decoded.
+        space: ids.
+        steps: T.
+        token_temperature: 1 draws from p, 0 takes the likeliest token.
+        close: whether an end-of-sequence closes what follows it.
+    """
+    canvas = tuple(i for i, token in enumerate(start) if token == space.mask_id)
+    law: dict[Outcome, float] = defaultdict(float)
+
+    def token_law(p: list[float]) -> list[tuple[int, float]]:
+        if token_temperature == 0.0:
+            return [(p.index(max(p)), 1.0)]
+        return [(token, q) for token, q in enumerate(p) if q > 0.0]
+
+    def go(tokens: tuple[int, ...], order: tuple[int, ...], step: int, weight: float) -> None:
+        masked = tuple(i for i in canvas if tokens[i] == space.mask_id)
+        if not masked:
+            law[tokens, order] += weight
+            return
+        p = probabilities(tokens)
+        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1)
+        for chosen, q_set in set_law(policy, view).items():
+            positions = sorted(chosen)
+            for drawn in itertools.product(*(token_law(p[i]) for i in positions)):
+                after, when = list(tokens), list(order)
+                q = weight * q_set
+                for i, (token, q_token) in zip(positions, drawn, strict=True):
+                    after[i], when[i], q = token, step, q * q_token
+                ends = [i for i in canvas if after[i] == space.eos_id] if close else []
+                for i in canvas:
+                    if ends and i > ends[0] and after[i] == space.mask_id:
+                        after[i], when[i] = space.eos_id, step
+                go(tuple(after), tuple(when), step + 1, q)
+
+    go(start, (0,) * len(start), 1, 1.0)
+    return dict(law)
+
+
+def table_probabilities(
+    table_SLV: Tensor, state: Callable[[Tensor], Tensor], space: TokenSpace
+) -> Callable[[tuple[int, ...]], list[list[float]]]:
+    """p(x_i | z) of a ``Tabular`` denoiser in plain Python, forbidden tokens at 0."""
+
+    @functools.cache
+    def probabilities(tokens: tuple[int, ...]) -> list[list[float]]:
+        rows = table_SLV[int(state(torch.tensor([tokens])))].tolist()
+        weights = [[0.0 if v in space.forbidden else math.exp(a) for v, a in enumerate(row)] for row in rows]
+        return [[w / sum(row) for w in row] for row in weights]
+
+    return probabilities

@@ -1,0 +1,97 @@
+"""Every unmasking policy's outcomes follow its enumerated law (chi-square, false alarm 1e-6 each)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import torch
+from decoding.reference import SET_LAWS, decode_law, instances, label, table_probabilities
+from laws import assert_follows
+from toys import Tabular, repeated, with_ties
+
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
+from lightning_mdm.decoding.tokens import token_sampler
+from lightning_mdm.vocabulary import TokenSpace
+
+N = 20_000
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One problem to enumerate: a tabular denoiser, the row to decode, and its ids."""
+
+    denoiser: Tabular
+    pattern: tuple[int | None, ...]
+    space: TokenSpace
+    padding: int = 0
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        given = tuple(self.space.mask_id if token is None else token for token in self.pattern)
+        return given + (self.space.pad_id,) * self.padding
+
+
+TOYS = {
+    "three_of_three": Toy(Tabular(3, 3, seed=1), (None, None, None), TokenSpace(3, eos_id=2, pad_id=2)),
+    "ties": Toy(with_ties(Tabular(4, 2, seed=2)), (None, None, None, None), TokenSpace(2, eos_id=1, pad_id=1)),
+    "given_and_forbidden": Toy(
+        Tabular(6, 3, seed=3), (None, 1, None, None, None), TokenSpace(3, eos_id=2, pad_id=0, forbidden=(0,)), padding=1
+    ),
+}
+
+
+def outcomes(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: float, close: bool) -> Counter[object]:
+    trace = decode(
+        toy.denoiser,
+        policy,
+        repeated(toy.pattern, N, pad=toy.space.pad_id, padding=toy.padding),
+        toy.space,
+        steps=steps,
+        sampler=token_sampler(token_temperature),
+        end_of_sequence="close" if close else "as_tokens",
+        seed=7,
+    )
+    # One number per outcome, for a fast count: digits are token ids, then steps.
+    digits = torch.cat((trace.tokens_BL, trace.order.step_BL), dim=1)
+    codes, counts = (digits * 8 ** torch.arange(digits.shape[1])).sum(-1).unique(return_counts=True)
+    half = digits.shape[1] // 2
+    found: Counter[object] = Counter()
+    for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
+        row = tuple(code >> 3 * place & 7 for place in range(2 * half))
+        found[row[:half], row[half:]] = count
+    return found
+
+
+def check(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: float, close: bool = False) -> None:
+    probabilities = table_probabilities(toy.denoiser.table.detach(), toy.denoiser.state, toy.space)
+    law = decode_law(
+        probabilities, policy, toy.start, toy.space, steps=steps, token_temperature=token_temperature, close=close
+    )
+    assert_follows(outcomes(toy, policy, steps, token_temperature, close), law)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("name", TOYS)
+def test_drawn_tokens_and_order_follow_the_enumerated_law(name: str, policy: UnmaskingPolicy, steps: int) -> None:
+    check(TOYS[name], policy, steps, token_temperature=1.0)
+
+
+@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("name", TOYS)
+def test_likeliest_tokens_and_order_follow_the_enumerated_law(name: str, policy: UnmaskingPolicy) -> None:
+    check(TOYS[name], policy, steps=3, token_temperature=0.0)
+
+
+@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("name", ["three_of_three", "given_and_forbidden"])
+def test_closing_at_the_end_of_sequence_follows_the_enumerated_law(name: str, policy: UnmaskingPolicy) -> None:
+    check(TOYS[name], policy, steps=3, token_temperature=1.0, close=True)
+
+
+def test_every_policy_has_a_reference_law() -> None:
+    missing = [kind.__name__ for kind in POLICIES if kind not in SET_LAWS]
+    assert not missing, f"write the one-step law of {missing} into tests/decoding/reference.py"

@@ -1,0 +1,298 @@
+"""The report: names, pooling, tests, table, figure and the files, on rows that are small enough to check by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from lightning_mdm.metrics.statistics import mcnemar, wilson
+from lightning_mdm.outcomes import (
+    BatchRecord,
+    Cell,
+    Outcome,
+    OutcomeRow,
+    Row,
+    frontier_row,
+    outcome_rows,
+    read_rows,
+    write_outcomes,
+    write_rows,
+)
+from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
+from lightning_mdm.report.naming import distinct_names
+from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, solved_pairs
+from lightning_mdm.report.points import is_adaptive, pool_seeds
+
+N = 40
+LOOP = {"end_of_sequence": "as_tokens", "token_temperature": 0.0}
+# (policy, parameters, NFE of a problem under T, problems solved under T and seed)
+Policy = tuple[str, dict[str, Any], Callable[[int, int], int], Callable[[int, int], int]]
+POLICIES: list[Policy] = [
+    ("iid", {}, lambda T, _: T, lambda T, seed: {1: 10, 2: 14, 4: 20}[T] + seed),
+    ("top_margin", {}, lambda T, _: T, lambda T, _: {1: 10, 2: 13, 4: 30}[T]),
+    ("threshold", {"threshold": 0.9}, lambda T, p: min(T, 1 + p % 3), lambda T, _: {1: 10, 2: 25, 4: 32}[T]),
+]
+
+
+def sweep(seeds: tuple[int, ...] = (0, 1), **changes: Any) -> tuple[list[Row], list[OutcomeRow]]:
+    """Rows and outcomes of a sweep in which the first so many problems are solved."""
+    rows, outcomes = [], []
+    for policy, parameters, nfe, solved in POLICIES:
+        for T in (1, 2, 4):
+            for seed in seeds:
+                cell = Cell("word_problems", "test", "1f0c9a3e77", "d0", policy, {**parameters, **LOOP}, T, seed)
+                cell = replace(cell, **changes)
+                done = tuple(Outcome(p, p < solved(T, seed), nfe(T, p), 12, str(p)) for p in range(N))
+                records = [BatchRecord(done, T, 0.5, "cpu", "abc1234")]
+                rows.append(frontier_row(cell, records, left_out=3))
+                outcomes += outcome_rows(cell, records)
+    return rows, outcomes
+
+
+def save(folder: Path, rows: list[Row], outcomes: list[OutcomeRow] | None) -> Path:
+    write_rows(folder / "frontier.csv", rows)
+    if outcomes is not None:
+        write_outcomes(folder / "outcomes.csv", outcomes)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "name"),
+    [
+        ("top_margin", LOOP, "top margin"),
+        ("threshold", {"threshold": 0.9, **LOOP}, "threshold 0.9"),
+        ("noisy", {"scale": 0.5, "noise": "gumbel"}, "noisy scale=0.5, noise=gumbel"),
+        ("plain", {"greedy": True, "limit": None}, "plain greedy=true"),
+        ("blocks", {"length": 8, "policy": {"name": "top_margin"}, **LOOP}, "blocks(8) of top margin"),
+        ("blocks", {"length": 8, "policy": {"name": "threshold", "t": 0.9}}, "blocks(8) of threshold 0.9"),
+        ("mirror", {"policy": {"name": "blocks", "l": 2, "policy": {"name": "iid"}}}, "mirror of blocks(2) of iid"),
+    ],
+)
+def test_display_name(policy: str, options: dict[str, Any], name: str) -> None:
+    assert display_name(policy, json.dumps(options)) == name
+
+
+@pytest.mark.parametrize("options", ["[1]", "{", ""])
+def test_display_name_refuses(options: str) -> None:
+    with pytest.raises(ValueError, match="options must be a JSON object, got"):
+        display_name("iid", options)
+
+
+def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
+    cells = [
+        ("iid", '{"end_of_sequence":"close","token_temperature":0}'),
+        ("iid", '{"end_of_sequence":"as_tokens","token_temperature":0}'),
+    ]
+    assert list(distinct_names(cells).values()) == ["iid [end_of_sequence=close]", "iid [end_of_sequence=as_tokens]"]
+    assert distinct_names(cells[:1]) == {cells[0]: "iid"}
+
+
+def test_pooling_seeds() -> None:
+    points = {(point.name, point.T): point for point in pool_seeds(sweep()[0])}
+    point = points["iid", 4]
+    assert (point.seeds, point.n, point.correct) == ((0, 1), 2 * N, 41)
+    # The interval is that of the N different problems: 20.5 solved on average, rounded to 20.
+    assert (point.low, point.high) == wilson(20, N)
+    adaptive = points["threshold 0.9", 4]
+    nfe = [1 + p % 3 for p in range(N)]
+    assert adaptive.nfe_mean == pytest.approx(sum(nfe) / N)
+    assert (adaptive.nfe_min, adaptive.nfe_max) == (1, 3)
+    assert adaptive.tokens_per_forward == pytest.approx(12 * N / sum(nfe))
+    with pytest.raises(ValueError, match=r"iid at T=1 occurs twice with one seed"):
+        pool_seeds(sweep()[0] + sweep()[0])
+
+
+def test_which_policies_are_adaptive() -> None:
+    point = pool_seeds(sweep()[0])[0]
+    curve = [replace(point, T=T, nfe_mean=min(T, 2.9)) for T in (1, 2, 4, 8)]
+    assert not is_adaptive(curve)  # few positions, not a choice
+    assert is_adaptive([*curve[:1], replace(curve[1], nfe_mean=1.7)])
+    assert not is_adaptive(curve[:1])
+
+
+def test_comparisons_at_budgets() -> None:
+    rows, outcomes = sweep()
+    comparisons = compare_at_budgets(pool_seeds(rows), solved_pairs(outcomes))
+    at_4 = {c.second.name: c for c in comparisons if c.first.T == 4}
+    assert {c.first.name for c in at_4.values()} == {"threshold 0.9"}
+    assert set(at_4) == {"iid", "top margin"}
+    pooled = at_4["top margin"].pooled
+    assert (pooled.n, pooled.only_a, pooled.only_b) == (2 * N, 4, 0)
+    assert (at_4["top margin"].by_problem.n, at_4["top margin"].by_problem.only_a) == (N, 2)
+    assert at_4["top margin"].by_problem_holm == 0.5  # 2 * (1/2)^2, the larger of the two: uncorrected
+    assert at_4["iid"].pooled_holm == pytest.approx(2 * 2 * 0.5**23)  # 12 + 11 discordant pairs, the smaller of two
+    # Duplicated outcomes, as of two runs that share a cell, change nothing.
+    assert compare_at_budgets(pool_seeds(rows), solved_pairs(outcomes * 2)) == comparisons
+
+
+def test_comparisons_at_evaluations() -> None:
+    rows, outcomes = sweep((0,))
+    matched = compare_at_evaluations(pool_seeds(rows), solved_pairs(outcomes))
+    summary = [(m.kind, m.adaptive.T, m.wanted, m.comparison and m.comparison.second.name) for m in matched]
+    assert summary == [
+        ("@Avg", 2, 2, "iid"),
+        ("@Avg", 4, 2, "iid"),
+        ("@Max", 2, 2, "iid"),
+        ("@Max", 4, 3, "top margin"),  # no budget of 3 in the sweep: the next larger one, T = 4
+    ]
+    last = matched[-1].comparison
+    assert last is not None
+    assert last.second.T == 4
+    solved = {p: p < 32 for p in range(N)}, {p: p < 30 for p in range(N)}
+    assert last.pooled == mcnemar(*solved)
+    without_4 = [point for point in pool_seeds(rows) if point.T != 4 or point.policy == "threshold"]
+    assert [m.comparison for m in compare_at_evaluations(without_4, solved_pairs(outcomes))][-1] is None
+
+
+def test_budgets_that_change_nothing_are_not_compared_again() -> None:
+    rows, outcomes = sweep((0,))
+    eight = [replace(row, T=8) for row in rows if row.T == 4]
+    points = pool_seeds(rows + eight)
+    matched = compare_at_evaluations(points, solved_pairs(outcomes))
+    assert [m.adaptive.T for m in matched] == [2, 4, 2, 4]
+
+
+def text_of(rows: list[Row], width: int = 200) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(frontier_table(rows))
+        return console.export_text()
+
+
+def test_table() -> None:
+    rows, _ = sweep()
+    other, _ = sweep((0,), task="gsm8k", checkpoint="abcdef0123")
+    text = text_of(rows + other)
+    for wanted in (
+        "word_problems, test, checkpoint 1f0c9a3e, n = 40 x 2 seeds",
+        "gsm8k, test, checkpoint abcdef01, n = 40",
+    ):
+        assert wanted in text
+    lines = [line for line in text.splitlines() if line.strip()]
+    top = next(i for i, line in enumerate(lines) if "threshold 0.9" in line)
+    assert lines[top].split() == ["threshold", "0.9", "25.0", "62.5", "80.0"]
+    assert lines[top + 2].split() == ["NFE", "1.00", "NFE", "1.65", "NFE", "1.98"]
+    low, high = wilson(32, N)
+    assert lines[top + 1].split()[-1] == f"{100 * low:.1f}–{100 * high:.1f}"
+    assert max(len(line.rstrip()) for line in text_of(rows, width=80).splitlines()) <= 80
+
+
+def test_figure() -> None:
+    rows, _ = sweep()
+    other, _ = sweep((0,), split="validation")
+    figure = frontier_figure(rows + other)
+    assert isinstance(figure, Figure)
+    assert [axis.get_title(loc="left").split(",")[1] for axis in figure.axes] == [" test", " validation"]
+    axis = figure.axes[0]
+    containers = {str(container.get_label()): container for container in axis.containers}
+    assert list(containers) == ["iid", "top margin", "threshold 0.9"]
+    line = containers["threshold 0.9"][0]
+    assert list(line.get_xdata()) == pytest.approx([1.0, 66 / 40, 79 / 40])  # NFE as counted, not T
+    assert list(line.get_ydata()) == pytest.approx([25.0, 62.5, 80.0])
+    assert (line.get_linestyle(), line.get_markerfacecolor()) == ("--", "white")
+    assert containers["iid"][0].get_linestyle() == "-"
+    (bars,) = containers["threshold 0.9"][2]
+    low, high = wilson(32, N)
+    assert bars.get_segments()[-1][:, 1] == pytest.approx([100 * low, 100 * high])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(containers)
+    for many in (12, 40):
+        names = [replace(row, policy=f"p{i}") for i in range(many) for row in rows[:1]]
+        frontier_figure(names)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_solved(tmp_path: Path) -> None:
+    rows, _ = sweep((0,))
+    nothing = [replace(row, correct=0, tokens_per_forward=0.0) for row in rows]
+    path = write_report([save(tmp_path, nothing, [])], tmp_path)
+    assert "No two policies have per-problem outcomes in common." in path.read_text()
+
+
+def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, outcomes = sweep()
+    run = save(tmp_path / "a", rows, outcomes)
+    report([str(run)])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == str(run / "report.md")
+    assert "threshold 0.9" in printed
+    assert sorted(path.name for path in run.iterdir()) == [
+        "frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "report.md",
+    ]  # fmt: skip
+    assert read_rows(run / "frontier.csv") == rows
+    assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    text = (run / "report.md").read_text()
+    for wanted in [
+        "## word_problems, test, checkpoint 1f0c9a3e",
+        "n = 40 problems per cell, seeds 0, 1, step budgets T = 1, 2, 4",
+        "on `cpu`, commit `abc1234`",
+        "`end_of_sequence` = as_tokens, `token_temperature` = 0",
+        "left out: 3 problems",
+        "**80.0** [65.2, 89.5] @1.98",
+        "| threshold 0.9 @1.98 against top margin @4.00 | 4 | +5.0 | 4 | 0 | 80 | 0.125 | 0.500 |",
+        "| threshold 0.9, T=4 @1.98, max 3 | @Max = 3 | top margin, T=4 @4.00 | +5.0 | 4 | 0 | 80 |",
+        "y_max = 80.0 %",
+    ]:
+        assert wanted in text
+    # A single point within the tolerance: 32 solved, at T=4, 12 * 40 tokens in 79 evaluations.
+    assert f"| threshold 0.9 | {80 * 480 / 79:.1f} | 6.08–12.00 | 1 of 3 |" in text
+    picture = (run / "frontier.svg").read_bytes()
+    report([str(run)])
+    assert (run / "frontier.svg").read_bytes() == picture
+
+
+def test_one_seed_needs_no_second_p(tmp_path: Path) -> None:
+    text = write_report([save(tmp_path / "a", *sweep((0,)))], tmp_path / "out").read_text()
+    assert "one vote per problem" not in text
+
+
+def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, outcomes = sweep((0,))
+    more_rows, more_outcomes = sweep((0, 1))
+    slower = [replace(row, seconds=9.0, device="gpu") for row in more_rows]
+    runs = [save(tmp_path / "a", rows, outcomes), save(tmp_path / "b", slower, more_outcomes)]
+    report([str(run) for run in runs])
+    path = tmp_path / "report" / "report.md"
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    combined = read_rows(path.parent / "frontier.csv")
+    assert combined == rows + [row for row in slower if row.seed == 1]  # shared cells once, as first seen
+    assert "| 4 | +5.0 | 4 | 0 | 80 |" in path.read_text()
+    without = save(tmp_path / "c", [replace(row, split="validation") for row in rows], None)
+    text = write_report([runs[0], without], tmp_path / "out").read_text()
+    assert "> c has no outcomes.csv: its rows are missing from the paired tests." in text
+
+
+def test_errors(tmp_path: Path) -> None:
+    rows, outcomes = sweep((0,))
+    good = save(tmp_path / "good", rows, outcomes)
+    (tmp_path / "bare").mkdir()
+    empty = save(tmp_path / "empty", [], [])
+    other = save(tmp_path / "other", [replace(rows[0], correct=rows[0].correct + 1), *rows[1:]], None)
+    broken = save(tmp_path / "broken", [replace(rows[0], options="[]")], None)
+    for runs, message in [
+        ([], "name at least one run directory"),
+        ([good, tmp_path / "gone"], "gone does not exist"),
+        ([tmp_path / "bare"], r"bare has no frontier\.csv"),
+        ([empty], r"empty has no rows in frontier\.csv"),
+        ([good, other], r"good and .*other disagree on iid .* T=1, seed 0.*: 10 of 40 against 11 of 40"),
+        ([broken], "options must be a JSON object"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_report(runs, tmp_path / "out")
+    assert not (tmp_path / "out" / "report.md").exists()
+    with pytest.raises(ValueError, match="no rows"):
+        frontier_figure([])
+
+
+def test_loads_neither_torch_nor_lightning() -> None:
+    code = "import sys, lightning_mdm.report; print({'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
