@@ -32,7 +32,8 @@ class ProblemDataModule(L.LightningDataModule, ABC):
 
     Args:
         batch_size: training rows per process and step.
-        eval_batch_size: most rows per process in validation, test and predict.
+        eval_batch_size: most rows per process in validation, test and predict; on several processes the largest number
+            up to it that gives all of them equally many batches.
         num_workers: processes per training process that prepare training batches; 0 prepares them in between.
         seed: decides the training order and whatever the task draws.
         predict_path: a text file of questions, one a line, or a ``.jsonl`` with ``question`` and perhaps ``answer``;
@@ -143,7 +144,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return hashlib.sha256(content.encode()).hexdigest()
 
     def setup(self, stage: str) -> None:
-        """Training starts from its beginning; Lightning restores a checkpoint's place after this."""
+        """Training starts from its beginning; Lightning hands the training loader a checkpoint's place after this."""
         if stage == "fit":
             self.progress = Progress()
 
@@ -183,14 +184,6 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             if self.progress.left_out > 2 * self.left_out.get("train", 0):
                 self._report("train", self.progress.left_out)
         return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands; the same on every process."""
-        return {"slots": self.progress.slots}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where ``state_dict()`` stood."""
-        self.progress.slots = state_dict["slots"]
 
     def _evaluation(self, split: str) -> DataLoader[Example]:
         encode = self.encoder

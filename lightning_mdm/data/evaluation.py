@@ -47,13 +47,12 @@ def even_batch_size(n: int, world: int, batch_size: int) -> int:
     """The largest batch size up to ``batch_size`` with which all processes make equally many batches.
 
     A process that has one batch more than the others would wait for them for ever wherever a model synchronises in its
-    forward pass (``DistributedDataParallel`` does so for buffers). Where no size is even, ``batch_size`` itself.
+    forward pass (``DistributedDataParallel`` does so for buffers). Where no size up to ``batch_size`` is even, which
+    takes a very small one, it is the smallest above.
     """
     least, most = n // world, -(-n // world)
-    for size in range(batch_size, 0, -1):
-        if -(-least // size) == -(-most // size):
-            return size
-    return batch_size
+    sizes = (*range(batch_size, 0, -1), *range(batch_size + 1, most + 1))
+    return next(size for size in sizes if -(-least // size) == -(-most // size))
 
 
 def evaluation_loader(

@@ -114,6 +114,14 @@ class StreamLoader:
         self.num_workers = num_workers
         self.replica = replica
 
+    def state_dict(self) -> dict[str, int]:
+        """Where training stands, the same on every process; Lightning saves it in its checkpoints."""
+        return {"slots": self.progress.slots}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where ``state_dict()`` stood, with any number of workers."""
+        self.progress.slots = state_dict["slots"]
+
     def __iter__(self) -> Iterator[Batch]:
         stream = ProblemStream(
             self.source,

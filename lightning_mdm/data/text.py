@@ -170,7 +170,6 @@ class TextDataModule(ProblemDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **super().state_dict(),
             "tokenizer": self.tokenizer.to_str(),
             "vocab_size": self.vocab_size,
             "special_ids": list(self.special_ids),
@@ -183,7 +182,6 @@ class TextDataModule(ProblemDataModule):
         Raises:
             ValueError: the options ask for another tokenizer than the one the checkpoint was trained with.
         """
-        super().load_state_dict(state_dict)
         if state_dict["vocab_size"] != self.vocab_size:
             raise ValueError(
                 f"data.vocab_size={self.vocab_size}, but the checkpoint was trained with {state_dict['vocab_size']}: "

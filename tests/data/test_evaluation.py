@@ -30,7 +30,7 @@ def test_each_problem_once(n: int, world: int, batch_size: int) -> None:
     ]
     assert sorted(index for share in shares for batch in share for index in batch) == list(range(n))
     assert all(share == sorted(share) for share in shares)
-    assert max(len(batch) for share in shares for batch in share) <= batch_size
+    assert len({len(share) for share in shares}) == 1
 
 
 @pytest.mark.parametrize(("n", "world", "batch_size"), [(33, 2, 16), (500, 3, 64), (1319, 4, 33), (5, 4, 8)])
@@ -47,6 +47,7 @@ def test_equally_many_batches(n: int, world: int, batch_size: int) -> None:
 def test_even_batch_size_changes_nothing_without_need() -> None:
     assert even_batch_size(100, 1, 32) == 32
     assert even_batch_size(33, 2, 16) == 15
+    assert even_batch_size(5, 2, 2) == 3
 
 
 def test_more_processes_than_problems() -> None:

@@ -1,4 +1,4 @@
-"""GSM8K in all its forms: parsing, errors that name file and line, splits, extraction against the iCoT files, the hub."""
+"""GSM8K in all its forms: parsing, errors that name file and line, splits, the iCoT files, the hub."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path: Path, bad: str, me
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such directory"):
         tiny(tmp_path / "none")
-    with pytest.raises(ValueError, match="holds no train file: need one of train.jsonl"):
+    with pytest.raises(ValueError, match=r"holds no train file: need one of train.jsonl"):
         tiny(tmp_path)
     folder = write(tmp_path / "data")
     (folder / "test.jsonl").write_text("\n")

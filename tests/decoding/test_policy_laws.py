@@ -16,7 +16,7 @@ from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
 
-N = 20_000
+N = 8_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Toy:
 TOYS = {
     "three_of_three": Toy(Tabular(3, 3, seed=1), (None, None, None), TokenSpace(3, eos_id=2, pad_id=2)),
     "ties": Toy(with_ties(Tabular(4, 2, seed=2)), (None, None, None, None), TokenSpace(2, eos_id=1, pad_id=1)),
-    "given_and_forbidden": Toy(
+    "given": Toy(
         Tabular(6, 3, seed=3), (None, 1, None, None, None), TokenSpace(3, eos_id=2, pad_id=0, forbidden=(0,)), padding=1
     ),
 }
@@ -73,23 +73,23 @@ def check(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: floa
     assert_follows(outcomes(toy, policy, steps, token_temperature, close), law)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("three_of_three", 1), ("three_of_three", 2), ("three_of_three", 4), ("ties", 2), ("ties", 4), ("given", 3)],
+)
 @pytest.mark.parametrize("policy", instances(), ids=label)
-@pytest.mark.parametrize("name", TOYS)
-def test_drawn_tokens_and_order_follow_the_enumerated_law(name: str, policy: UnmaskingPolicy, steps: int) -> None:
+def test_drawn_tokens_and_order_follow_the_enumerated_law(policy: UnmaskingPolicy, name: str, steps: int) -> None:
     check(TOYS[name], policy, steps, token_temperature=1.0)
 
 
 @pytest.mark.parametrize("policy", instances(), ids=label)
-@pytest.mark.parametrize("name", TOYS)
-def test_likeliest_tokens_and_order_follow_the_enumerated_law(name: str, policy: UnmaskingPolicy) -> None:
-    check(TOYS[name], policy, steps=3, token_temperature=0.0)
+def test_likeliest_tokens_and_order_follow_the_enumerated_law(policy: UnmaskingPolicy) -> None:
+    check(TOYS["ties"], policy, steps=3, token_temperature=0.0)
 
 
 @pytest.mark.parametrize("policy", instances(), ids=label)
-@pytest.mark.parametrize("name", ["three_of_three", "given_and_forbidden"])
-def test_closing_at_the_end_of_sequence_follows_the_enumerated_law(name: str, policy: UnmaskingPolicy) -> None:
-    check(TOYS[name], policy, steps=3, token_temperature=1.0, close=True)
+def test_closing_at_the_end_of_sequence_follows_the_enumerated_law(policy: UnmaskingPolicy) -> None:
+    check(TOYS["given"], policy, steps=4, token_temperature=1.0, close=True)
 
 
 def test_every_policy_has_a_reference_law() -> None:

@@ -109,6 +109,13 @@ def test_aup_leaves_out_what_lost_too_much() -> None:
     assert aup([1.0, 2.0, 3.0], [80.0, 75.0, 78.0], best_accuracy=80.0) != pytest.approx(kept)
 
 
+def test_aup_measures_what_is_lost_from_the_curve_s_own_start() -> None:
+    # 20 points below the best of another policy: discounted, but within 5 points of its own start, so counted.
+    discounted = [y * math.exp(-3 * (1 - y / 90)) for y in (70, 66)]
+    expected = 1 * 70 + (2 - 1) * sum(discounted) / 2
+    assert aup([1.0, 2.0], [70.0, 66.0], best_accuracy=90.0) == pytest.approx(expected)
+
+
 def test_aup_edges() -> None:
     assert aup([1.0, 2.0], [0.0, 0.0], best_accuracy=0.0) == 0.0
     assert aup([1.0, 1.0], [50.0, 60.0], best_accuracy=60.0) == pytest.approx(60.0)

@@ -1,0 +1,195 @@
+"""The decoding loop: budgets, what is given, what may be sampled, and the counting of denoiser evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from decoding.reference import instances, label
+from toys import Mixing, Recording, Tabular, random_rows, repeated, rows, subset
+from torch import Tensor
+
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import (
+    IID,
+    Blocks,
+    ConfidenceThreshold,
+    Entropy,
+    LeftToRight,
+    TopMargin,
+    TopProbability,
+    UnmaskingPolicy,
+)
+from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.decoding.tokens import Argmax, Temperature
+from lightning_mdm.orders.budget import StepBudget
+from lightning_mdm.vocabulary import TokenSpace
+
+SPACE = TokenSpace(40, eos_id=3, pad_id=0, forbidden=(0, 7, 8))
+BUDGETS = [1, 2, 3, 5, 8, 30]
+ON_QUOTA = [TopProbability(), TopMargin(), Entropy(), LeftToRight()]
+
+
+@pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
+@pytest.mark.parametrize("steps", BUDGETS)
+@pytest.mark.parametrize("policy", instances(), ids=label)
+def test_every_policy_finishes_in_its_budget_and_touches_only_the_canvas(
+    policy: UnmaskingPolicy, steps: int, end_of_sequence: str
+) -> None:
+    canvas = random_rows(12, vocab_size=40, pad=0, longest=11, seed=steps, row_token=True, least=0)
+    given_before = canvas.tokens_BL.clone()
+    recording = Recording(Mixing(40), SPACE.mask_id)
+    trace = decode(
+        recording, policy, canvas, SPACE, steps=steps, sampler=Temperature(2.0), end_of_sequence=end_of_sequence
+    )
+    to_fill_BL = canvas.valid_BL & ~canvas.prompt_BL
+    assert canvas.tokens_BL.equal(given_before), "the canvas itself was written to"
+    assert trace.tokens_BL[~to_fill_BL].equal(given_before[~to_fill_BL])
+    assert not bool(torch.isin(trace.tokens_BL[to_fill_BL], torch.tensor([*SPACE.forbidden, SPACE.mask_id])).any())
+    assert (trace.order.step_BL > 0).equal(to_fill_BL)
+    assert trace.nfe_B.equal(trace.order.n_steps_B), "a row is evaluated once per step it takes"
+    assert int(trace.nfe_B.max()) <= steps
+    assert trace.nfe_B.tolist() == [recording.evaluations(row) for row in range(12)]
+    assert trace.forward_passes == len(recording.calls) == int(trace.nfe_B.max())
+
+
+@pytest.mark.parametrize("steps", BUDGETS)
+@pytest.mark.parametrize("policy", ON_QUOTA, ids=label)
+def test_ranked_policies_meet_the_quotas_exactly(policy: UnmaskingPolicy, steps: int) -> None:
+    canvas = random_rows(16, vocab_size=40, pad=0, longest=13, seed=50 + steps)
+    order = decode(Mixing(40), policy, canvas, SPACE, steps=steps, sampler=Temperature(1.0)).order
+    sizes_BT = torch.stack([step_set.sum(-1) for step_set in order.sets()], dim=1)
+    n_B = (canvas.valid_BL & ~canvas.prompt_BL).sum(-1)
+    for n, sizes in zip(n_B.tolist(), sizes_BT.tolist(), strict=True):
+        assert [size for size in sizes if size] == StepBudget(steps).quotas(n)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 20])
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_blocks_finish_one_after_the_other(steps: int, length: int) -> None:
+    canvas = random_rows(16, vocab_size=40, pad=0, longest=13, seed=steps)
+    order = decode(Mixing(40), Blocks(TopMargin(), length), canvas, SPACE, steps=steps).order
+    for row in order.step_BL.tolist():
+        steps_of_canvas = [step for step in row if step]
+        n = len(steps_of_canvas)
+        size = max(length, -(-n // steps))
+        parts = [steps_of_canvas[start : start + size] for start in range(0, n, size)]
+        for earlier, later in zip(parts, parts[1:], strict=False):
+            assert max(earlier) < min(later)
+
+
+@pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)])
+def test_in_one_step_all_policies_agree(sampler: Argmax | Temperature) -> None:
+    canvas = random_rows(10, vocab_size=40, pad=0, longest=9, seed=1)
+    traces = [decode(Mixing(40), policy, canvas, SPACE, steps=1, sampler=sampler) for policy in instances()]
+    for trace in traces:
+        assert trace.tokens_BL.equal(traces[0].tokens_BL)
+        assert trace.order.step_BL.equal(traces[0].order.step_BL)
+        assert trace.nfe_B.tolist() == [1] * 10
+
+
+@pytest.mark.parametrize("isolate_rows", [False, True])
+def test_rows_without_anything_to_decode_cost_nothing(isolate_rows: bool) -> None:
+    canvas = rows([[1, 2, 5], [1, None]], pad=0)
+    trace = decode(Mixing(40), IID(), canvas, SPACE, steps=3, isolate_rows=isolate_rows)
+    assert trace.nfe_B.tolist() == [0, 1]
+    assert trace.order.step_BL.tolist() == [[0, 0, 0], [0, 1, 0]]
+    none = subset(canvas, [0], pad=0)
+    assert decode(Mixing(40), IID(), none, SPACE, steps=3, isolate_rows=isolate_rows).forward_passes == 0
+
+
+@pytest.mark.parametrize("isolate_rows", [False, True])
+def test_an_empty_batch_gives_an_empty_trace(isolate_rows: bool) -> None:
+    trace = decode(
+        Mixing(40), IID(), repeated([None, None], 0, pad=0), SPACE, steps=3, isolate_rows=isolate_rows
+    )
+    assert list(trace.tokens_BL.shape) == [0, 2]
+    assert trace.forward_passes == 0
+
+
+def test_only_given_tokens_of_the_canvas_are_read() -> None:
+    canvas = random_rows(8, vocab_size=40, pad=0, longest=8, seed=2)
+    to_fill_BL = canvas.valid_BL & ~canvas.prompt_BL
+    other = random_rows(8, vocab_size=40, pad=0, longest=8, seed=2)
+    other.tokens_BL[to_fill_BL] = 5
+    for policy in (IID(), TopMargin()):
+        first, second = (decode(Mixing(40), policy, c, SPACE, steps=3, sampler=Temperature()) for c in (canvas, other))
+        assert first.tokens_BL.equal(second.tokens_BL)
+
+
+def test_observers_see_every_step_and_only_active_rows() -> None:
+    canvas = random_rows(10, vocab_size=40, pad=0, longest=9, seed=4)
+    seen: dict[int, list[Tensor]] = {}
+
+    def watch(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
+        assert state.step <= state.budget == 4
+        assert not bool((chosen_AL & ~state.masked_BL).any())
+        assert not bool((state.masked_BL & ~state.canvas_BL).any())
+        assert bool((state.tokens_BL[state.masked_BL] == SPACE.mask_id).all())
+        for index, chosen_L in zip(state.noise.index_B.tolist(), chosen_AL, strict=True):
+            seen.setdefault(index, []).append(chosen_L)
+
+    trace = decode(Mixing(40), ConfidenceThreshold(0.5), canvas, SPACE, steps=4, observers=[watch])
+    bare = decode(Mixing(40), ConfidenceThreshold(0.5), canvas, SPACE, steps=4)
+    assert bare.tokens_BL.equal(trace.tokens_BL)
+    for row, index in enumerate(canvas.index_B.tolist()):
+        assert len(seen[index]) == int(trace.nfe_B[row])
+        for step, chosen_L in enumerate(seen[index], start=1):
+            assert chosen_L.equal(trace.order.unmasked_at(step)[row])
+
+
+@dataclass(frozen=True)
+class Wrong(UnmaskingPolicy):
+    """A policy that breaks its contract."""
+
+    how: str
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        if self.how == "nothing":
+            return torch.zeros_like(state.masked_BL)
+        return torch.ones_like(state.masked_BL)
+
+
+@pytest.mark.parametrize(("how", "message"), [("nothing", "chose no position at step 1"), ("too much", "not masked")])
+@pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)])
+def test_a_policy_that_breaks_its_contract_is_named(how: str, message: str, sampler: Argmax | Temperature) -> None:
+    canvas = rows([[1, None, None, None], [None, 2]], pad=0)
+    with pytest.raises(RuntimeError, match=f"policy wrong .*{message}"):
+        decode(Mixing(40), Wrong(how), canvas, SPACE, steps=3, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"steps": 0}, "steps=0"), ({"end_of_sequence": "ignore"}, "as_tokens, close")],
+)
+def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode(Mixing(40), IID(), rows([[None]], pad=0), SPACE, **{"steps": 1, **options})
+
+
+@pytest.mark.parametrize("token_temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_is_positive_and_finite(token_temperature: float) -> None:
+    with pytest.raises(ValueError, match="token_temperature"):
+        Temperature(token_temperature)
+
+
+def test_low_precision_logits_rank_as_their_float32_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = Tabular(6, 4, seed=5).table.detach().bfloat16()
+    tokens = torch.randint(0, 5, (50, 6), generator=generator)
+    tokens[:, :4] = 4
+    canvas = rows([[None if t == 4 else t for t in row] for row in tokens.tolist()], pad=0)
+    space = TokenSpace(4, eos_id=None, pad_id=0)
+
+    def decoded(logits: Tensor) -> Tensor:
+        source = Tabular(6, 4)
+        return decode(
+            lambda z, valid, query: torch.take_along_dim(logits[source.state(z)], query[:, :, None], dim=1),
+            TopProbability(),
+            canvas,
+            space,
+            steps=6,
+        ).order.step_BL
+
+    assert decoded(table).equal(decoded(table.float()))

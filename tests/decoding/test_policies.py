@@ -1,0 +1,128 @@
+"""Policies compared with each other: where they must differ, and what they must not see."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from decoding.reference import instances, label
+from laws import assert_follows
+from toys import Fixed, Mixing, random_rows, repeated, rows
+
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import (
+    IID,
+    POLICIES,
+    Blocks,
+    ConfidenceThreshold,
+    Entropy,
+    EntropyBounded,
+    LeftToRight,
+    TopMargin,
+    TopProbability,
+    UnmaskingPolicy,
+)
+from lightning_mdm.decoding.tokens import token_sampler
+from lightning_mdm.vocabulary import TokenSpace
+
+FAMILY = [Blocks(TopMargin(), 3) if kind is Blocks else kind() for kind in POLICIES]
+SIX = TokenSpace(6, eos_id=None, pad_id=0)
+
+
+def first_choice(policy: UnmaskingPolicy, p: list[list[float]]) -> list[int]:
+    """Positions unmasked first when every position has fixed probabilities."""
+    denoiser = Fixed(torch.tensor(p, dtype=torch.float64).log())
+    trace = decode(denoiser, policy, rows([[None] * len(p)], pad=0), SIX, steps=len(p))
+    return trace.order.unmasked_at(1)[0].nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("policy", "position"), [(LeftToRight(), 0), (TopProbability(), 1), (TopMargin(), 2), (Entropy(), 3)], ids=str
+)
+def test_the_scores_choose_four_different_positions(policy: UnmaskingPolicy, position: int) -> None:
+    p = [
+        [1 / 6] * 6,
+        [0.60, 0.30, 0.10, 0.0, 0.0, 0.0],  # highest top probability; margin 0.30, 0.898 nats
+        [0.50, 0.10, 0.10, 0.10, 0.10, 0.10],  # highest margin 0.40; 1.498 nats
+        [0.55, 0.45, 0.0, 0.0, 0.0, 0.0],  # lowest entropy, 0.688 nats; margin 0.10
+    ]
+    assert first_choice(policy, p) == [position]
+
+
+@pytest.mark.parametrize(
+    ("policy", "positions"),
+    [
+        (ConfidenceThreshold(0.8), [0, 2]),
+        (ConfidenceThreshold(0.95), [2]),
+        (ConfidenceThreshold(0.54), [0, 1, 2]),
+        (EntropyBounded(0.0), [2]),
+        (EntropyBounded(0.33), [0, 2]),  # H of positions 2, 0, 1, 3: 0.325, 0.423, 0.688, 0.692
+        (EntropyBounded(0.75), [0, 1, 2]),
+        (EntropyBounded(1.45), [0, 1, 2, 3]),
+        (Blocks(TopProbability(), 2), [0]),
+        (Blocks(ConfidenceThreshold(0.4), 2), [0, 1]),
+    ],
+    ids=str,
+)
+def test_adaptive_policies_take_what_their_threshold_says(policy: UnmaskingPolicy, positions: list[int]) -> None:
+    p = [[best, 1.0 - best, 0.0, 0.0, 0.0, 0.0] for best in (0.85, 0.55, 0.90, 0.52)]
+    assert first_choice(policy, p) == positions
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(FAMILY, 2)), ids=label)
+def test_no_two_policies_generate_in_the_same_order(first: UnmaskingPolicy, second: UnmaskingPolicy) -> None:
+    canvas = random_rows(30, vocab_size=6, pad=0, longest=10, seed=6, least=6)
+    orders = [decode(Mixing(6), policy, canvas, SIX, steps=5).order.step_BL for policy in (first, second)]
+    assert not orders[0].equal(orders[1])
+
+
+@pytest.mark.parametrize("policy", instances(), ids=label)
+def test_ranking_does_not_see_the_noise_of_the_tokens(policy: UnmaskingPolicy) -> None:
+    canvas = random_rows(30, vocab_size=6, pad=0, longest=10, seed=7, least=4)
+    first, *others = (
+        decode(Mixing(6), policy, canvas, SIX, steps=4, sampler=token_sampler(token_temperature), seed=5)
+        for token_temperature in (0.0, 0.5, 1.0, 10.0)
+    )
+    for other in others:
+        assert first.order.unmasked_at(1).equal(other.order.unmasked_at(1))
+        assert not first.tokens_BL.equal(other.tokens_BL)
+
+
+@pytest.mark.parametrize("policy", [TopProbability(), TopMargin(), Entropy(), EntropyBounded(0.0), IID(),
+    ConfidenceThreshold(0.9), Blocks(TopMargin(), 6)], ids=label)  # fmt: skip
+def test_equal_scores_are_ordered_at_random(policy: UnmaskingPolicy) -> None:
+    n = 6000
+    denoiser = Fixed(torch.tensor([[0.3, -0.2, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float32).expand(6, -1))
+    trace = decode(denoiser, policy, repeated([None] * 6, n, pad=0), SIX, steps=6, seed=3)
+    first_BL = trace.order.unmasked_at(1)
+    alone_BL = first_BL[first_BL.sum(-1) == 1]  # the sets of one; all sets, for all but IID
+    assert len(alone_BL) == n or isinstance(policy, IID)
+    counts = Counter(alone_BL.int().argmax(-1).tolist())
+    assert_follows(counts, dict.fromkeys(range(6), 1 / 6))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ConfidenceThreshold(0.0), "threshold=0.0"),
+        (lambda: ConfidenceThreshold(1.1), "threshold=1.1"),
+        (lambda: ConfidenceThreshold(float("nan")), "threshold=nan"),
+        (lambda: EntropyBounded(-0.1), "gamma=-0.1"),
+        (lambda: EntropyBounded(float("nan")), "gamma=nan"),
+        (lambda: Blocks(IID(), 0), "block_length=0"),
+    ],
+)
+def test_wrong_options_are_named(build: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_names_and_options_describe_a_policy() -> None:
+    assert [kind().name for kind in POLICIES if kind is not Blocks] == [
+        "iid", "top_probability", "top_margin", "entropy", "left_to_right", "confidence_threshold", "entropy_bounded",
+    ]  # fmt: skip
+    wrapped = Blocks(ConfidenceThreshold(0.7), 4)
+    assert wrapped.name == "blocks"
+    assert wrapped.options == {"policy": {"name": "confidence_threshold", "threshold": 0.7}, "block_length": 4}

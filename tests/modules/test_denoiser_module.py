@@ -1,0 +1,183 @@
+"""Training: what is reported, what is resumed, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.denoiser import DenoiserModule, learning_rate_factor
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.objectives.denoising import fixed_t
+
+V = 11
+NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=24)
+
+
+def batch(index: list[int]) -> Batch:
+    """Rows that are a function of their index: two given tokens, then the same in reverse and a copy of the first."""
+    index_B = torch.tensor(index)
+    first_B, second_B = index_B % V, (index_B // V) % V
+    tokens_BL = torch.stack([first_B, second_B, second_B, first_B, first_B], dim=1)
+    prompt_BL = torch.tensor([True, True, False, False, False]).expand(len(index), 5)
+    return Batch(tokens_BL, prompt_BL, torch.ones_like(prompt_BL), index_B)
+
+
+class Counted(torch.utils.data.IterableDataset[Batch]):
+    """Batches 0, 1, 2, ... of four problems each, from ``start`` on."""
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[Batch]:
+        for k in range(self.start, 1000):
+            yield batch([4 * k + i for i in range(4)])
+
+
+def loader(start: int = 0) -> torch.utils.data.DataLoader[Batch]:
+    return torch.utils.data.DataLoader(Counted(start), batch_size=None)
+
+
+def trainer(tmp_path: Path, **options: object) -> L.Trainer:
+    defaults: dict[str, object] = {
+        "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "default_root_dir": tmp_path, "enable_checkpointing": False,
+    }  # fmt: skip
+    return L.Trainer(**(defaults | options))  # type: ignore[arg-type]
+
+
+def weights(module: DenoiserModule) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.denoiser.state_dict().items()}
+
+
+class SaveAt(L.Callback):
+    """Saves a checkpoint in the middle of a run, as a run that is killed later would have."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        if trainer.global_step == self.step:
+            assert isinstance(pl_module, DenoiserModule)
+            self.weights = weights(pl_module)
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = DenoiserModule(V, NET, warmup_steps=2)
+    half = SaveAt(3, tmp_path / "half.ckpt")
+    trainer(tmp_path, max_steps=6, callbacks=[half]).fit(whole, loader())
+    resumed = DenoiserModule(V, NET, warmup_steps=2)
+    trainer(tmp_path, max_steps=6).fit(resumed, loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
+    assert not all(torch.equal(value, half.weights[name]) for name, value in weights(whole).items())
+
+
+def test_training_learns_the_toy(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DenoiserModule(V, NET, learning_rate=1e-2, warmup_steps=10)
+    run = trainer(tmp_path, max_steps=300)
+    run.fit(module, loader())
+    # The response is a copy of the prompt: at chance the masked accuracy would be 1 / 11.
+    assert run.callback_metrics["train/masked_accuracy"] > 0.6
+
+
+def test_the_validation_bound_is_the_same_for_any_batch_size_and_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DenoiserModule(V, NET)
+    found = []
+    for sizes in ([10], [3, 3, 4], [1] * 10):
+        order = list(range(10)) if sizes != [3, 3, 4] else list(range(9, -1, -1))
+        batches, start = [], 0
+        for size in sizes:
+            batches.append(batch(order[start : start + size]))
+            start += size
+        run = trainer(tmp_path)
+        data = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        found.append(run.validate(module, data, verbose=False)[0]["val/bound_nats_per_token"])
+    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+
+
+def test_the_reported_bound_is_the_objective_on_fixed_noise(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DenoiserModule(V, NET, least_masked=0.25)
+    rows = batch([5, 17, 90])
+    t_B = fixed_t(rows.index_B, 0.25)
+    uniform_BL = RowNoise(0, rows.index_B).uniform_BL(Stream.MASK, 0, 5)
+    total = 0.0
+    with torch.no_grad():
+        for row in range(3):
+            masked_L = ~rows.prompt_BL[row] & (uniform_BL[row] < t_B[row])
+            z_L = torch.where(masked_L, V, rows.tokens_BL[row])
+            log_p_LV = module.denoiser(z_L[None], rows.valid_BL[row][None])[0].log_softmax(-1)
+            nll_L = -log_p_LV.gather(1, rows.tokens_BL[row][:, None])[:, 0]
+            total += float(nll_L[masked_L].sum() / t_B[row])
+    data = torch.utils.data.DataLoader([rows], batch_size=None)  # type: ignore[arg-type]
+    found = trainer(tmp_path).validate(module, data, verbose=False)[0]
+    assert found["val/bound_nats_per_token"] == pytest.approx(total / 9, rel=1e-5)
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
+    factors = [learning_rate_factor(step, total=110, warmup=10, final=0.1) for step in range(130)]
+    assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[110:] == pytest.approx([0.1] * 20)
+    assert all(later <= earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_vectors_do_not_decay(tmp_path: Path) -> None:
+    module = DenoiserModule(V, NET, weight_decay=0.3)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, loader())
+    decay, none = run.optimizers[0].param_groups
+    assert decay["weight_decay"] == 0.3
+    assert none["weight_decay"] == 0.0
+    assert {p.ndim for p in none["params"]} == {1}
+    assert sum(len(group["params"]) for group in (decay, none)) == len(list(module.denoiser.parameters()))
+
+
+def test_weights_travel_through_a_file(tmp_path: Path) -> None:
+    module = DenoiserModule(V, NET)
+    module.save_weights(tmp_path / "w.safetensors")
+    other = DenoiserModule(V, NET, init_from=str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(module).items())
+
+
+def test_a_checkpoint_needs_no_other_file(tmp_path: Path) -> None:
+    source = tmp_path / "w.safetensors"
+    DenoiserModule(V, NET).save_weights(source)
+    module = DenoiserModule(V, NET, init_from=str(source))
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, loader())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    source.unlink()
+    loaded = DenoiserModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert all(torch.equal(value, weights(loaded)[name]) for name, value in weights(module).items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_from": "missing.safetensors"}, r"init_from=missing.safetensors: no such file"),
+        ({"least_masked": 0.0}, r"least_masked=0.0"),
+        ({"least_masked": 1.5}, r"least_masked=1.5"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DenoiserModule(V, NET, **options)  # type: ignore[arg-type]
+
+
+def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
+    DenoiserModule(V, NET).save_weights(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"embedding.weight has shape \(12, 16\), this net's \(13, 16\)"):
+        DenoiserModule(V + 1, NET, init_from=str(tmp_path / "w.safetensors"))

@@ -1,0 +1,178 @@
+"""Statistics of logits against their float64 definitions, and exact sampling of categoricals and subsets."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+from laws import assert_follows
+from torch import Tensor
+
+from lightning_mdm.categorical import (
+    entropy,
+    odds_against_best,
+    sample_categorical,
+    sample_nonempty,
+    top_margin,
+    top_n,
+    top_probability,
+)
+from lightning_mdm.noise import RowNoise, Stream
+
+NEXT_TO_0, NEXT_TO_1 = 2.0**-53, 1.0 - 2.0**-53
+INF = torch.inf
+
+
+def logits_with_holes(dtype: torch.dtype) -> Tensor:
+    """Random logits, some of them minus infinity, some rows nearly certain, one certain, one uniform."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4.0 * torch.randn(200, 7, generator=generator, dtype=torch.float64)
+    logits[torch.rand(200, 7, generator=generator) < 0.3] = -INF
+    logits[:, 3] = 1.0
+    logits[0] = torch.tensor([-INF] * 6 + [5.0])
+    logits[1] = 0.25
+    logits[2:40, 2] = 25.0
+    logits[40] = torch.tensor([1e30, -1e30, 0, 0, 0, 0, 0])
+    return logits.to(dtype)
+
+
+def probabilities(logits: Tensor) -> list[list[float]]:
+    return [[math.exp(a - max(row)) / sum(math.exp(b - max(row)) for b in row) for a in row] for row in logits.tolist()]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_statistics_match_their_definitions(dtype: torch.dtype, tolerance: float) -> None:
+    logits = logits_with_holes(dtype)
+    p = probabilities(logits)
+    ranked = [sorted(row, reverse=True) for row in p]
+    expected = {
+        top_probability: [row[0] for row in ranked],
+        top_margin: [row[0] - row[1] for row in ranked],
+        entropy: [-sum(q * math.log(q) for q in row if q > 0.0) for row in p],
+    }
+    for statistic, values in expected.items():
+        got = statistic(logits)
+        assert got.dtype == torch.float64
+        torch.testing.assert_close(got, torch.tensor(values, dtype=torch.float64), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_certain_tokens_keep_their_rank(dtype: torch.dtype) -> None:
+    gap = torch.arange(5.0, 80.0, 0.5, dtype=dtype)
+    logits = torch.stack((gap, torch.zeros_like(gap), torch.full_like(gap, -INF)), dim=-1)
+    odds, best = odds_against_best(logits)
+    torch.testing.assert_close(odds, (-gap).exp().double(), rtol=1e-6, atol=0.0)
+    assert bool((odds.diff() < 0).all())
+    assert bool((entropy(logits).diff() < 0).all())
+    assert best.tolist() == [0] * len(gap)
+    if dtype == torch.float32:
+        assert int(logits.softmax(-1)[:, 0].unique().numel()) < len(gap) / 2  # where float32 no longer tells them apart
+
+
+def test_statistics_of_nearly_certain_tokens_keep_relative_precision() -> None:
+    gap = torch.tensor([20.0, 30.0, 34.0])
+    logits = torch.stack((gap, torch.zeros(3)), dim=-1)
+    odds = [math.exp(-g) for g in gap.tolist()]
+    expected = [math.log1p(o) + o * g / (1 + o) for o, g in zip(odds, gap.tolist(), strict=True)]
+    torch.testing.assert_close(entropy(logits).tolist(), expected, rtol=1e-5, atol=0.0)
+    doubt = (1.0 - top_margin(logits)).tolist()
+    torch.testing.assert_close(doubt, [2 * o / (1 + o) for o in odds], rtol=1e-1, atol=0.0)
+
+
+def test_the_lowest_id_wins_among_equal_tokens() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]])
+    assert odds_against_best(logits)[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "p", [[0.2, 0.0, 0.5, 0.3], [0.0, 1.0], [0.25] * 4, [0.0, 0.0, 1e-3, 0.999, 0.0], [0.6, 0.4, 0.0]]
+)
+def test_sampled_tokens_follow_the_law(p: list[float]) -> None:
+    n = 40_000
+    uniform = RowNoise(1, torch.arange(n)).uniform_B(Stream.TOKEN, 1)
+    logits = torch.tensor(p, dtype=torch.float64).log() + 3.0
+    drawn = sample_categorical(logits.expand(n, -1), uniform)
+    assert_follows(Counter(drawn.tolist()), dict(enumerate(p)))
+
+
+@pytest.mark.parametrize("uniform", [NEXT_TO_0, 5e-324, 0.5, NEXT_TO_1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_impossible_tokens_are_never_drawn(uniform: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 5.0 * torch.randn(3000, 11, generator=generator, dtype=dtype)
+    logits[torch.rand(3000, 11, generator=generator) < 0.6] = -INF
+    logits[:, 5] = 0.0
+    logits[:200] = torch.tensor([-INF] * 4 + [0.0, 40.0, -40.0] + [-INF] * 4, dtype=dtype)
+    drawn = sample_categorical(logits, torch.full((3000,), uniform, dtype=torch.float64))
+    assert bool(((drawn >= 0) & (drawn < 11)).all())
+    assert bool(logits.gather(1, drawn[:, None]).isfinite().all())
+
+
+def test_best_n_matches_brute_force() -> None:
+    generator = torch.Generator().manual_seed(4)
+    n, length = 400, 6
+    score = torch.randint(-2, 3, (n, length), generator=generator).double()
+    among = torch.rand(n, length, generator=generator) < 0.7
+    tie = torch.rand(n, length, generator=generator, dtype=torch.float64)
+    count = torch.randint(0, length + 2, (n,), generator=generator)
+    got = top_n(score, among, count, tie)
+    for row in range(n):
+        candidates = [i for i in range(length) if among[row, i]]
+        ranked = sorted(candidates, key=lambda i: (-float(score[row, i]), -float(tie[row, i])))
+        assert got[row].nonzero().flatten().tolist() == sorted(ranked[: int(count[row])])
+
+
+SUBSETS = [
+    ([0.3, 0.9, 0.05, 0.5], [True] * 4),
+    ([1.0, 0.2, 0.7, 0.1], [True] * 4),
+    ([0.2, 0.3, 1.0, 0.5], [True] * 4),
+    ([0.0, 0.4, 0.0, 0.1], [True] * 4),
+    ([1.0, 0.4, 0.6, 0.1], [False, True, True, True]),
+    ([1e-12, 3e-12, 2e-12, 4e-12], [True] * 4),
+    ([1e-17, 3e-17, 2e-17, 4e-17], [False, True, True, True]),
+    ([1e-300, 0.0, 3e-300, 1e-300], [True] * 4),
+    ([1e-20, 1e-20, 0.5, 1e-20], [True] * 4),
+]
+
+
+def nonempty_law(p: list[float], among: list[bool]) -> dict[tuple[bool, ...], float]:
+    """Bernoullis on the candidates given that one succeeds, by enumeration; exact for tiny p."""
+    p = [q if a else 0.0 for q, a in zip(p, among, strict=True)]
+    law = {}
+    for flags in itertools.product([False, True], repeat=len(p)):
+        if any(flags):
+            law[flags] = math.prod(q if flag else 1.0 - q for q, flag in zip(p, flags, strict=True))
+    total = sum(law.values())
+    return {flags: q / total for flags, q in law.items()}
+
+
+@pytest.mark.parametrize(("p", "among"), SUBSETS)
+def test_nonempty_subsets_follow_the_law(p: list[float], among: list[bool]) -> None:
+    n = 30_000
+    noise = RowNoise(2, torch.arange(n))
+    p_BL = torch.tensor(p, dtype=torch.float64).expand(n, -1)
+    among_BL = torch.tensor(among).expand(n, -1)
+    drawn = sample_nonempty(
+        p_BL, among_BL, noise.uniform_B(Stream.FIRST, 1), noise.uniform_BL(Stream.SELECT, 1, len(p))
+    )
+    assert_follows(Counter(map(tuple, drawn.tolist())), nonempty_law(p, among))
+
+
+@pytest.mark.parametrize("first", [NEXT_TO_0, 0.5, NEXT_TO_1])
+@pytest.mark.parametrize("later", [NEXT_TO_0, NEXT_TO_1])
+@pytest.mark.parametrize(("p", "among"), [*SUBSETS, ([1.0] * 4, [True] * 4), ([0.3] * 4, [False] * 4)])
+def test_nonempty_subsets_are_possible_at_extreme_uniforms(
+    p: list[float], among: list[bool], first: float, later: float
+) -> None:
+    drawn = sample_nonempty(
+        torch.tensor([p], dtype=torch.float64),
+        torch.tensor([among]),
+        torch.tensor([first], dtype=torch.float64),
+        torch.full((1, 4), later, dtype=torch.float64),
+    )
+    possible = [a and q > 0.0 for a, q in zip(among, p, strict=True)]
+    assert bool(drawn.any()) == any(possible)
+    assert not bool((drawn & ~torch.tensor([possible])).any())
