@@ -8,26 +8,53 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonargparse
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.predictions import Predictions
+from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.report import report
 from lightning_mdm.trainer import Trainer
 
 DESCRIPTION = """Masked diffusion models and the order in which they generate: train a denoiser, decode with every
 unmasking policy, draw accuracy against steps."""
 EPILOG = "One more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs into one table, figure and report."
+# What jsonargparse writes around the one line that says what is wrong.
+FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, which answers a mistake by one line instead of all options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a part's parser, whose message is still to be put into the whole
+            super().error(message, ex)
+        program = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
+        print(f"error: {plainly(message)}\n('{program} --help' shows the options.)", file=sys.stderr)
+        self.exit(2)
+
+
+def plainly(message: str) -> str:
+    """What is wrong, in one line; of an unknown policy also which ones there are."""
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    line = " ".join(line for line in lines if line and not FRAME.match(line)) or message
+    names = ", ".join(policy.__name__ for policy in POLICIES)
+    return re.sub(
+        r"(polic(?:y|ies)\".*)Expected a dot import path string: (\S+)", rf"\1no policy \2; there are {names}", line
+    )
 
 
 class CLI(LightningCLI):
@@ -39,6 +66,7 @@ class CLI(LightningCLI):
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
             trainer_class=Trainer,
+            parser_class=Parser,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "lightning",
@@ -65,6 +93,37 @@ class CLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and look at the checkpoint before anything is built.
+
+        Lightning would let the checkpoint's hyper-parameters silently win over the options from here on.
+
+        Raises:
+            ValueError: no such checkpoint, none given where one is needed, or one of another net.
+        """
+        super().parse_arguments(parser, args)
+        subcommand = self.config["subcommand"]
+        config = self.config[subcommand]
+        path = checkpoint_path(config, fitting=subcommand == "fit")
+        self.trained_with = {} if path is None else hyper_parameters(path)
+        if config.model is None or "net" not in self.trained_with or "net" not in config.model.init_args:
+            return
+        for name, value in config.model.init_args.net.items():
+            trained = self.trained_with["net"].get(name, value)
+            if value != trained:
+                raise ValueError(
+                    f"model.net.{name}={value}, but {path} was trained with {trained}: give the configuration that it "
+                    "was trained with, or another run_dir"
+                )
+
+    @override
+    def after_instantiate_classes(self) -> None:
+        given = self.datamodule.vocab_size
+        trained = self.trained_with.get("vocab_size", given)
+        if given != trained:
+            raise ValueError(f"data.vocab_size={given}, but the checkpoint was trained with {trained}: give that")
+
+    @override
     def before_instantiate_classes(self) -> None:
         # One file per subcommand, so that a sweep does not overwrite what the fit was configured with.
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
@@ -81,16 +140,26 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Say what training starts from: nothing, weights from a file, or what a run directory already holds."""
         config = self.config[self.subcommand]
-        weights = config.model.init_args.get("init_from")
-        if weights:
-            print(f"The denoiser starts from the weights in {weights}.")
-        last = Path(config.run_dir) / "checkpoints" / "last.ckpt"
+        last = last_checkpoint(config)
         if config.ckpt_path != "last" or not last.is_file():
+            weights = config.model.init_args.get("init_from")
+            if weights and config.ckpt_path in (None, "last"):
+                print(f"The denoiser starts from the weights in {weights}.")
             return
         done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
         total = self.trainer.max_steps
         state = "complete; nothing is trained again" if 0 < total <= done else "resuming there"
         print(f"{last} is at update {done} of {total}: {state}.")
+
+    def after_fit(self) -> None:
+        """Keep the very last update, which ModelCheckpoint drops where it falls between two of its intervals."""
+        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        if last and self.trainer.is_global_zero:
+            saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            last = last if saved < self.trainer.global_step else ""
+        last = self.trainer.strategy.broadcast(last)  # the first process decides, as all of them must save together
+        if last:
+            self.trainer.save_checkpoint(last, weights_only=False)
 
     def after_sweep(self) -> None:
         """Show the table; the run directory is the last line."""
@@ -100,30 +169,80 @@ class CLI(LightningCLI):
             print(run_dir)
 
 
+def last_checkpoint(config: jsonargparse.Namespace) -> Path:
+    """Where a run directory keeps its newest checkpoint."""
+    return Path(config.run_dir) / "checkpoints" / "last.ckpt"
+
+
+def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | None:
+    """The checkpoint that will be loaded, where that is a file; none at the beginning of training.
+
+    Raises:
+        ValueError: no such file, no weights at all to evaluate, or training anew over a trained denoiser.
+    """
+    given = config.ckpt_path
+    if given is None:
+        if fitting and last_checkpoint(config).is_file():
+            raise ValueError(
+                f"run_dir={config.run_dir} holds a trained denoiser already: go on with it by --ckpt_path last, "
+                "or give another run_dir"
+            )
+        if not fitting and config.model is not None and not config.model.init_args.get("init_from"):
+            raise ValueError(
+                "ckpt_path is missing, and the weights would be random: give a checkpoint, e.g. "
+                f"--ckpt_path {last_checkpoint(config)}"
+            )
+        return None
+    if given in ("best", "hpc") or "://" in given or given.startswith("registry"):
+        return None  # Lightning finds these
+    path = last_checkpoint(config) if given == "last" else Path(given)
+    if path.is_file():
+        return path
+    if given == "last" and fitting:
+        return None
+    raise ValueError(f"ckpt_path={given}: no such file" + (f" as {path}" if given == "last" else ""))
+
+
+def hyper_parameters(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about the module it holds.
+
+    Raises:
+        ValueError: the file is no checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        assert "state_dict" in checkpoint
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AssertionError, TypeError) as error:
+        raise ValueError(f"ckpt_path={path}: this file is no checkpoint, or a damaged one") from error
+    return dict(checkpoint.get("hyper_parameters", {}))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the program; a mistake of the user's ends in one line on stderr and exit status 2."""
     given = list(sys.argv[1:] if args is None else args)
     # These concern calls inside Lightning, or a choice made here; a user could do nothing about them.
-    warnings.filterwarnings("ignore", message=r"(?s).*instantiate_classes|.*JsonargparseDeprecationWarning")
+    warnings.filterwarnings("ignore", message=r"(?s).*(deprecated in v4\.|JsonargparseDeprecationWarning)")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed from|Checkpoint directory .* is not empty")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.getMessage())
     try:
         if given[:1] == ["report"]:
             report_command(given[1:])
         else:
             CLI(args)
-    except ValueError as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("LIGHTNING_MDM_TRACEBACK"):
             raise
-        print(f"error: {error}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
+        print(f"error: {plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(2) from error
 
 
 def report_command(args: Sequence[str]) -> None:
     """``lightning report RUN [RUN ...] [--out DIR]``."""
-    parser = jsonargparse.ArgumentParser(prog="lightning report", description=report.__doc__)
+    description = "Join runs into one table, figure and report with paired tests; print the table and the path."
+    parser = Parser(prog="lightning report", description=description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories with a frontier.csv.")
-    parser.add_argument("--out", default=None, help="Where to write; the first run's directory if not given.")
+    parser.add_argument("--out", help="Where to write; by default the run's own directory, of several 'report' beside.")
     options = parser.parse_args(list(args))
     report(options.runs, options.out)

@@ -102,12 +102,12 @@ def test_sampled_tokens_follow_the_law(p: list[float]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_impossible_tokens_are_never_drawn(uniform: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = 5.0 * torch.randn(3000, 11, generator=generator, dtype=dtype)
-    logits[torch.rand(3000, 11, generator=generator) < 0.6] = -INF
+    logits = 5.0 * torch.randn(3000, 41, generator=generator, dtype=dtype)
+    logits[torch.rand(3000, 41, generator=generator) < 0.5] = -INF
     logits[:, 5] = 0.0
-    logits[:200] = torch.tensor([-INF] * 4 + [0.0, 40.0, -40.0] + [-INF] * 4, dtype=dtype)
+    logits[:200] = torch.tensor([-INF] * 4 + [0.0, 40.0, -40.0] + [-INF] * 34, dtype=dtype)
     drawn = sample_categorical(logits, torch.full((3000,), uniform, dtype=torch.float64))
-    assert bool(((drawn >= 0) & (drawn < 11)).all())
+    assert bool(((drawn >= 0) & (drawn < 41)).all())
     assert bool(logits.gather(1, drawn[:, None]).isfinite().all())
 
 
@@ -123,6 +123,12 @@ def test_best_n_matches_brute_force() -> None:
         candidates = [i for i in range(length) if among[row, i]]
         ranked = sorted(candidates, key=lambda i: (-float(score[row, i]), -float(tie[row, i])))
         assert got[row].nonzero().flatten().tolist() == sorted(ranked[: int(count[row])])
+
+
+def test_float32_logits_are_sampled_in_float64() -> None:
+    logits = torch.tensor([[0.0, -20.0]])  # the second token has 2.06e-9, below the spacing of float32 next to 1
+    uniform = torch.tensor([1.0 - 3e-9, 1.0 - 1e-9], dtype=torch.float64)
+    assert sample_categorical(logits.expand(2, -1), uniform).tolist() == [0, 1]
 
 
 SUBSETS = [

@@ -78,7 +78,13 @@ def test_mix_is_splitmix64() -> None:
     golden = 0x9E3779B97F4A7C15
     states = [(1234567 + i * golden) % 2**64 for i in range(5)]
     signed = torch.tensor([s - 2**64 if s >= 2**63 else s for s in states])
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert [word % 2**64 for word in mix(signed).tolist()] == expected
 
 

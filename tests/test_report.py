@@ -29,7 +29,7 @@ from lightning_mdm.outcomes import (
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
 from lightning_mdm.report.naming import distinct_names
-from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, solved_pairs
+from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import is_adaptive, pool_seeds
 
 N = 40
@@ -134,6 +134,23 @@ def test_comparisons_at_budgets() -> None:
     assert compare_at_budgets(pool_seeds(rows), solved_pairs(outcomes * 2)) == comparisons
 
 
+def test_every_pair_of_policies_at_every_budget() -> None:
+    rows, outcomes = sweep(seeds=(0,))
+    points, solved = pool_seeds(rows), solved_pairs(outcomes)
+    pairs = every_pair(points, solved)
+    assert {(pair.T, frozenset((pair.first, pair.second))) for pair in pairs} == {
+        (T, frozenset(names))
+        for T in (1, 2, 4)
+        for names in (("iid", "top margin"), ("iid", "threshold 0.9"), ("top margin", "threshold 0.9"))
+    }
+    pair = next(p for p in pairs if (p.T, p.first, p.second) == (4, "iid", "threshold 0.9"))
+    # Problems 20..31 are solved by the threshold alone: 12 discordant pairs, all one way.
+    assert (pair.pairs, pair.only_first, pair.only_second) == (N, 0, 12)
+    assert pair.p_value == pytest.approx(2 * 0.5**12)
+    assert pair.p_holm == pytest.approx(3 * 2 * 0.5**12)
+    assert pair.difference == pytest.approx(-12 / N)
+
+
 def test_comparisons_at_evaluations() -> None:
     rows, outcomes = sweep((0,))
     matched = compare_at_evaluations(pool_seeds(rows), solved_pairs(outcomes))
@@ -225,7 +242,7 @@ def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert printed.splitlines()[-1] == str(run / "report.md")
     assert "threshold 0.9" in printed
     assert sorted(path.name for path in run.iterdir()) == [
-        "frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "report.md",
+        "frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "paired.csv", "report.md",
     ]  # fmt: skip
     assert read_rows(run / "frontier.csv") == rows
     assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")

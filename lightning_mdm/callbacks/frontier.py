@@ -1,9 +1,9 @@
 """Decodes problems at several budgets with several policies, inside the validation and test loops.
 
-Decoding happens batch by batch while the loop runs: averaged weights (``EMAWeightAveraging``) are in place then, whatever
-the order of callbacks, and the loop's shards give each process its own problems. While fitting, a few cells are decoded
-and logged. In ``validate``, ``test`` and ``sweep`` every cell is decoded, its outcomes stored problem by problem as they
-come, so that a stopped run goes on where it was, and the rows written at the end.
+Decoding happens batch by batch while the loop runs: averaged weights (``EMAWeightAveraging``) are in place then,
+whatever the order of callbacks, and the loop's shards give each process its own problems. While fitting, a few cells
+are decoded and logged. In ``validate``, ``test`` and ``sweep`` every cell is decoded, its outcomes stored batch by
+batch as they come, so that a stopped run goes on where it was, and the rows written at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -72,8 +72,9 @@ class Frontier(Callback):
         decoding: end-of-sequence handling and token sampling.
         fit_policies: policies decoded at every validation while fitting; none by default.
         fit_budgets: their budgets.
-        fit_problems: how many validation problems they decode.
-        examples: decoded problems shown in TensorBoard, with the step at which each token was unmasked.
+        fit_problems: how many validation problems they decode, the first ones.
+        examples: how many decoded problems, the first ones, are shown in TensorBoard, with the step at which each token
+            was unmasked.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Frontier(Callback):
         self.fit_runs = [Run(policy, steps, 0) for policy in fit_policies for steps in fit_budgets]
         for name, runs in {"policies": self.runs, "fit_policies": self.fit_runs}.items():
             if len({run.name for run in runs}) < len(runs):
-                raise ValueError(f"frontier.{name}: the same policy with the same options, budget and seed occurs twice")
+                raise ValueError(f"frontier.{name}: a policy occurs twice with the same options, budget and seed")
         self.decoding = decoding
         self.fit_problems = fit_problems
         self.n_examples = examples
@@ -102,6 +103,8 @@ class Frontier(Callback):
         self.cells: dict[str, Cell] = {}
         self.done: dict[str, set[int]] = {}
         self.problems: dict[int, Problem] = {}
+        self.wanted: set[int] = set()
+        self.shown: set[int] = set()
         self.examples: list[DecodedExample] = []
 
     # The loops call these three groups of hooks alike.
@@ -140,6 +143,9 @@ class Frontier(Callback):
             return
         data = problems_of(trainer)
         self.problems = {problem.index: problem for problem in data.problems(split)}
+        indices = list(self.problems)  # of some tasks they are line numbers: a range would not do
+        self.wanted = set(indices[: self.fit_problems] if fitting else indices)
+        self.shown = set(indices[: self.n_examples])
         if fitting:
             return
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
@@ -177,11 +183,8 @@ class Frontier(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING
         index = batch.index_B.tolist()
         for run in self.active:
-            wanted = [
-                row
-                for row, problem in enumerate(index)
-                if problem not in self.done[run.name] and not (fitting and problem >= self.fit_problems)
-            ]
+            missing = self.wanted - self.done[run.name]
+            wanted = [row for row, problem in enumerate(index) if problem in missing]
             if not wanted:
                 continue
             record = self.decode_rows(trainer, module, batch, wanted, run)
@@ -211,7 +214,7 @@ class Frontier(Callback):
             outcomes.append(
                 Outcome(problem, grade.correct, nfe[row], ids.index(eos) if eos in ids else len(ids), grade.answer)
             )
-            if trainer.is_global_zero and problem < self.n_examples:
+            if trainer.is_global_zero and problem in self.shown:
                 steps = step_BL[row][response_BL[row]].tolist()
                 self.examples.append(
                     DecodedExample(run.name, problem, [data.decode([i]) or "·" for i in ids], steps, grade.correct)
@@ -229,8 +232,9 @@ class Frontier(Callback):
             return
         summaries = self.metric.compute()  # gathers from all processes, and is the same on each
         for name, cell in summaries.items():
-            module.log(f"{prefix}/accuracy@{name}", cell.accuracy, rank_zero_only=True)
-            module.log(f"{prefix}/nfe@{name}", cell.nfe_mean, rank_zero_only=True)
+            # A mean of equal values: it changes nothing, and all processes may monitor it.
+            module.log(f"{prefix}/accuracy@{name}", cell.accuracy, sync_dist=True)
+            module.log(f"{prefix}/nfe@{name}", cell.nfe_mean, sync_dist=True)
         trainer.strategy.barrier("frontier_written")
         if not trainer.is_global_zero:
             return
@@ -272,7 +276,7 @@ def problems_of(trainer: L.Trainer) -> ProblemDataModule:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, ProblemDataModule):
         raise ValueError(
-            f"data={type(data).__name__}: the frontier grades answers, which needs a ProblemDataModule; pass it as datamodule="
+            f"data={type(data).__name__}: grading answers needs a ProblemDataModule; pass one as datamodule="
         )
     return data
 

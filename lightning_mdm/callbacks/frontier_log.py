@@ -38,12 +38,13 @@ class DecodedExample:
     def markdown(self) -> str:
         """A table: the tokens, and below each its step."""
         cells = [piece.replace("|", "\\|").replace("\n", "⏎") for piece in self.pieces]
-        rule = "|".join("---" for _ in cells)
-        verdict = "right" if self.correct else "wrong"
-        return (
-            f"{self.run}, problem {self.problem}, {verdict}\n\n"
-            f"|token|{'|'.join(f'`{cell}`' for cell in cells)}|\n|---|{rule}|\n|step|{'|'.join(map(str, self.steps))}|\n"
-        )
+        lines = [
+            f"{self.run}, problem {self.problem}, {'right' if self.correct else 'wrong'}\n",
+            "|".join(["", "token", *(f"`{cell}`" for cell in cells), ""]),
+            "|".join(["", *("---" for _ in ("token", *cells)), ""]),
+            "|".join(["", "step", *map(str, self.steps), "\n"]),
+        ]
+        return "\n".join(lines)
 
 
 def writers(loggers: Iterable[Logger]) -> list[SummaryWriter]:
@@ -78,8 +79,15 @@ def log_cells(rows: Mapping[Path, Row]) -> None:
         if any(directory.glob("events.out.tfevents.*")):
             continue
         logger = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
-        params = {"task": row.task, "split": row.split, "checkpoint": row.checkpoint, "policy": display_name(row.policy, row.options),
-                  "options": row.options, "T": row.T, "seed": row.seed}  # fmt: skip
+        params = {
+            "task": row.task,
+            "split": row.split,
+            "checkpoint": row.checkpoint,
+            "policy": display_name(row.policy, row.options),
+            "options": row.options,
+            "T": row.T,
+            "seed": row.seed,
+        }
         metrics = {"accuracy": row.accuracy, "nfe_mean": row.nfe_mean, "tokens_per_forward": row.tokens_per_forward}
         logger.log_hyperparams(params, metrics)
         logger.finalize("success")

@@ -4,8 +4,8 @@ With t ~ U(0, 1], every response token masked with probability t, and z the sequ
 
     -log p(x | prompt) <= E_t E_z [ (1 / t) sum_{i masked} -log p(x_i | z) ]      (nats)
 
-``bound_nats`` is the one-sample estimate of the right side, ``surrogate`` what is differentiated: the same thing, or the
-plain mean over masked tokens, whose gradient is far less noisy and which has the same optimum.
+``bound_nats`` is the one-sample estimate of the right side, ``surrogate`` what is differentiated: the same thing, or
+the plain mean over masked tokens, whose gradient is far less noisy and which has the same optimum.
 
 Shapes: B rows, L positions, Q response positions per row, V vocabulary.
 """

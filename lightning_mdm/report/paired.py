@@ -58,6 +58,25 @@ class MatchedComparison:
     comparison: Comparison | None
 
 
+@dataclass(frozen=True)
+class PairRow:
+    """One line of ``paired.csv``: two policies at the same budget; columns as in ``Comparison``."""
+
+    task: str
+    split: str
+    checkpoint: str
+    T: int
+    first: str
+    second: str
+    pairs: int
+    only_first: int
+    only_second: int
+    difference: float
+    p_value: float
+    p_holm: float
+    p_by_problem: float
+
+
 def solved_pairs(outcomes: Iterable[OutcomeRow]) -> Solved:
     """Arranges outcomes for pairing. An outcome that occurs twice (two runs sharing a cell) counts once."""
     solved: dict[tuple[Panel, str, str, int], dict[tuple[int, int], bool]] = {}
@@ -83,6 +102,38 @@ def compare_at_budgets(points: Sequence[Point], solved: Solved) -> list[Comparis
             best = min(rivals, key=lambda point: (-point.accuracy, point.nfe_mean))
             comparisons += _compare(best, [point for point in rivals if point is not best], solved)
     return comparisons
+
+
+def every_pair(points: Sequence[Point], solved: Solved) -> list[PairRow]:
+    """Any two policies at the same budget; Holm-corrected over all pairs of a budget.
+
+    Args:
+        points: the points of one panel.
+        solved: outcomes; points without any are skipped, as are pairs without one in common.
+    """
+    rows = []
+    for T in sorted({point.T for point in points}):
+        rivals = [point for point in points if point.T == T and _cell(point) in solved]
+        pairs = [pair for k, first in enumerate(rivals) for pair in _compare(first, rivals[k + 1 :], solved)]
+        rows += [
+            PairRow(
+                task=c.first.panel.task,
+                split=c.first.panel.split,
+                checkpoint=c.first.panel.checkpoint,
+                T=T,
+                first=c.first.name,
+                second=c.second.name,
+                pairs=c.pooled.n,
+                only_first=c.pooled.only_a,
+                only_second=c.pooled.only_b,
+                difference=c.pooled.difference,
+                p_value=c.pooled.p_value,
+                p_holm=c.pooled_holm,
+                p_by_problem=c.by_problem.p_value,
+            )
+            for c in _correct(pairs)
+        ]
+    return rows
 
 
 def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[MatchedComparison]:

@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, write_rows
+from lightning_mdm.outcomes.table import write_table
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
-from lightning_mdm.report.paired import solved_pairs
+from lightning_mdm.report.paired import PairRow, every_pair, solved_pairs
+from lightning_mdm.report.points import by_panel, pool_seeds
 from lightning_mdm.report.tables import frontier_table
 
 
@@ -70,7 +72,7 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
 
 
 def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
-    """Writes ``frontier.csv`` (all runs), ``frontier.png``, ``frontier.svg`` and ``report.md`` into ``out_dir``.
+    """Writes ``frontier.csv`` (all runs), ``paired.csv``, the figure (png, svg) and ``report.md`` into ``out_dir``.
 
     Returns:
         The path of ``report.md``.
@@ -124,15 +126,17 @@ def _result(row: Row) -> tuple[Any, ...]:
 
 def _write(runs: Runs, out_dir: Path) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
-    text = report_markdown(runs.rows, solved_pairs(runs.outcomes), runs.notes)
     figure = frontier_figure(runs.rows)
+    solved = solved_pairs(runs.outcomes)
+    panels = by_panel(pool_seeds(runs.rows)).values()
+    write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
     write_rows(out_dir / "frontier.csv", runs.rows)
     _save(figure, out_dir / "frontier.png", {})
     # No date and no random ids: the same rows give the same file, so that a committed figure changes only with them.
     with matplotlib.rc_context({"svg.hashsalt": "lightning_mdm"}):
         _save(figure, out_dir / "frontier.svg", {"Date": None})
     path = out_dir / "report.md"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(report_markdown(runs.rows, solved, runs.notes), encoding="utf-8")
     return path
 
 

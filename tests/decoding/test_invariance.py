@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 import torch
 from decoding.reference import instances, label
-from toys import random_rows, subset
 from torch import Tensor
+from toys import random_rows, subset
 
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions

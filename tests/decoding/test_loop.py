@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 import torch
 from decoding.reference import instances, label
-from toys import Mixing, Recording, Tabular, random_rows, repeated, rows, subset
 from torch import Tensor
+from toys import Mixing, Recording, random_rows, repeated, rows, subset
 
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
@@ -75,7 +76,7 @@ def test_blocks_finish_one_after_the_other(steps: int, length: int) -> None:
         n = len(steps_of_canvas)
         size = max(length, -(-n // steps))
         parts = [steps_of_canvas[start : start + size] for start in range(0, n, size)]
-        for earlier, later in zip(parts, parts[1:], strict=False):
+        for earlier, later in itertools.pairwise(parts):
             assert max(earlier) < min(later)
 
 
@@ -101,9 +102,7 @@ def test_rows_without_anything_to_decode_cost_nothing(isolate_rows: bool) -> Non
 
 @pytest.mark.parametrize("isolate_rows", [False, True])
 def test_an_empty_batch_gives_an_empty_trace(isolate_rows: bool) -> None:
-    trace = decode(
-        Mixing(40), IID(), repeated([None, None], 0, pad=0), SPACE, steps=3, isolate_rows=isolate_rows
-    )
+    trace = decode(Mixing(40), IID(), repeated([None, None], 0, pad=0), SPACE, steps=3, isolate_rows=isolate_rows)
     assert list(trace.tokens_BL.shape) == [0, 2]
     assert trace.forward_passes == 0
 
@@ -175,21 +174,16 @@ def test_a_temperature_is_positive_and_finite(token_temperature: float) -> None:
 
 
 def test_low_precision_logits_rank_as_their_float32_values() -> None:
-    generator = torch.Generator().manual_seed(0)
-    table = Tabular(6, 4, seed=5).table.detach().bfloat16()
-    tokens = torch.randint(0, 5, (50, 6), generator=generator)
-    tokens[:, :4] = 4
-    canvas = rows([[None if t == 4 else t for t in row] for row in tokens.tolist()], pad=0)
-    space = TokenSpace(4, eos_id=None, pad_id=0)
-
-    def decoded(logits: Tensor) -> Tensor:
-        source = Tabular(6, 4)
-        return decode(
-            lambda z, valid, query: torch.take_along_dim(logits[source.state(z)], query[:, :, None], dim=1),
-            TopProbability(),
+    canvas = random_rows(60, vocab_size=40, pad=0, longest=14, seed=9, least=5)
+    mixing = Mixing(40)
+    low, high = (
+        decode(
+            lambda z, valid, query, dtype=dtype: (0.1 * mixing(z, valid, query)).bfloat16().to(dtype),
+            Entropy(),
             canvas,
-            space,
-            steps=6,
-        ).order.step_BL
-
-    assert decoded(table).equal(decoded(table.float()))
+            SPACE,
+            steps=14,
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert low.order.step_BL.equal(high.order.step_BL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -9,14 +11,14 @@ import pytest
 import torch
 from decoding.reference import SET_LAWS, decode_law, instances, label, table_probabilities
 from laws import assert_follows
-from toys import Tabular, repeated, with_ties
+from toys import Fixed, Tabular, repeated, with_ties
 
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
 
-N = 8_000
+N = 20_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,27 @@ def test_likeliest_tokens_and_order_follow_the_enumerated_law(policy: UnmaskingP
 @pytest.mark.parametrize("policy", instances(), ids=label)
 def test_closing_at_the_end_of_sequence_follows_the_enumerated_law(policy: UnmaskingPolicy) -> None:
     check(TOYS["given"], policy, steps=4, token_temperature=1.0, close=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("policy", instances(), ids=label)
+def test_for_independent_positions_every_policy_draws_the_same_law(policy: UnmaskingPolicy, steps: int) -> None:
+    p_LV = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.6, 0.0, 0.4]], dtype=torch.float64)
+    space = TokenSpace(3, eos_id=None, pad_id=0)
+    trace = decode(
+        Fixed(p_LV.log()),
+        policy,
+        repeated([None] * 3, N, pad=0),
+        space,
+        steps=steps,
+        sampler=token_sampler(1.0),
+        seed=1,
+    )
+    law = {
+        tokens: math.prod(float(p_LV[i, token]) for i, token in enumerate(tokens))
+        for tokens in itertools.product(range(3), repeat=3)
+    }
+    assert_follows(Counter(map(tuple, trace.tokens_BL.tolist())), law)
 
 
 def test_every_policy_has_a_reference_law() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import lightning as L
@@ -131,7 +132,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert factors[10] == pytest.approx(1.0)
     assert factors[60] == pytest.approx(0.55)
     assert factors[110:] == pytest.approx([0.1] * 20)
-    assert all(later <= earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(factors[10:]))
 
 
 def test_vectors_do_not_decay(tmp_path: Path) -> None:

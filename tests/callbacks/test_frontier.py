@@ -1,0 +1,473 @@
+"""The frontier inside Lightning's loops: which weights decode, what is decoded again, what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_mdm.callbacks.frontier import Frontier, denoiser_of, weights_hash
+from lightning_mdm.data.word_problems import WordProblems
+from lightning_mdm.decoding import options as options_module
+from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.metrics.statistics import wilson
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.outcomes import OutcomeStore, read_outcomes, read_rows
+from runs import FEW, N_TEST, N_VALIDATION, Answering, Oracle, few_problems, program, tiny, trainer
+
+NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=16)
+BUDGETS = [1, 4]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int], str, int]]:
+    """Every decode run from now on: hash of the weights, problems, policy and budget."""
+    calls: list[tuple[str, list[int], str, int]] = []
+    decode = options_module.decode
+
+    def spy(denoiser: Any, policy: Any, canvas: Any, space: Any, **options: Any) -> Any:
+        calls.append((weights_hash(denoiser), canvas.index_B.tolist(), policy.name, options["steps"]))
+        return decode(denoiser, policy, canvas, space, **options)
+
+    monkeypatch.setattr(options_module, "decode", spy)
+    return calls
+
+
+def network(vocab_size: int = 280, seed: int = 0) -> DenoiserModule:
+    torch.manual_seed(seed)
+    return DenoiserModule(vocab_size, NET, warmup_steps=1, learning_rate=1e-2)
+
+
+def test_a_budget_below_one_and_a_policy_given_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"frontier.budgets=\[0\]: a step budget is at least 1"):
+        Frontier([TopMargin()], [0])
+    with pytest.raises(ValueError, match=r"frontier.fit_budgets=\[-1\]"):
+        Frontier(fit_policies=[TopMargin()], fit_budgets=[-1])
+    with pytest.raises(ValueError, match=r"frontier.policies: a policy occurs twice"):
+        Frontier([ConfidenceThreshold(0.9), ConfidenceThreshold(0.9)], [1])
+
+
+# Which weights decode.
+
+
+class DecodesTooLate(L.Callback):
+    """What a naive callback does: it decodes once validation has ended."""
+
+    def __init__(self) -> None:
+        self.hashes: list[str] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.hashes.append(weights_hash(denoiser_of(pl_module)))
+
+
+def hash_of(state: dict[str, torch.Tensor]) -> str:
+    module = network()
+    module.load_state_dict(state)
+    return weights_hash(module.denoiser)
+
+
+@pytest.mark.parametrize("averaged_first", [True, False])
+def test_fit_decodes_the_averaged_weights_whatever_the_order_of_callbacks(
+    tmp_path: Path, decoded: list[tuple[str, list[int], str, int]], averaged_first: bool
+) -> None:
+    frontier = Frontier(fit_policies=[TopMargin()], fit_budgets=[1], fit_problems=N_VALIDATION)
+    average, naive = EMAWeightAveraging(decay=0.5), DecodesTooLate()
+    callbacks = [average, frontier] if averaged_first else [frontier, average]
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    run = trainer(tmp_path, *callbacks, naive, saving, enable_checkpointing=True, max_steps=4, val_check_interval=2)
+    run.fit(network(), few_problems())
+    for place, step in enumerate((2, 4)):
+        saved = torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)
+        averaged, raw = hash_of(saved["state_dict"]), hash_of(saved["current_model_state"])
+        assert averaged != raw
+        # Two batches of at most three problems per validation.
+        assert [call[0] for call in decoded[2 * place : 2 * place + 2]] == [averaged] * 2
+        assert naive.hashes[place] == raw, "the trap is gone: this test no longer shows anything"
+    assert len(decoded) == 4
+
+
+@pytest.mark.parametrize("fit_problems", [2, 4, 64])
+def test_fit_decodes_the_first_problems_and_the_sanity_check_none(
+    tmp_path: Path, decoded: list[tuple[str, list[int], str, int]], fit_problems: int
+) -> None:
+    frontier = Frontier(
+        [LeftToRight()], [2], fit_policies=[TopMargin(), IID()], fit_budgets=BUDGETS, fit_problems=fit_problems
+    )
+    data = few_problems()
+    run = trainer(tmp_path, frontier, max_steps=2, val_check_interval=2, num_sanity_val_steps=2)
+    run.fit(network(), data)
+    first = [problem.index for problem in data.problems("validation")][:fit_problems]
+    expected = {(policy, T): Counter(first) for policy in ("top_margin", "iid") for T in BUDGETS}
+    found: dict[tuple[str, int], Counter[int]] = {}
+    for _, problems, policy, T in decoded:
+        found.setdefault((policy, T), Counter()).update(problems)
+    assert found == expected
+    keys = {f"val/{metric}@T={T}/{policy}" for metric in ("accuracy", "nfe") for policy, T in expected}
+    assert keys == {key for key in run.callback_metrics if "@" in key}
+    assert run.callback_metrics["val/nfe@T=4/top_margin"] == 4
+    assert not (tmp_path / "cells").exists()
+
+
+def test_the_first_problems_are_meant_not_those_of_low_index(
+    tmp_path: Path, decoded: list[tuple[str, list[int], str, int]]
+) -> None:
+    # Of GSM8K a problem's index is its line: the first of a held-out split may be line 17.
+    class Lines(WordProblems):
+        def load_problems(self, split: str) -> list[Any]:
+            return [replace(problem, index=17 + 8 * k) for k, problem in enumerate(super().load_problems(split))]
+
+    data = Lines(n_test=N_TEST, **FEW)
+    frontier = Frontier(fit_policies=[TopMargin()], fit_budgets=[1], fit_problems=2, examples=1)
+    trainer(tmp_path, frontier, max_steps=1, val_check_interval=1).fit(network(), data)
+    assert [problems for _, problems, _, _ in decoded] == [[17, 25]]
+    assert [example.problem for example in frontier.examples] == [17]
+
+
+# What is decoded, and what is not decoded again.
+
+
+def sweep(
+    run_dir: Path,
+    denoiser: torch.nn.Module,
+    data: WordProblems,
+    split: Any = "test",
+    budgets: Any = BUDGETS,
+    **options: Any,
+) -> None:
+    callback = Frontier(options.pop("policies", [TopMargin(), IID()]), budgets, **options)
+    trainer(run_dir, callback).sweep(Answering(denoiser), data, split=split)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
+    data = few_problems()
+    sweep(tmp_path, Oracle(data, right=right), data)
+    rows = {(row.policy, row.T): row for row in read_rows(tmp_path / "frontier.csv")}
+    assert set(rows) == {(policy, T) for policy in ("top_margin", "iid") for T in BUDGETS}
+    tokens = sum(len(data.tokenizer.encode(p.response).ids) for p in data.problems("test")) if right else 0
+    for (policy, T), row in rows.items():
+        assert (row.task, row.split, row.seed, row.n, row.left_out) == ("word_problems", "test", 0, N_TEST, 0)
+        assert json.loads(row.options) == {
+            "end_of_sequence": "as_tokens",
+            "isolate_rows": False,
+            "token_temperature": 0,
+        }
+        assert row.correct == (N_TEST if right else 0)
+        assert row.accuracy == row.correct / N_TEST
+        assert (row.accuracy_low, row.accuracy_high) == pytest.approx(tuple(wilson(row.correct, N_TEST)))
+        assert (row.nfe_mean, row.nfe_min, row.nfe_max) == (T, T, T)
+        assert row.tokens_per_forward == pytest.approx(tokens / (T * N_TEST))
+        assert row.forward_passes == 3 * T, f"{policy}: {N_TEST} problems in batches of 3"
+        assert row.seconds > 0
+        assert row.device == "cpu"
+        assert row.commit
+        assert len(row.checkpoint) == 12
+    outcomes = read_outcomes(tmp_path / "outcomes.csv")
+    assert len(outcomes) == N_TEST * len(rows)
+    answers = {problem.index: problem.answer for problem in data.problems("test")}
+    assert {o.problem for o in outcomes} == set(answers)
+    assert all(o.correct == right and o.answer == (answers[o.problem] if right else None) for o in outcomes)
+    with open(tmp_path / "frontier.csv", encoding="utf-8") as file:
+        columns = next(csv.reader(file))
+    assert columns == [
+        "task", "split", "checkpoint", "policy", "options", "T", "seed", "n", "correct", "accuracy", "accuracy_low",
+        "accuracy_high", "nfe_mean", "nfe_min", "nfe_max", "tokens_per_forward", "forward_passes", "seconds", "device",
+        "commit", "left_out",
+    ]  # fmt: skip
+
+
+def test_everything_is_left_in_the_run_directory(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = few_problems()
+    logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
+    callback = Frontier([TopMargin(), IID()], BUDGETS, seeds=[0, 1], examples=2)
+    run = trainer(tmp_path, callback, logger=logger)
+    run.sweep(Answering(Oracle(data)), data, split="validation")
+    logger.finalize("success")
+    for name in ("frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "report.md"):
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert "T=4" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    names = [f"T={T}/{policy}{seed}" for T in BUDGETS for policy in ("top_margin", "iid") for seed in ("", "/seed=1")]
+    assert {f"val/{metric}@{name}" for metric in ("accuracy", "nfe") for name in names} <= scalars
+    assert [(event.step, event.value) for event in events.Scalars("accuracy_over_T/validation/top margin")] == [
+        (1, 1.0),
+        (4, 1.0),
+    ]
+    assert events.Tags()["images"] == ["frontier"]
+    texts = {tag for tag in events.Tags()["tensors"] if tag.startswith("decoded/")}
+    assert texts == {f"decoded/{name}/text_summary" for name in names}
+    text = events.Tensors("decoded/T=4/top_margin/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.count("right") == 2
+    assert "|step|" in text
+    cells = sorted((tmp_path / "cells").iterdir())
+    assert len(cells) == len(names)
+    for cell in cells:
+        assert len(list(cell.glob("events.out.tfevents.*"))) == 1, "one HPARAMS row per cell"
+        own = EventAccumulator(str(cell))
+        own.Reload()
+        assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(own.summary_metadata)
+        assert own.Scalars("accuracy")[0].value == 1.0
+
+
+def changed_options(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    return Oracle(data), data, {"decoding": DecodingOptions(end_of_sequence="close")}
+
+
+def changed_temperature(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    return Oracle(data), data, {"decoding": DecodingOptions(token_temperature=0.5)}
+
+
+def changed_seed(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    return Oracle(data), data, {"seeds": [1]}
+
+
+def changed_budget(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    return Oracle(data), data, {"budgets": [2, 3]}
+
+
+def changed_split(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    return Oracle(data), data, {"split": "validation"}
+
+
+def changed_weights(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    denoiser = Oracle(data)
+    denoiser.skill.data += 1e-3
+    return denoiser, data, {}
+
+
+def changed_problems(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
+    more = few_problems(N_TEST + 1)
+    return Oracle(more), more, {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_options,
+        changed_temperature,
+        changed_seed,
+        changed_budget,
+        changed_split,
+        changed_weights,
+        changed_problems,
+    ],
+)
+def test_what_is_decoded_already_is_decoded_again_only_where_anything_changed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[WordProblems, Path], tuple[Any, WordProblems, dict[str, Any]]],
+) -> None:
+    data = few_problems()
+    first, second = Oracle(data), Oracle(data)
+    sweep(tmp_path, first, data)
+    assert first.calls > 0
+    assert "Found" not in capsys.readouterr().out
+    written = [(tmp_path / name).read_bytes() for name in ("frontier.csv", "outcomes.csv")]
+    sweep(tmp_path, second, data)
+    assert second.calls == 0
+    assert f"Found {4 * N_TEST} decoded outcomes in {tmp_path / 'cells'}" in capsys.readouterr().out
+    assert [(tmp_path / name).read_bytes() for name in ("frontier.csv", "outcomes.csv")] == written
+    third, other, options = change(data, tmp_path)
+    sweep(tmp_path, third, other, **options)
+    fresh, _, options = change(data, tmp_path)
+    sweep(tmp_path / "fresh", fresh, other, **options)
+    assert third.calls == fresh.calls > 0
+    assert "Found" not in capsys.readouterr().out
+
+
+def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
+    data = few_problems()
+    sweep(tmp_path, Oracle(data), data, budgets=[1, 4], policies=[TopMargin()])
+    denoiser = Oracle(data)
+    sweep(tmp_path, denoiser, data, budgets=[1, 2, 4], policies=[TopMargin()])
+    assert denoiser.calls == 3 * 2, "three batches, two steps each"
+    assert [row.T for row in read_rows(tmp_path / "frontier.csv")] == [1, 2, 4]
+    denoiser = Oracle(data)
+    sweep(tmp_path, denoiser, data, budgets=[1, 4], policies=[TopMargin(), IID()])
+    assert denoiser.calls == 3 * (1 + 4)
+
+
+def test_a_cell_half_decoded_is_finished(tmp_path: Path) -> None:
+    data = few_problems()
+    sweep(tmp_path / "whole", Oracle(data), data)
+    sweep(tmp_path / "half", Oracle(data), data)
+    for file in (tmp_path / "half" / "cells").glob("*/outcomes.rank0.jsonl"):
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(lines[0] + lines[1][:20])  # one batch of three, and one torn by a kill
+    denoiser = Oracle(data)
+    sweep(tmp_path / "half", denoiser, data)
+    assert denoiser.calls == 2 * (2 * (1 + 4))
+    assert outcomes_in(tmp_path / "half") == outcomes_in(tmp_path / "whole")
+
+
+def outcomes_in(run_dir: Path) -> list[Any]:
+    return sorted(read_outcomes(run_dir / "outcomes.csv"), key=lambda o: (o.split, o.policy, o.T, o.seed, o.problem))
+
+
+def results_in(run_dir: Path) -> list[Any]:
+    """Rows without what may differ between two runs of one cell."""
+    rows = read_rows(run_dir / "frontier.csv")
+    return sorted((r.policy, r.T, r.n, r.correct, r.nfe_mean, r.nfe_min, r.nfe_max, r.tokens_per_forward) for r in rows)
+
+
+def test_both_splits_stay_and_an_older_checkpoint_goes(tmp_path: Path) -> None:
+    data = few_problems()
+    sweep(tmp_path, Oracle(data), data, split="validation")
+    sweep(tmp_path, Oracle(data), data, split="test")
+    rows = read_rows(tmp_path / "frontier.csv")
+    assert Counter(row.split for row in rows) == {"validation": 4, "test": 4}
+    assert {row.n for row in rows if row.split == "validation"} == {N_VALIDATION}
+    assert Counter(row.split for row in read_outcomes(tmp_path / "outcomes.csv")) == {
+        "validation": 4 * N_VALIDATION,
+        "test": 4 * N_TEST,
+    }
+    newer, _, _ = changed_weights(data, tmp_path)
+    sweep(tmp_path, newer, data, split="test")
+    rows = read_rows(tmp_path / "frontier.csv")
+    assert {row.checkpoint for row in rows} == {weights_hash(newer)}
+    assert [row.split for row in rows] == ["test"] * 4
+    assert {o.checkpoint for o in read_outcomes(tmp_path / "outcomes.csv")} == {weights_hash(newer)}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_batch_size_changes_no_outcome(tmp_path: Path, temperature: float) -> None:
+    found = []
+    for size in (1, 3, 7):
+        data = few_problems(eval_batch_size=size)
+        decoding = DecodingOptions(token_temperature=temperature)
+        sweep(tmp_path / str(size), network().denoiser, data, decoding=decoding, seeds=[0, 1])
+        found.append(outcomes_in(tmp_path / str(size)))
+    assert found[0] == found[1] == found[2]
+    assert len({o.answer for o in found[0]} | {o.tokens for o in found[0]}) > 1, "nothing that could differ"
+
+
+def test_problems_that_do_not_fit_are_counted_in_the_rows(tmp_path: Path) -> None:
+    data = few_problems()
+    longest = max(len(data.tokenizer.encode(problem.prompt).ids) for problem in data.problems("test"))
+    short = few_problems(prompt_tokens=longest - 1)
+    with pytest.warns(UserWarning, match=r"1 test problem\(s\) do not fit"):
+        sweep(tmp_path, Oracle(short), short)
+    assert {(row.n, row.left_out) for row in read_rows(tmp_path / "frontier.csv")} == {(N_TEST - 1, 1)}
+
+
+def test_another_datamodule_is_refused(tmp_path: Path) -> None:
+    class Plain(L.LightningDataModule):
+        def test_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(torch.zeros(2), batch_size=1)  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="data=Plain: grading answers needs a ProblemDataModule"):
+        trainer(tmp_path, Frontier([TopMargin()], [1])).test(Answering(torch.nn.Linear(1, 1)), Plain())
+
+
+def test_the_hash_is_of_names_types_and_values() -> None:
+    net = torch.nn.Linear(2, 2)
+    twin = torch.nn.Linear(2, 2)
+    twin.load_state_dict(net.state_dict())
+    assert weights_hash(net) == weights_hash(twin)
+    assert weights_hash(net) != weights_hash(torch.nn.Sequential(net))
+    assert weights_hash(net) != weights_hash(twin.double())
+    with torch.no_grad():
+        net.bias[0] += 1e-7
+    assert weights_hash(net) != weights_hash(twin.float())
+    assert weights_hash(net.bfloat16())
+
+
+# Real processes.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny configuration."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    program("fit", *tiny(folder), "--run_dir", folder / "run")
+    return folder / "run" / "checkpoints" / "last.ckpt"
+
+
+def command(*args: str | Path) -> list[str]:
+    return [sys.executable, "-m", "lightning_mdm", *map(str, args)]
+
+
+def test_two_processes_decode_what_one_decodes(tmp_path: Path, checkpoint: Path) -> None:
+    options = ["--ckpt_path", checkpoint, "--data.eval_batch_size", "2", "--frontier.seeds", "[3]"]
+    both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command("sweep", *tiny(tmp_path), *options, *both, "--run_dir", tmp_path / "two"),
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "two")
+    program("sweep", *tiny(tmp_path), *options, "--run_dir", tmp_path / "one")
+    assert N_TEST % 2 == 1
+    assert len(list((tmp_path / "two" / "cells").glob("*/outcomes.rank1.jsonl"))) == 4, "the second process did nothing"
+    assert results_in(tmp_path / "two") == results_in(tmp_path / "one")
+    assert outcomes_in(tmp_path / "two") == outcomes_in(tmp_path / "one")
+    store = OutcomeStore(tmp_path / "two" / "cells")
+    for cell in store.cells():
+        written = [
+            outcome["problem"]
+            for file in (store.root / cell.label).glob("outcomes.rank*.jsonl")
+            for line in file.read_text().splitlines()
+            for outcome in json.loads(line)["outcomes"]
+        ]
+        assert Counter(written) == Counter(set(written)), "a problem was decoded twice"
+
+
+def test_a_killed_sweep_loses_nothing_and_decodes_nothing_twice(tmp_path: Path, checkpoint: Path) -> None:
+    options = [
+        *tiny(tmp_path), "--ckpt_path", checkpoint, "--data.n_test", "40", "--data.eval_batch_size", "1",
+        "--frontier.policies", "[TopMargin]", "--frontier.budgets", "[1, 32]",
+    ]  # fmt: skip
+    cells = tmp_path / "killed" / "cells"
+    process = subprocess.Popen(
+        command("sweep", *options, "--run_dir", tmp_path / "killed"),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while sum(file.stat().st_size for file in cells.glob("*/outcomes.rank0.jsonl")) < 500:
+            assert process.poll() is None, "the sweep ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    saved = {file: file.read_bytes() for file in cells.glob("*/outcomes.rank0.jsonl")}
+    n_saved = sum(content.count(b"\n") for content in saved.values())
+    assert 0 < n_saved < 2 * 40, "killed too late"
+    assert not (tmp_path / "killed" / "frontier.csv").exists()
+    printed = program("sweep", *options, "--run_dir", tmp_path / "killed")
+    assert f"Found {n_saved} decoded outcomes" in printed
+    program("sweep", *options, "--run_dir", tmp_path / "whole")
+    assert outcomes_in(tmp_path / "killed") == outcomes_in(tmp_path / "whole")
+    assert results_in(tmp_path / "killed") == results_in(tmp_path / "whole")
+    for file, content in saved.items():
+        lines = file.read_bytes()
+        assert lines.startswith(content[: content.rfind(b"\n") + 1]), "what was written was not kept"
+        assert lines.count(b"\n") == 40, "a problem was decoded twice"

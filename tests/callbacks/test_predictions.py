@@ -1,0 +1,79 @@
+"""Predictions: what a line holds, and of which problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_mdm.callbacks.predictions import Predictions
+from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, UnmaskingPolicy
+from runs import N_TEST, Answering, Oracle, few_problems, trainer
+
+FIELDS = ["problem", "prompt", "text", "answer", "nfe", "tokens", "steps"]
+
+
+def predict(run_dir: Path, *, right: bool = True, data: Any = None, **options: Any) -> list[dict[str, Any]]:
+    data = data or few_problems()
+    run = trainer(run_dir, Predictions(**options))
+    run.predict(Answering(Oracle(few_problems(), right=right)), data, return_predictions=False)
+    return lines_in(run_dir)
+
+
+def lines_in(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "predictions.rank0.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100])
+def test_a_line_per_test_problem_with_text_answer_cost_and_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    problems = few_problems().problems("test")
+    lines = predict(tmp_path, steps=steps)
+    assert f"Predictions are in {tmp_path / 'predictions.rank0.jsonl'}" in capsys.readouterr().out
+    assert [line["problem"] for line in lines] == [problem.index for problem in problems]
+    for line, problem in zip(lines, problems, strict=True):
+        assert list(line) == FIELDS
+        assert (line["prompt"], line["text"], line["answer"]) == (problem.prompt, problem.response, problem.answer)
+        assert "".join(line["tokens"]) == problem.response
+        assert len(line["steps"]) == len(line["tokens"])
+        # A region of 48 tokens: with 100 steps, one token each and steps to spare.
+        assert line["nfe"] == max(line["steps"]) == min(steps, len(line["steps"]))
+        assert set(line["steps"]) == set(range(1, line["nfe"] + 1))
+
+
+@pytest.mark.parametrize(("policy", "nfe"), [(LeftToRight(), 4), (ConfidenceThreshold(0.9), 1)])
+def test_the_policy_decides_the_order(tmp_path: Path, policy: UnmaskingPolicy, nfe: int) -> None:
+    for line in predict(tmp_path, policy=policy, steps=4):
+        assert line["nfe"] == nfe
+        assert line["steps"] == sorted(line["steps"])
+
+
+def test_an_answer_that_ends_at_once_is_none(tmp_path: Path) -> None:
+    closing = DecodingOptions(end_of_sequence="close")
+    for line in predict(tmp_path, right=False, steps=48, policy=LeftToRight(), decoding=closing):
+        assert (line["text"], line["answer"], line["nfe"]) == ("", None, 1)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_questions_of_ones_own(tmp_path: Path, suffix: str) -> None:
+    questions = [problem.prompt for problem in few_problems().problems("test")][:3]
+    own = tmp_path / f"questions{suffix}"
+    written = (json.dumps({"question": question}) if suffix == ".jsonl" else question for question in questions)
+    own.write_text("\n".join(written) + "\n\n", encoding="utf-8")
+    lines = predict(tmp_path, data=few_problems(predict_path=str(own)), steps=2)
+    assert [line["prompt"] for line in lines] == questions
+    assert [line["problem"] for line in lines] == [0, 1, 2]
+    assert all(line["answer"] is not None for line in lines)
+
+
+def test_predicting_again_starts_a_new_file(tmp_path: Path) -> None:
+    assert len(predict(tmp_path, steps=1)) == len(predict(tmp_path, steps=1)) == N_TEST
+
+
+def test_a_budget_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"predictions.steps=0: a step budget is at least 1"):
+        Predictions(steps=0)

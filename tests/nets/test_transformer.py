@@ -1,0 +1,129 @@
+"""The trunk against hand formulas: rotary positions, norms, SwiGLU, attention; its size and its errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.transformer import (
+    Attention,
+    Block,
+    SwiGLU,
+    Transformer,
+    TransformerConfig,
+    rotary_angles,
+    rotate,
+)
+
+CONFIG = TransformerConfig(layers=2, width=16, heads=2, mlp_width=24)
+CPU = torch.device("cpu")
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotated_by_complex_numbers(x: Tensor, base: float, first: int = 0) -> Tensor:
+    """Dimension j of the first half and j of the second are one complex number, turned by position * base^(-2j/K)."""
+    length, width = x.shape[-2:]
+    turned = torch.empty_like(x)
+    for position in range(length):
+        for j in range(width // 2):
+            number = complex(x[..., position, j], x[..., position, j + width // 2])
+            angle = (first + position) * base ** (-2.0 * j / width)
+            number *= complex(math.cos(angle), math.sin(angle))
+            turned[..., position, j], turned[..., position, j + width // 2] = number.real, number.imag
+    return turned
+
+
+@pytest.mark.parametrize("base", [10_000.0, 500.0])
+def test_rotation_is_multiplication_of_complex_numbers(base: float) -> None:
+    x = numbers(9, 8)
+    angles = rotary_angles(9, 8, base, CPU)
+    got = rotate(x, angles.cos().double(), angles.sin().double())
+    torch.testing.assert_close(got, rotated_by_complex_numbers(x, base), rtol=0.0, atol=3e-6)
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    angles = rotary_angles(40, 8, 10_000.0, CPU).double()
+    q, k = (rotate(numbers(1, 8, seed=seed).expand(40, 8), angles.cos(), angles.sin()) for seed in (1, 2))
+    product = q @ k.T
+    for distance in range(-20, 21):
+        diagonal = product.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0.0, atol=1e-4)
+    assert float((product[0, 1] - product[1, 0]).abs()) > 1e-3, "left and right are told apart"
+
+
+def test_swiglu_matches_its_formula() -> None:
+    mlp, x = SwiGLU(CONFIG).double(), numbers(3, 5, 16)
+    gate = x @ mlp.gate.weight.T
+    torch.testing.assert_close(mlp(x), (gate / (1 + (-gate).exp()) * (x @ mlp.up.weight.T)) @ mlp.down.weight.T)
+
+
+def root_mean_square_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def attention_by_hand(layer: Attention, x: Tensor, valid: Tensor, base: float) -> Tensor:
+    """One row ``[L, D]``, one head after the other, softmax over the valid positions."""
+    width = x.shape[-1] // layer.heads
+    q, k, v = (x @ part.T for part in layer.qkv.weight.chunk(3))
+    heads = []
+    for h in range(layer.heads):
+        part = slice(h * width, (h + 1) * width)
+        score = rotated_by_complex_numbers(q[:, part], base) @ rotated_by_complex_numbers(k[:, part], base).T
+        score = (score / width**0.5).masked_fill(~valid, -torch.inf)
+        heads.append(score.softmax(-1) @ v[:, part])
+    return torch.cat(heads, dim=-1) @ layer.out.weight.T
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.3])
+def test_the_trunk_matches_its_formula(eps: float) -> None:
+    config = TransformerConfig(layers=2, width=16, heads=2, mlp_width=24, norm_eps=eps, rope_base=100.0)
+    torch.manual_seed(0)
+    trunk = Transformer(config).double()
+    for name, parameter in trunk.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    x, valid = numbers(7, 16), torch.tensor([True] * 5 + [False] * 2)
+    trunk.requires_grad_(False)
+    expected = x
+    for block in trunk.blocks:
+        assert isinstance(block, Block)
+        normed = root_mean_square_norm(expected, block.attention_norm.weight, eps)
+        expected = expected + attention_by_hand(block.attention, normed, valid, 100.0)
+        expected = expected + block.mlp(root_mean_square_norm(expected, block.mlp_norm.weight, eps))
+    expected = root_mean_square_norm(expected, trunk.norm.weight, eps)
+    torch.testing.assert_close(trunk(x[None], valid[None])[0], expected, rtol=0.0, atol=1e-5)
+
+
+def test_the_published_170m_shape_is_reachable() -> None:
+    config = TransformerConfig(layers=18, width=768, heads=12, mlp_width=3072)
+    with torch.device("meta"):
+        denoiser = TransformerDenoiser(32_000, config)
+    assert sum(p.numel() for p in denoiser.trunk.parameters()) == 169_897_728
+    assert denoiser.embedding.weight.shape == (32_001, 768)
+    assert denoiser.head.weight.shape == (32_000, 768)
+    assert not [name for name, _ in denoiser.named_parameters() if name.endswith("bias")]
+    assert not list(denoiser.buffers())
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"layers": 0}, "layers=0"),
+        ({"heads": 0}, "heads=0"),
+        ({"heads": -2}, "heads=-2"),
+        ({"width": 0}, "width=0"),
+        ({"mlp_width": 0}, "mlp_width=0"),
+        ({"width": 100, "heads": 3}, "width=100 with heads=3"),
+        ({"width": 12, "heads": 4}, "even"),
+    ],
+)
+def test_impossible_shapes_are_refused(shape: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**shape)

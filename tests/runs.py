@@ -1,0 +1,112 @@
+"""What tests of whole runs share: a tiny configuration, the program in this process, and denoisers that never learn."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_mdm.cli import main
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.difficulty import Difficulty
+from lightning_mdm.data.word_problems import WordProblems
+from lightning_mdm.trainer import Trainer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WORD_PROBLEMS = REPOSITORY / "configs" / "word_problems" / "denoiser.yaml"
+N_TEST, N_VALIDATION = 7, 5
+TINY = """
+seed_everything: 0
+trainer:
+  accelerator: cpu
+  max_steps: 4
+  val_check_interval: 2
+  precision: 32-true
+  enable_progress_bar: false
+  enable_model_summary: false
+model: {init_args: {net: {layers: 1, width: 16, heads: 2, mlp_width: 16}}}
+data: {init_args: {batch_size: 4, eval_batch_size: 3, vocab_size: 280, measure_problems: 50}}
+"""
+TINY_WORD_PROBLEMS = f"""
+data: {{init_args: {{n_validation: {N_VALIDATION}, n_test: {N_TEST}, prompt_tokens: 200, response_tokens: 48}}}}
+frontier: {{policies: [TopMargin, IID], budgets: [1, 4], fit_budgets: [1], fit_problems: 3}}
+"""
+FEW: dict[str, Any] = {
+    "n_validation": N_VALIDATION, "vocab_size": 280, "measure_problems": 50, "prompt_tokens": 200,
+    "response_tokens": 48, "batch_size": 4, "eval_batch_size": 3,
+}  # fmt: skip
+
+
+def program(*args: str | Path) -> str:
+    """Run the program in this process; returns what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main([str(arg) for arg in args])
+    return printed.getvalue()
+
+
+def tiny(tmp_path: Path, text: str = TINY_WORD_PROBLEMS) -> list[str]:
+    """Options that lay a tiny configuration over the one of the word problems."""
+    files = [WORD_PROBLEMS]
+    for name, content in (("tiny.yaml", TINY), ("task.yaml", text)):
+        (tmp_path / name).write_text(content)
+        files.append(tmp_path / name)
+    return [part for file in files for part in ("--config", str(file))]
+
+
+def few_problems(n_test: int = N_TEST, **options: Any) -> WordProblems:
+    """A handful of word problems."""
+    return WordProblems(Difficulty(), n_test=n_test, **{**FEW, **options})
+
+
+def trainer(run_dir: Path, *callbacks: L.Callback, **options: Any) -> Trainer:
+    """A quiet trainer on the CPU."""
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_checkpointing": False, "default_root_dir": run_dir, "callbacks": list(callbacks),
+    }  # fmt: skip
+    return Trainer(**{**defaults, **options})
+
+
+class Oracle(nn.Module):
+    """Knows the problems: answers every one of them rightly, or ends every answer at once; counts what it is asked."""
+
+    def __init__(self, data: WordProblems, *, right: bool = True) -> None:
+        super().__init__()
+        problems = [*data.problems("validation"), *data.problems("test")]
+        examples = [example for problem in problems if (example := data.encode(problem)) is not None]
+        self.answers = {tuple(e.tokens[: sum(e.given)]): e.tokens for e in examples}
+        self.vocab_size, self.eos_id, self.right = data.vocab_size, data.special_ids[0], right
+        self.skill = nn.Parameter(torch.ones(1))
+        self.calls = 0
+
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+        self.calls += 1
+        target_BL = torch.full_like(tokens_BL, self.eos_id)
+        for row, tokens in enumerate(tokens_BL.tolist() if self.right else ()):
+            answer = next(
+                self.answers[key] for n in range(len(tokens) + 1) if (key := tuple(tokens[:n])) in self.answers
+            )
+            target_BL[row, : len(answer)] = torch.tensor(answer)
+        target_BQ = target_BL.gather(1, query_BQ)
+        return 9.0 * self.skill * nn.functional.one_hot(target_BQ, self.vocab_size).float()
+
+
+class Answering(L.LightningModule):
+    """A module around a denoiser; nothing is trained."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None: ...
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None: ...
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return batch.index_B

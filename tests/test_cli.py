@@ -1,0 +1,424 @@
+"""The command line as a newcomer meets it: every configuration, every command, every mistake."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_mdm.cli import main, plainly
+from lightning_mdm.decoding.policies import POLICIES
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.outcomes import read_rows
+from runs import N_TEST, N_VALIDATION, REPOSITORY, TINY, WORD_PROBLEMS, program, tiny
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
+SHIPPED = REPOSITORY / "experiments" / "word_problems" / "denoiser.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configurations name files relative to it."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory after a fit of four updates and a sweep."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = folder / "run"
+    program("fit", *tiny(folder), "--run_dir", run)
+    program("sweep", *tiny(folder), "--run_dir", run, "--ckpt_path", run / "checkpoints" / "last.ckpt")
+    return run
+
+
+def last(run_dir: Path) -> Path:
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def layers(config: Path) -> list[str]:
+    """The configuration, over the one that its first line names."""
+    first = config.read_text(encoding="utf-8").splitlines()[0]
+    below = [config.parent / "denoiser.yaml"] if first.startswith("# Over denoiser.yaml") else []
+    return [part for file in (*below, config) for part in ("--config", str(file))]
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dict[str, Any]:
+    """What a command would run with."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, args), "--print_config"])
+    assert ended.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+# Configurations.
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    found = printed_config(capsys, "fit", *layers(config))
+    own = yaml.safe_load(config.read_text(encoding="utf-8"))
+    assert found["run_dir"] == own["run_dir"]
+    assert found["trainer"]["max_steps"] == own["trainer"]["max_steps"]
+    net = own["model"]["init_args"].get("net", {})
+    assert {key: found["model"]["init_args"]["net"][key] for key in net} == net
+    # What refers to the run directory follows the last file that names it.
+    assert found["trainer"]["logger"]["init_args"]["save_dir"] == own["run_dir"]
+    checkpoints = [c["init_args"].get("dirpath") for c in found["trainer"]["callbacks"]]
+    assert f"{own['run_dir']}/checkpoints" in checkpoints
+
+
+def gsm8k(folder: Path) -> Path:
+    """Files in the form of GSM8K."""
+    folder.mkdir()
+    for split, n in (("train", 30), ("test", 3)):
+        rows = [
+            {
+                "question": f"Ann has {k} eggs and buys {k + 1} more. How many eggs does she have in the {split} set?",
+                "answer": f"She has <<{k}+{k + 1}={2 * k + 1}>>{2 * k + 1} eggs.\n#### {2 * k + 1}",
+            }
+            for k in range(n)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_trains_and_sweeps(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    task = "data: {init_args: {n_validation: 2, n_test: 2}}\n"
+    task += "frontier: {policies: [TopMargin], budgets: [2], fit_policies: [TopMargin], fit_budgets: [1]}\n"
+    for name, content in (("tiny.yaml", TINY), ("task.yaml", task)):
+        (tmp_path / name).write_text(content)
+    out = tmp_path / "run"
+    options = [
+        *layers(config),
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--config",
+        tmp_path / "task.yaml",
+        "--run_dir",
+        out,
+    ]
+    options += ["--trainer.max_steps", "2"]
+    if config.parent.name == "gsm8k":
+        options += ["--data.path", gsm8k(tmp_path / "gsm8k")]
+    if config.stem == "from_shipped":
+        module = DenoiserModule.load_from_checkpoint(last(run_dir), map_location="cpu")
+        module.save_weights(tmp_path / "denoiser.safetensors")
+        options += ["--model.init_from", tmp_path / "denoiser.safetensors"]
+        options += ["--data.tokenizer_path", last(run_dir).with_name("tokenizer.json")]
+    printed = program("fit", *options, "--ckpt_path", "last")
+    assert ("The denoiser starts from the weights in" in printed) == (config.stem == "from_shipped")
+    assert saved(out)[0] == 2
+    assert last(out).with_name("tokenizer.json").is_file()
+    if config.stem == "from_shipped":
+        printed = program("fit", *options, "--ckpt_path", "last")
+        assert "complete; nothing is trained again" in printed
+        assert "The denoiser starts from" not in printed
+    printed = program("sweep", *options, "--ckpt_path", last(out))
+    assert printed.splitlines()[-1] == str(out)
+    assert [(row.n, row.T, row.task) for row in read_rows(out / "frontier.csv")] == [(2, 2, config.parent.name)]
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the weights are not shipped yet")
+def test_the_weights_that_ship_fit_their_configuration(tmp_path: Path) -> None:
+    quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.limit_val_batches", "1"]
+    quick += [
+        "--data.batch_size",
+        "2",
+        "--data.n_validation",
+        "4",
+        "--data.n_test",
+        "4",
+        "--frontier.fit_policies",
+        "[]",
+    ]
+    quick += ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    config = layers(WORD_PROBLEMS.with_name("from_shipped.yaml"))
+    assert f"starts from the weights in {SHIPPED.relative_to(REPOSITORY)}" in program(
+        "fit", *config, "--run_dir", tmp_path, *quick
+    )
+    assert SHIPPED.stat().st_size <= 4_000_000
+
+
+def test_options_override_files_and_later_files_override_earlier_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "later.yaml").write_text("run_dir: runs/later\ndata: {init_args: {difficulty: {max_steps: 5}}}\n")
+    given = ["--config", WORD_PROBLEMS, "--config", tmp_path / "later.yaml"]
+    found = printed_config(capsys, "fit", *given)
+    assert found["trainer"]["logger"]["init_args"]["save_dir"] == "runs/later"
+    assert found["data"]["init_args"]["difficulty"]["max_steps"] == 5
+    assert found["data"]["init_args"]["difficulty"]["max_value"] == 20, "the rest of the file below stays"
+    found = printed_config(
+        capsys, "fit", *given, "--run_dir", "runs/mine", "--model.net.width", "32", "--data.difficulty.max_steps", "4",
+        "--frontier.policies+=IID", "--frontier.budgets", "[3]", "--trainer.callbacks.every_n_train_steps", "7",
+    )  # fmt: skip
+    assert found["run_dir"] == "runs/mine"
+    assert found["trainer"]["logger"]["init_args"]["save_dir"] == "runs/mine"
+    assert found["trainer"]["callbacks"][1]["init_args"]["dirpath"] == "runs/mine/checkpoints"
+    assert found["trainer"]["callbacks"][1]["init_args"]["every_n_train_steps"] == 7, "the last of a list is meant"
+    assert found["model"]["init_args"]["net"] | {"width": 32, "layers": 4} == found["model"]["init_args"]["net"]
+    assert found["data"]["init_args"]["difficulty"]["max_steps"] == 4
+    names = [policy["class_path"].rpartition(".")[2] for policy in found["frontier"]["policies"]]
+    assert names == [*(policy.__name__ for policy in POLICIES), "IID"]
+    assert found["frontier"]["budgets"] == [3]
+    found = printed_config(capsys, "sweep", "--config", WORD_PROBLEMS, "--frontier.policies", "[LeftToRight]")
+    assert [policy["class_path"].rpartition(".")[2] for policy in found["frontier"]["policies"]] == ["LeftToRight"]
+
+
+def test_the_default_configuration_names_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    for config in CONFIGS:
+        found = printed_config(capsys, "fit", *layers(config))["frontier"]["policies"]
+        assert [p["class_path"].rpartition(".")[2] for p in found] == [policy.__name__ for policy in POLICIES]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--help"], ["fit", "validate", "test", "predict", "sweep", "report"]),
+        (["fit", "--help"], ["--run_dir", "--frontier.policies", "--frontier.budgets", "--predictions.steps"]),
+        (["sweep", "--help"], ["--split {validation,test}", "--ckpt_path"]),
+        (["report", "--help"], ["RUN", "--out"]),
+    ],
+)
+def test_help_is_readable(capsys: pytest.CaptureFixture[str], args: list[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in words)
+    assert "usage: lightning" in text
+
+
+def test_the_program_has_three_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = {
+        entry.name: entry.value
+        for entry in metadata.distribution("lightning-mdm").entry_points
+        if entry.group == "console_scripts"
+    }
+    assert scripts == {"lightning": "lightning_mdm.cli:main", "lightning-mdm": "lightning_mdm.cli:main"}
+    monkeypatch.setattr(sys, "argv", ["lightning_mdm", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("lightning_mdm", run_name="__main__")
+    assert ended.value.code == 0
+    assert "sweep" in capsys.readouterr().out
+
+
+# Commands.
+
+
+def saved(run_dir: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    checkpoint = torch.load(last(run_dir), weights_only=True)
+    return checkpoint["global_step"], checkpoint["state_dict"]
+
+
+def test_fit_again_resumes_or_says_that_it_is_complete(tmp_path: Path, run_dir: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    options = ["fit", *tiny(tmp_path), "--run_dir", again, "--ckpt_path", "last"]
+    assert "is at update 4 of 4: complete; nothing is trained again." in program(*options)
+    step, weights = saved(again)
+    assert step == 4
+    assert all(torch.equal(value, saved(run_dir)[1][name]) for name, value in weights.items())
+    assert "is at update 4 of 6: resuming there." in program(*options, "--trainer.max_steps", "6")
+    step, weights = saved(again)
+    assert step == 6
+    assert [path.name for path in last(again).parent.glob("*.ckpt")] == ["last.ckpt"], "a copied directory"
+    assert not all(torch.equal(value, saved(run_dir)[1][name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(("every", "n"), [(2, 4), (2, 3), (3, 2)])
+def test_the_last_checkpoint_holds_the_last_update(tmp_path: Path, run_dir: Path, every: int, n: int) -> None:
+    options = ["--trainer.max_steps", str(n), "--trainer.callbacks.every_n_train_steps", str(every)]
+    program("fit", *tiny(tmp_path), "--run_dir", tmp_path / "run", *options)
+    assert saved(tmp_path / "run")[0] == n
+
+
+def test_fit_from_the_last_checkpoint_starts_anew_where_there_is_none(tmp_path: Path) -> None:
+    program("fit", *tiny(tmp_path), "--run_dir", tmp_path / "new", "--ckpt_path", "last", "--trainer.max_steps", "1")
+    assert saved(tmp_path / "new")[0] == 1
+
+
+def test_sweep_needs_the_checkpoint_alone(tmp_path: Path, run_dir: Path) -> None:
+    copy = tmp_path / "elsewhere.ckpt"
+    shutil.copy(last(run_dir), copy)
+    out = tmp_path / "out"
+    lines = program("sweep", *tiny(tmp_path), "--run_dir", out, "--ckpt_path", copy).splitlines()
+    assert lines[-1] == str(out)
+    assert lines[-2] == str(out / "report.md")
+    assert any("top margin" in line for line in lines), "no table"
+    keys = [(r.policy, r.T, r.n, r.correct, r.checkpoint, r.nfe_mean) for r in read_rows(out / "frontier.csv")]
+    assert keys == [
+        (r.policy, r.T, r.n, r.correct, r.checkpoint, r.nfe_mean) for r in read_rows(run_dir / "frontier.csv")
+    ]
+    again = program("sweep", "--config", out / "sweep.yaml")
+    assert f"Found {4 * N_TEST} decoded outcomes" in again, "the saved configuration repeats the run"
+
+
+def test_validate_and_test_report_the_bound_and_their_cells(tmp_path: Path, run_dir: Path) -> None:
+    own = tmp_path / "run"
+    options = [*tiny(tmp_path), "--run_dir", own, "--ckpt_path", last(run_dir)]
+    assert "val/bound_nats_per_token" in program("validate", *options)
+    assert "test/bound_nats_per_token" in program("test", *options)
+    assert [(r.split, r.n) for r in read_rows(own / "frontier.csv")] == [
+        *[("test", N_TEST)] * 4,
+        *[("validation", N_VALIDATION)] * 4,
+    ]
+    program("sweep", *options, "--split", "validation")
+    assert len(read_rows(own / "frontier.csv")) == 8
+    assert {file.name for file in own.glob("*.yaml")} >= {"validate.yaml", "test.yaml", "sweep.yaml"}
+
+
+def test_predict_writes_lines(tmp_path: Path, run_dir: Path) -> None:
+    options = [*tiny(tmp_path), "--run_dir", tmp_path, "--ckpt_path", last(run_dir), "--predictions.steps", "4"]
+    assert f"Predictions are in {tmp_path / 'predictions.rank0.jsonl'}" in program("predict", *options)
+    lines = (tmp_path / "predictions.rank0.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == N_TEST
+    assert all(json.loads(line)["nfe"] == max(json.loads(line)["steps"]) == 4 for line in lines)
+    questions = tmp_path / "questions.txt"
+    questions.write_text("Ann has 3 eggs. She buys 2 more. How many eggs does Ann have now?\n", encoding="utf-8")
+    program("predict", *options, "--data.predict_path", questions)
+    assert len((tmp_path / "predictions.rank0.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_report_joins_runs(tmp_path: Path, run_dir: Path) -> None:
+    lines = program("report", run_dir, run_dir, "--out", tmp_path / "joined").splitlines()
+    assert lines[-1] == str(tmp_path / "joined" / "report.md")
+    for name in ("frontier.csv", "frontier.png", "frontier.svg", "report.md"):
+        assert (tmp_path / "joined" / name).stat().st_size > 0
+
+
+# Mistakes.
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+NAMES = ", ".join(policy.__name__ for policy in POLICIES)
+THRESHOLD = "[{class_path: ConfidenceThreshold, init_args: {%s}}]"
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "unknown policy": (["--frontier.policies", "[TopMagrin]"], f"no policy TopMagrin; there are {NAMES}"),
+    "unknown policy added": (["--frontier.policies+=TopMagrin"], f"no policy TopMagrin; there are {NAMES}"),
+    "unknown policy inside": (
+        ["--frontier.policies", "[{class_path: Blocks, init_args: {policy: TopMagrin}}]"],
+        f"no policy TopMagrin; there are {NAMES}",
+    ),
+    "threshold": (["--frontier.policies", THRESHOLD % "threshold: 8"], "threshold=8.0: a confidence threshold lies in"),
+    "option of a policy": (["--frontier.policies", THRESHOLD % "treshold: 0.8"], "'treshold' is not accepted"),
+    "budget": (["--frontier.budgets", "[0, 4]"], "frontier.budgets=[0, 4]: a step budget is at least 1"),
+    "policy twice": (["--frontier.policies+=TopMargin"], "frontier.policies: a policy occurs twice"),
+    "configuration": (["--config", "missing.yaml"], "missing.yaml"),
+    "checkpoint": (["--ckpt_path", "missing.ckpt"], "ckpt_path=missing.ckpt: no such file"),
+    "no checkpoint": (["--ckpt_path", "null"], "ckpt_path is missing, and the weights would be random"),
+    "no such last": (["--ckpt_path", "last", "--run_dir", "{tmp}/new"], "ckpt_path=last: no such file"),
+    "not a checkpoint": (["--ckpt_path", "README.md"], "ckpt_path=README.md: this file is no checkpoint"),
+    "split": (["--split", "tset"], "split"),
+    "option": (["--frontier.budgts", "[3]"], "--frontier.budgts"),
+    "option of the net": (["--model.net.widht", "32"], "--net.widht=32"),
+    "option of the data": (["--data.n_tset", "3"], "'n_tset' is not accepted"),
+    "type": (["--frontier.seeds", "[one]"], "frontier.seeds"),
+    "end of sequence": (["--frontier.decoding.end_of_sequence", "closed"], "'as_tokens', 'close'"),
+    "vocabulary": (["--data.vocab_size", "300"], "data.vocab_size=300, but the checkpoint was trained with 280"),
+    "width": (["--model.net.width", "32"], "model.net.width=32, but"),
+    "heads": (["--model.net.heads", "1"], "model.net.heads=1, but"),
+    "difficulty": (["--data.difficulty.max_steps", "9"], "max_steps=9: need 1 <= min_steps <= max_steps <= 6"),
+    "tokenizer": (["--data.tokenizer_path", "missing.json"], "tokenizer_path='missing.json': no such file"),
+    "device": (["--trainer.accelerator", "no_such"], "no_such"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line_and_costs_nothing(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    extra, message = MISTAKES[mistake]
+    before = contents(run_dir)
+    args = ["sweep", *tiny(tmp_path), "--run_dir", str(run_dir), "--ckpt_path", str(last(run_dir))]
+    refused([*args, *(part.replace("{tmp}", str(tmp_path)) for part in extra)], message, capsys)
+    assert contents(run_dir) == before
+
+
+def refused(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program ends with status 2, and its last two lines say why and how to see more."""
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    error, hint = said.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("(")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "expected \"subcommand\" to be one of"),
+        (["sweeep"], "invalid choice: 'sweeep'"),
+        (["report"], "runs"),
+        (["report", "missing"], "run missing does not exist: give the directory that a sweep printed"),
+        (["report", "configs"], "run configs has no frontier.csv"),
+        (["fit"], "model"),
+        (["fit", "--config", "configs/gsm8k/denoiser.yaml", "--data.path", "/no"], "data.path='/no': no such"),
+    ],
+)  # fmt: skip
+def test_other_mistakes(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    refused(args, message, capsys)
+
+
+def test_wrong_questions_are_refused(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["predict", *tiny(tmp_path), "--run_dir", str(tmp_path), "--ckpt_path", str(last(run_dir))]
+    refused([*args, "--data.predict_path", "missing.txt"], "predict_path='missing.txt': no such file", capsys)
+    refused([*args, "--predictions.steps", "0"], "predictions.steps=0: a step budget is at least 1", capsys)
+    refused([*args, "--predictions.policy", "Best"], f"no policy Best; there are {NAMES}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--ckpt_path", "last", "--model.net.heads", "1"], "was trained with 2"),
+        (["--ckpt_path", "last", "--data.vocab_size", "300"], "was trained with 280"),
+        ([], "holds a trained denoiser already: go on with it by --ckpt_path last"),
+    ],
+)
+def test_fit_neither_mixes_nets_nor_overwrites_one(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], option: list[str], message: str
+) -> None:
+    before = contents(run_dir)
+    refused(["fit", *tiny(tmp_path), "--run_dir", str(run_dir), *option], message, capsys)
+    assert contents(run_dir) == before
+
+
+def test_a_damaged_outcome_is_named(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run_dir, own)
+    file = next((own / "cells").glob("*/outcomes.rank0.jsonl"))
+    file.write_text("{}\n" + file.read_text())
+    before = contents(own / "cells")
+    args = ["sweep", *tiny(tmp_path), "--run_dir", str(own), "--ckpt_path", str(last(own))]
+    refused(args, f"{file}, line 1", capsys)
+    assert contents(own / "cells") == before
+
+
+def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_MDM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="run missing does not exist"):
+        main(["report", "missing"])
+
+
+def test_a_plain_message_stays_as_it_is() -> None:
+    assert plainly("data.seed=-1: give at least 0") == "data.seed=-1: give at least 0"
+    assert plainly("Errors:\n  - first\n  - Expected a <class 'NoneType'>\nGiven value: 3") == "first"

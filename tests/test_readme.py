@@ -1,0 +1,81 @@
+"""The README does what it says: every command, every option, every target, every link."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lightning_mdm.callbacks.frontier import Frontier
+from lightning_mdm.cli import CLI, main
+from lightning_mdm.decoding.policies import POLICIES, TopMargin
+from runs import REPOSITORY, Answering, Oracle, few_problems, program, trainer
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+LINES = [words for block in BLOCKS for line in block.splitlines() if (words := shlex.split(line, comments=True))]
+COMMANDS = [words[1:] for words in LINES if words[0] == "lightning"]
+TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] != "report"], ids=" ".join)
+def test_every_command_parses(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--print_config"])
+    assert ended.value.code == 0
+    assert "run_dir: runs/" in capsys.readouterr().out
+
+
+def test_the_report_command_runs(tmp_path: Path) -> None:
+    (command,) = [c for c in COMMANDS if c[0] == "report"]
+    data = few_problems()
+    runs = [tmp_path / Path(run).name for run in command[1:]]
+    for number, run in enumerate(runs):
+        trainer(run, Frontier([TopMargin()], [1], seeds=[number])).sweep(Answering(Oracle(data)), data)
+    assert program("report", *runs).splitlines()[-1] == str(tmp_path / "report" / "report.md")
+
+
+def test_every_subcommand_is_shown() -> None:
+    assert {command[0] for command in COMMANDS} == {*CLI.subcommands(), "report"}
+
+
+def test_every_line_is_of_a_known_program() -> None:
+    assert {words[0] for words in LINES} == {"lightning", "make", "tensorboard"}
+
+
+def test_every_make_target_exists() -> None:
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", README, re.MULTILINE))
+    assert {target for pair in named for target in pair if target} <= set(TARGETS)
+    assert {"sweep-steps", "test"} <= {words[1] for words in LINES if words[0] == "make"}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_every_link_leads_somewhere(link: str) -> None:
+    assert link.startswith("https://") or (REPOSITORY / link).exists()
+
+
+@pytest.mark.parametrize("given", re.findall(r"`(--[\w.]+ \w+)`", README))
+def test_every_option_in_the_text_exists(capsys: pytest.CaptureFixture[str], given: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", "configs/word_problems/denoiser.yaml", *given.split(), "--print_config"])
+    assert ended.value.code == 0
+
+
+def test_the_table_lists_every_policy() -> None:
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == [policy.__name__ for policy in POLICIES]
+
+
+def test_every_folder_of_the_layout_exists() -> None:
+    layout = README.split("## Layout")[1].split("```")[1]
+    for name in re.findall(r"\b([a-z]+)/", layout):
+        assert (REPOSITORY / name).is_dir() or (REPOSITORY / "lightning_mdm" / name).is_dir(), name
+    for name in re.findall(r"\b(\w+\.py)\b", layout):
+        assert (REPOSITORY / "lightning_mdm" / name).is_file(), name
