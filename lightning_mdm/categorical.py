@@ -1,7 +1,7 @@
 """Small exact operations on categoricals and on subsets of positions.
 
 Confidence, margin and entropy of logits; inverse-transform sampling in float64; the best n of each row with ties
-broken at random; non-empty Bernoulli subsets. Knows nothing of models, policies or text.
+broken at random. Knows nothing of models, policies or text.
 
 Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 """
@@ -12,20 +12,13 @@ import torch
 from torch import Tensor
 
 
-def odds_against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
-    """``(odds_N, best_N)``: ``(1 - p) / p`` of the likeliest token, float64, and that token.
+def odds_against_best(logits_NV: Tensor) -> Tensor:
+    """``(1 - p) / p`` of the likeliest token, float64 ``[N]``.
 
     The odds keep their relative precision where ``p`` itself would round to 1, so certain tokens still have a ranking.
-    Among equally likely tokens the lowest id is taken.
     """
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    ratio_NV = (logits_NV - top_N1).exp_()
-    return ratio_NV.scatter_(-1, best_N1, 0.0).sum(-1).double(), best_N1.squeeze(-1)
-
-
-def top_probability(logits_NV: Tensor) -> Tensor:
-    """Probability of the likeliest token, float64 ``[N]``."""
-    return 1.0 / (1.0 + odds_against_best(logits_NV)[0])
+    return (logits_NV - top_N1).exp_().scatter_(-1, best_N1, 0.0).sum(-1).double()
 
 
 def top_margin(logits_NV: Tensor) -> Tensor:
@@ -76,23 +69,3 @@ def top_n(score_BL: Tensor, among_BL: Tensor, n_B: Tensor, tie_BL: Tensor) -> Te
     ranked_BL = by_tie_BL.gather(-1, order_BL)
     taken_BL = torch.arange(score_BL.shape[-1], device=score_BL.device) < n_B[:, None]
     return torch.zeros_like(among_BL).scatter_(-1, ranked_BL, taken_BL) & among_BL
-
-
-def sample_nonempty(p_BL: Tensor, among_BL: Tensor, uniform_B: Tensor, uniform_BL: Tensor) -> Tensor:
-    """Independent Bernoullis on ``among_BL``, conditioned on not all failing; bool ``[B, L]``.
-
-    Exact and without rejection: the first success is drawn from its own law, everything after it is independent again.
-    A row without candidates stays empty.
-
-    Args:
-        p_BL: success probabilities, float64; positive somewhere in every row that has candidates.
-        among_BL: the candidates.
-        uniform_B: draws the first success.
-        uniform_BL: draws the successes after it.
-    """
-    p_BL = p_BL.masked_fill(~among_BL, 0.0)
-    # P(first success is here or before), by logarithms: 1 - p would round a small p away.
-    reached_BL = -(-p_BL).log1p().cumsum(-1).expm1()
-    first_B1 = (reached_BL / reached_BL[:, -1:] < uniform_B[:, None]).sum(-1, keepdim=True)
-    position_L = torch.arange(p_BL.shape[-1], device=p_BL.device)
-    return ((position_L == first_B1) | ((position_L > first_B1) & (uniform_BL < p_BL))) & among_BL

@@ -43,9 +43,8 @@ class Stream(IntEnum):
 
     TIE = 0
     SELECT = 1
-    FIRST = 2
-    TOKEN = 3
-    MASK = 4
+    TOKEN = 2
+    MASK = 3
 
 
 @dataclass(frozen=True)

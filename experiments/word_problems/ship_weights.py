@@ -1,6 +1,6 @@
 """Take denoiser and tokenizer out of a finished training run, as the files that `make sweep-steps` starts from.
 
-    python experiments/word_problems/ship_weights.py RUN_DIR
+python experiments/word_problems/ship_weights.py RUN_DIR
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ fills these. Finished rows leave the batch.
 
 What happens to a row depends on nothing but the row: its noise is keyed by its problem, and no operation mixes rows.
 What is left is rounding: a matrix kernel may sum in another order for another batch shape, which could flip two scores
-closer than that. In float32 on the CPU the tests see none; where it must be excluded on any device, pass
-``isolate_rows=True``.
+closer than that. In float32 on the CPU the tests see none. It decides between positions that the net cannot tell apart
+(a canvas without any given token, say), and it may differ on other devices; ``isolate_rows=True`` excludes it anywhere.
 
 Shapes: B rows, A active rows, L positions, Q queried positions per row, V vocabulary.
 """
@@ -48,7 +48,7 @@ def decode(
     space: TokenSpace,
     *,
     steps: int,
-    sampler: TokenSampler | None = None,
+    token_sampler: TokenSampler | None = None,
     end_of_sequence: EndOfSequence = "as_tokens",
     seed: int = 0,
     observers: Sequence[Observer] = (),
@@ -62,9 +62,9 @@ def decode(
         canvas: rows to decode; its tokens are read only where they are given.
         space: mask token, end-of-sequence, and what may never be sampled.
         steps: the budget T >= 1.
-        sampler: draws tokens; argmax if not given.
-        end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything after a
-            committed end-of-sequence with end-of-sequence, at no cost.
+        token_sampler: draws tokens; argmax if not given.
+        end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything still
+            masked after a committed end-of-sequence with end-of-sequence, at no cost.
         seed: seed of all noise; together with its problem index it determines a row's result.
         observers: called at every step.
         isolate_rows: decode one row after the other, cut to its own length, so that the same kernels run on the same
@@ -72,21 +72,30 @@ def decode(
 
     Raises:
         ValueError: a budget below 1, an unknown ``end_of_sequence``, or ``close`` without such a token.
-        RuntimeError: the policy chose positions that were not masked, or none at all.
+        RuntimeError: the policy chose positions that were not masked, or none at all; the denoiser gave logits that are
+            not numbers.
     """
     budget = StepBudget(steps).steps
     if end_of_sequence not in get_args(EndOfSequence):
         raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
     if end_of_sequence == "close" and space.eos_id is None:
         raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
-    sampler = sampler or Argmax()
+    token_sampler = token_sampler or Argmax()
     if isolate_rows and len(canvas.index_B) > 0:
-        alone = (Rows.alone(canvas, row) for row in range(len(canvas.index_B)))
         traces = [
-            decode(denoiser, policy, row, space, steps=steps, sampler=sampler, end_of_sequence=end_of_sequence,
-                   seed=seed, observers=observers)
-            for row in alone
-        ]  # fmt: skip
+            decode(
+                denoiser,
+                policy,
+                Rows.alone(canvas, row),
+                space,
+                steps=steps,
+                token_sampler=token_sampler,
+                end_of_sequence=end_of_sequence,
+                seed=seed,
+                observers=observers,
+            )
+            for row in range(len(canvas.index_B))
+        ]
         return Trace.stacked(traces, canvas.tokens_BL)
 
     canvas_BL = canvas.valid_BL & ~canvas.prompt_BL
@@ -97,7 +106,7 @@ def decode(
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     step_BL = torch.zeros_like(tokens_BL)
     nfe_B = torch.zeros_like(canvas.index_B)
-    outside = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
+    outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
     forward_passes = 0
     left = [L + 1] * len(nfe_B)
 
@@ -125,19 +134,21 @@ def decode(
             masked_BL=masked_AL,
             canvas_BL=canvas_BL[rows_A],
             step=step,
-            budget=budget,
+            is_last=step == budget,
+            budget_B=torch.full_like(rows_A, budget),
             steps_left_B=torch.full_like(rows_A, budget - step + 1),
             noise=noise.rows(rows_A),
         )
         chosen_AL = policy(state, prediction)
-        outside |= (chosen_AL & ~masked_AL).any()
+        outside = outside | (chosen_AL & ~masked_AL).any()
         chosen_AL = chosen_AL & masked_AL
         for observer in observers:
             observer(state, prediction, chosen_AL)
 
         # Queries ascend within a row, so masks over [A, Q] and over [A, L] list the chosen positions in the same order.
         logits_NV = logits_AQV[chosen_AL.gather(1, query_AQ)]
-        drawn_N = sampler.draw(logits_NV, state.uniform_BL(Stream.TOKEN)[chosen_AL])
+        broken = broken | logits_NV.isnan().any()
+        drawn_N = token_sampler.draw(logits_NV, state.uniform_BL(Stream.TOKEN)[chosen_AL])
         filled_AL = tokens_AL.masked_scatter(chosen_AL, drawn_N)
         still_AL = masked_AL & ~chosen_AL
         if end_of_sequence == "close" and space.eos_id is not None:
@@ -149,6 +160,8 @@ def decode(
 
     if bool(outside):
         raise RuntimeError(f"policy {policy.name} chose positions that were not masked")
+    if bool(broken):
+        raise RuntimeError("the denoiser gave logits that are not numbers; has its training diverged?")
     if bool(masked_BL.any()):
         raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)

@@ -18,8 +18,8 @@ class DecodingOptions:
     """Options of the loop.
 
     Args:
-        end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything after a
-            committed end-of-sequence at no cost.
+        end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything still
+            masked after a committed end-of-sequence at no cost.
         token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
     """
@@ -42,7 +42,7 @@ class DecodingOptions:
             canvas,
             space,
             steps=steps,
-            sampler=token_sampler(self.token_temperature),
+            token_sampler=token_sampler(self.token_temperature),
             end_of_sequence=self.end_of_sequence,
             seed=seed,
             isolate_rows=self.isolate_rows,

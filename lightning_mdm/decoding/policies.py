@@ -13,21 +13,18 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from lightning_mdm.categorical import sample_nonempty, top_n
+from lightning_mdm.categorical import top_n
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
 
 
 class UnmaskingPolicy(ABC):
     """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
-
-    follows_budget: ClassVar[bool] = True
-    """Whether the number of positions per step comes from the budget; otherwise the budget is only a limit."""
 
     @property
     def name(self) -> str:
@@ -52,6 +49,8 @@ class UnmaskingPolicy(ABC):
     @final
     def __call__(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """Positions to unmask, bool ``[B, L]``; with one step left, all that are masked."""
+        if state.is_last:
+            return state.masked_BL
         last_B1 = state.steps_left_B[:, None] == 1
         return torch.where(last_B1, state.masked_BL, self.select(state, prediction))
 
@@ -62,9 +61,11 @@ class UnmaskingPolicy(ABC):
 
 @dataclass(frozen=True)
 class IID(UnmaskingPolicy):
-    """Every masked position with probability 1 / steps left, independently, conditioned on not being empty.
+    """Every masked position with probability 1 / steps left, independently of everything.
 
-    The ancestral sampler of masked diffusion under a linear schedule, without its steps in which nothing happens.
+    The ancestral sampler of masked diffusion under a linear schedule: each position is unmasked at one of the T steps,
+    drawn uniformly beforehand. Steps at which no position falls change nothing, need no denoiser call and are passed
+    over, so a row may take fewer than T.
     """
 
     @property
@@ -72,10 +73,12 @@ class IID(UnmaskingPolicy):
         return "iid"
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        p_BL = (1.0 / state.steps_left_B.double())[:, None].expand(state.masked_BL.shape)
-        return sample_nonempty(
-            p_BL, state.masked_BL, state.uniform_B(Stream.FIRST), state.uniform_BL(Stream.SELECT)
+        # The same draw at every step: keyed by step 0, cut into as many equal parts as there are steps.
+        uniform_BL = state.noise.uniform_BL(Stream.SELECT, 0, state.masked_BL.shape[1])
+        when_BL = (
+            (uniform_BL * state.budget_B[:, None]).long().masked_fill(~state.masked_BL, torch.iinfo(torch.int64).max)
         )
+        return state.masked_BL & (when_BL == when_BL.amin(-1, keepdim=True))
 
 
 class RankedPolicy(UnmaskingPolicy):
@@ -87,9 +90,7 @@ class RankedPolicy(UnmaskingPolicy):
 
     @final
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        return top_n(
-            self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE)
-        )
+        return top_n(self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,6 @@ class ConfidenceThreshold(UnmaskingPolicy):
     """
 
     threshold: float = 0.9
-    follows_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 1.0:
@@ -146,9 +146,7 @@ class ConfidenceThreshold(UnmaskingPolicy):
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         sure_BL = (prediction.top_probability_BL >= self.threshold) & state.masked_BL
         one_B = torch.ones_like(state.steps_left_B)
-        return sure_BL | top_n(
-            -prediction.odds_against_best_BL, state.masked_BL, one_B, state.uniform_BL(Stream.TIE)
-        )
+        return sure_BL | top_n(-prediction.odds_against_best_BL, state.masked_BL, one_B, state.uniform_BL(Stream.TIE))
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,6 @@ class EntropyBounded(UnmaskingPolicy):
     """
 
     gamma: float = 0.1
-    follows_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.gamma >= 0.0:
@@ -193,18 +190,24 @@ class Blocks(UnmaskingPolicy):
     block_length: int = 8
 
     def __post_init__(self) -> None:
+        if isinstance(self.policy, Blocks):
+            raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
         if self.block_length < 1:
             raise ValueError(f"block_length={self.block_length}: a block has at least one position")
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        n_B1 = state.canvas_BL.sum(-1, keepdim=True)
-        length_B1 = (-(-n_B1 // state.budget)).clamp(min=self.block_length)
+        n_B1, budget_B1 = state.canvas_BL.sum(-1, keepdim=True), state.budget_B[:, None]
+        length_B1 = (-(-n_B1 // budget_B1)).clamp(min=self.block_length)
         n_blocks_B1 = -(-n_B1 // length_B1)
         block_BL = (state.canvas_BL.cumsum(-1) - 1) // length_B1
-        current_B1 = block_BL.masked_fill(~state.masked_BL, state.budget).amin(-1, keepdim=True)
-        last_step_B1 = (current_B1 + 1) * state.budget // n_blocks_B1
-        steps_left_B = (last_step_B1 - state.step + 1).squeeze(-1)
-        return self.policy(state.within(block_BL == current_B1, steps_left_B), prediction)
+        current_B1 = block_BL.masked_fill(~state.masked_BL, torch.iinfo(torch.int64).max).amin(-1, keepdim=True)
+        first_B1, last_B1 = (block_B1 * budget_B1 // n_blocks_B1 for block_B1 in (current_B1, current_B1 + 1))
+        within = state.within(
+            block_BL == current_B1,
+            budget_B=(last_B1 - first_B1).squeeze(-1),
+            steps_left_B=(last_B1 - state.step + 1).squeeze(-1),
+        )
+        return self.policy(within, prediction)
 
 
 POLICIES: tuple[type[UnmaskingPolicy], ...] = (

@@ -26,7 +26,7 @@ class Denoiser(Protocol):
 
 
 class Canvas(Protocol):
-    """Rows to decode: what is given, what is not padding, and which problem each row is."""
+    """Rows to decode: what is given, what is not padding (which comes last), and which problem each row is."""
 
     @property
     def tokens_BL(self) -> Tensor: ...
@@ -69,7 +69,8 @@ class DecodingState:
         masked_BL: bool, the positions a policy may choose from.
         canvas_BL: bool, the positions that were masked when decoding began.
         step: number of this pass of the loop, from 1.
-        budget: T, the passes allowed in all.
+        is_last: whether it is the last one; everything masked is unmasked then.
+        budget_B: int64, T: the steps allowed in all for the positions at hand.
         steps_left_B: int64, steps left including this one; where it is 1, everything masked is unmasked.
         noise: random numbers of these rows.
     """
@@ -78,7 +79,8 @@ class DecodingState:
     masked_BL: Tensor
     canvas_BL: Tensor
     step: int
-    budget: int
+    is_last: bool
+    budget_B: Tensor
     steps_left_B: Tensor
     noise: RowNoise
 
@@ -91,13 +93,10 @@ class DecodingState:
         """Float64 uniforms of this step, ``[B, L]``."""
         return self.noise.uniform_BL(stream, self.step, self.masked_BL.shape[1])
 
-    def uniform_B(self, stream: Stream) -> Tensor:
-        """Float64 uniforms of this step, ``[B]``."""
-        return self.noise.uniform_B(stream, self.step)
-
-    def within(self, subset_BL: Tensor, steps_left_B: Tensor) -> DecodingState:
+    def within(self, subset_BL: Tensor, budget_B: Tensor, steps_left_B: Tensor) -> DecodingState:
         """The same rows with fewer positions to choose from and their own number of steps for them."""
-        return replace(self, masked_BL=self.masked_BL & subset_BL, steps_left_B=steps_left_B)
+        masked_BL = self.masked_BL & subset_BL
+        return replace(self, masked_BL=masked_BL, budget_B=budget_B, steps_left_B=steps_left_B)
 
 
 class Prediction:
@@ -133,7 +132,7 @@ class Prediction:
     @cached_property
     def odds_against_best_BL(self) -> Tensor:
         """Odds against the likeliest token, float64: ranks even certain positions."""
-        return self.spread(self._odds_and_best[0])
+        return self.statistic(categorical.odds_against_best)
 
     @cached_property
     def top_margin_BL(self) -> Tensor:
@@ -144,12 +143,3 @@ class Prediction:
     def entropy_BL(self) -> Tensor:
         """Entropy in nats, float64."""
         return self.statistic(categorical.entropy)
-
-    @property
-    def best_BQ(self) -> Tensor:
-        """The likeliest token of every slot, int64."""
-        return self._odds_and_best[1]
-
-    @cached_property
-    def _odds_and_best(self) -> tuple[Tensor, Tensor]:
-        return categorical.odds_against_best(self.logits_BQV)

@@ -101,15 +101,14 @@ class DenoiserModule(L.LightningModule):
         query_BQ = response_query(batch.response_BL)
         logits_BQV = self.denoiser(masked_tokens_BL, batch.valid_BL, query_BQ)
         masked_BL = masked_tokens_BL == self.vocab_size
-        return denoising(
-            logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, self.weighting
-        )
+        return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, self.weighting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
         noise = RowNoise(self.noise_seed, batch.index_B)
         offset = noise.uniform_B(Stream.SELECT, self.global_step)[0]
-        t_B = stratified_t(offset, len(batch), self.least_masked)
+        shuffled_B = noise.uniform_B(Stream.TIE, self.global_step).argsort()
+        t_B = stratified_t(offset, len(batch), self.least_masked)[shuffled_B]
         out = self.objective(batch, t_B, noise, self.global_step)
         self.log("train/surrogate", out.surrogate.detach(), prog_bar=True)
         self.log("train/bound_nats_per_token", out.bound_nats_B.sum() / out.n_tokens_B.sum())

@@ -5,7 +5,8 @@ With t ~ U(0, 1], every response token masked with probability t, and z the sequ
     -log p(x | prompt) <= E_t E_z [ (1 / t) sum_{i masked} -log p(x_i | z) ]      (nats)
 
 ``bound_nats`` is the one-sample estimate of the right side, ``surrogate`` what is differentiated: the same thing, or
-the plain mean over masked tokens, whose gradient is far less noisy and which has the same optimum.
+the plain mean over masked tokens, whose gradient is far less noisy and which has the same optimum. In practice t starts
+at a small ``least`` in place of 0, which biases the estimate by that order.
 
 Shapes: B rows, L positions, Q response positions per row, V vocabulary.
 """
@@ -46,7 +47,7 @@ class Denoising:
 
 
 def stratified_t(uniform: Tensor, n: int, least: float) -> Tensor:
-    """``n`` mask probabilities, each marginally uniform on (least, 1], one in every n-th of it; shuffled by the caller.
+    """``n`` mask probabilities, one in every n-th of (least, 1], in ascending order: shuffle them over the rows.
 
     Args:
         uniform: one float64 uniform of (0, 1), shared by the batch.

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ from lightning_mdm.vocabulary import TokenSpace
 SAME = 1e-9  # scores closer than this are ties
 
 SetLaw = dict[frozenset[int], float]
+Memory = tuple[int, int]
+"""What a run remembers between steps: the block at hand, and the time of the latest set in it (IID's; -1: none yet)."""
 
 VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
@@ -68,6 +71,7 @@ class View:
         step: from 1.
         budget: T.
         steps_left: including this one.
+        memory: of the run so far.
     """
 
     masked: tuple[int, ...]
@@ -76,6 +80,7 @@ class View:
     step: int
     budget: int
     steps_left: int
+    memory: Memory = (0, -1)
 
     @property
     def quota(self) -> int:
@@ -108,14 +113,17 @@ def best(score: Mapping[int, float], n: int) -> SetLaw:
     return {frozenset(above).union(choice): 1.0 / len(choices) for choice in choices}
 
 
-def iid(policy: IID, view: View) -> SetLaw:
-    p = 1.0 / view.steps_left
-    law: SetLaw = {}
-    for size in range(1, len(view.masked) + 1):
-        for chosen in itertools.combinations(view.masked, size):
-            law[frozenset(chosen)] = p**size * (1.0 - p) ** (len(view.masked) - size)
-    total = sum(law.values())
-    return {chosen: q / total for chosen, q in law.items() if q > 0.0}
+def iid(policy: IID, view: View) -> dict[tuple[frozenset[int], Memory], float]:
+    """Every position's time is uniform on 0 .. T - 1; given that those left have times after the latest one, the next
+    set holds those of the smallest time."""
+    block, latest = view.memory
+    m, later = len(view.masked), view.budget - 1 - latest
+    law: dict[tuple[frozenset[int], Memory], float] = {}
+    for time in range(latest + 1, view.budget):
+        for size in range(1, m + 1):
+            for chosen in itertools.combinations(view.masked, size):
+                law[frozenset(chosen), (block, time)] = (view.budget - 1 - time) ** (m - size) / later**m
+    return {event: q for event, q in law.items() if q > 0.0}
 
 
 def ranked_by(score: Callable[[list[float]], float]) -> Callable[[UnmaskingPolicy, View], SetLaw]:
@@ -141,16 +149,22 @@ def entropy_bounded(policy: EntropyBounded, view: View) -> SetLaw:
     return best({i: -h[i] for i in view.masked}, n)
 
 
-def blocks(policy: Blocks, view: View) -> SetLaw:
+def blocks(policy: Blocks, view: View) -> dict[tuple[frozenset[int], Memory], float]:
     length = max(policy.block_length, math.ceil(len(view.canvas) / view.budget))
     parts = [view.canvas[start : start + length] for start in range(0, len(view.canvas), length)]
     number, part = next((b, part) for b, part in enumerate(parts) if set(part) & set(view.masked))
-    last_step = math.floor((number + 1) * view.budget / len(parts))
-    inner = replace(view, masked=tuple(i for i in part if i in view.masked), steps_left=last_step - view.step + 1)
+    ends = [math.floor(b * view.budget / len(parts)) for b in (number, number + 1)]
+    inner = replace(
+        view,
+        masked=tuple(i for i in part if i in view.masked),
+        budget=ends[1] - ends[0],
+        steps_left=ends[1] - view.step + 1,
+        memory=view.memory if view.memory[0] == number else (number, -1),
+    )
     return set_law(policy.policy, inner)
 
 
-SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., SetLaw]] = {
+SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     IID: iid,
     TopProbability: ranked_by(top),
     TopMargin: ranked_by(margin),
@@ -162,13 +176,15 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., SetLaw]] = {
 }
 
 
-def set_law(policy: UnmaskingPolicy, view: View) -> SetLaw:
-    """The law of the set that one step unmasks."""
+def set_law(policy: UnmaskingPolicy, view: View) -> dict[tuple[frozenset[int], Memory], float]:
+    """The law of the set that one step unmasks, and of what is remembered of it."""
     assert view.steps_left >= 1, "the budget has run out"
     if view.steps_left == 1:
-        return {frozenset(view.masked): 1.0}
+        return {(frozenset(view.masked), view.memory): 1.0}
     law = SET_LAWS[type(policy)](policy, view)
-    assert all(chosen and chosen <= set(view.masked) for chosen in law)
+    law = {event if isinstance(event, tuple) else (event, view.memory): q for event, q in law.items()}
+    assert math.isclose(sum(law.values()), 1.0), "probabilities add up to 1"
+    assert all(chosen and chosen <= set(view.masked) for chosen, _ in law)
     return law
 
 
@@ -204,14 +220,14 @@ def decode_law(
             return [(p.index(max(p)), 1.0)]
         return [(token, q) for token, q in enumerate(p) if q > 0.0]
 
-    def go(tokens: tuple[int, ...], order: tuple[int, ...], step: int, weight: float) -> None:
+    def go(tokens: tuple[int, ...], order: tuple[int, ...], step: int, weight: float, memory: Memory) -> None:
         masked = tuple(i for i in canvas if tokens[i] == space.mask_id)
         if not masked:
             law[tokens, order] += weight
             return
         p = probabilities(tokens)
-        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1)
-        for chosen, q_set in set_law(policy, view).items():
+        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory)
+        for (chosen, remembered), q_set in set_law(policy, view).items():
             positions = sorted(chosen)
             for drawn in itertools.product(*(token_law(p[i]) for i in positions)):
                 after, when = list(tokens), list(order)
@@ -222,9 +238,9 @@ def decode_law(
                 for i in canvas:
                     if ends and i > ends[0] and after[i] == space.mask_id:
                         after[i], when[i] = space.eos_id, step
-                go(tuple(after), tuple(when), step + 1, q)
+                go(tuple(after), tuple(when), step + 1, q, remembered)
 
-    go(start, (0,) * len(start), 1, 1.0)
+    go(start, (0,) * len(start), 1, 1.0, (0, -1))
     return dict(law)
 
 

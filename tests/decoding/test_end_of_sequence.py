@@ -61,7 +61,9 @@ def test_given_tokens_behind_an_end_of_sequence_stay() -> None:
 @pytest.mark.parametrize("policy", instances(), ids=label)
 def test_nothing_behind_an_end_of_sequence_is_decoded_later(policy: UnmaskingPolicy) -> None:
     canvas = random_rows(60, vocab_size=4, pad=0, longest=9, seed=3)
-    trace = decode(Mixing(4), policy, canvas, SPACE, steps=5, sampler=Temperature(1.0), end_of_sequence="close", seed=2)
+    trace = decode(
+        Mixing(4), policy, canvas, SPACE, steps=5, token_sampler=Temperature(1.0), end_of_sequence="close", seed=2
+    )
     to_fill_BL = canvas.valid_BL & ~canvas.prompt_BL
     n_closed = 0
     for tokens, step, fill in zip(

@@ -77,7 +77,7 @@ def test_a_row_is_decoded_the_same_in_any_batch(
 def drawn(policy: UnmaskingPolicy, seed: int, index_B: Tensor) -> Trace:
     rows = subset(canvas(), range(N), pad=0)
     rows = Rows(rows.tokens_BL, rows.prompt_BL, rows.valid_BL, index_B)
-    return decode(net(), policy, rows, SPACE, steps=4, sampler=Temperature(), seed=seed)
+    return decode(net(), policy, rows, SPACE, steps=4, token_sampler=Temperature(), seed=seed)
 
 
 def test_the_same_seed_repeats_and_another_does_not() -> None:

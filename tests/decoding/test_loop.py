@@ -42,7 +42,7 @@ def test_every_policy_finishes_in_its_budget_and_touches_only_the_canvas(
     given_before = canvas.tokens_BL.clone()
     recording = Recording(Mixing(40), SPACE.mask_id)
     trace = decode(
-        recording, policy, canvas, SPACE, steps=steps, sampler=Temperature(2.0), end_of_sequence=end_of_sequence
+        recording, policy, canvas, SPACE, steps=steps, token_sampler=Temperature(2.0), end_of_sequence=end_of_sequence
     )
     to_fill_BL = canvas.valid_BL & ~canvas.prompt_BL
     assert canvas.tokens_BL.equal(given_before), "the canvas itself was written to"
@@ -59,7 +59,7 @@ def test_every_policy_finishes_in_its_budget_and_touches_only_the_canvas(
 @pytest.mark.parametrize("policy", ON_QUOTA, ids=label)
 def test_ranked_policies_meet_the_quotas_exactly(policy: UnmaskingPolicy, steps: int) -> None:
     canvas = random_rows(16, vocab_size=40, pad=0, longest=13, seed=50 + steps)
-    order = decode(Mixing(40), policy, canvas, SPACE, steps=steps, sampler=Temperature(1.0)).order
+    order = decode(Mixing(40), policy, canvas, SPACE, steps=steps, token_sampler=Temperature(1.0)).order
     sizes_BT = torch.stack([step_set.sum(-1) for step_set in order.sets()], dim=1)
     n_B = (canvas.valid_BL & ~canvas.prompt_BL).sum(-1)
     for n, sizes in zip(n_B.tolist(), sizes_BT.tolist(), strict=True):
@@ -83,7 +83,7 @@ def test_blocks_finish_one_after_the_other(steps: int, length: int) -> None:
 @pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)])
 def test_in_one_step_all_policies_agree(sampler: Argmax | Temperature) -> None:
     canvas = random_rows(10, vocab_size=40, pad=0, longest=9, seed=1)
-    traces = [decode(Mixing(40), policy, canvas, SPACE, steps=1, sampler=sampler) for policy in instances()]
+    traces = [decode(Mixing(40), policy, canvas, SPACE, steps=1, token_sampler=sampler) for policy in instances()]
     for trace in traces:
         assert trace.tokens_BL.equal(traces[0].tokens_BL)
         assert trace.order.step_BL.equal(traces[0].order.step_BL)
@@ -113,7 +113,9 @@ def test_only_given_tokens_of_the_canvas_are_read() -> None:
     other = random_rows(8, vocab_size=40, pad=0, longest=8, seed=2)
     other.tokens_BL[to_fill_BL] = 5
     for policy in (IID(), TopMargin()):
-        first, second = (decode(Mixing(40), policy, c, SPACE, steps=3, sampler=Temperature()) for c in (canvas, other))
+        first, second = (
+            decode(Mixing(40), policy, c, SPACE, steps=3, token_sampler=Temperature()) for c in (canvas, other)
+        )
         assert first.tokens_BL.equal(second.tokens_BL)
 
 
@@ -122,7 +124,9 @@ def test_observers_see_every_step_and_only_active_rows() -> None:
     seen: dict[int, list[Tensor]] = {}
 
     def watch(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
-        assert state.step <= state.budget == 4
+        assert state.step <= 4
+        assert state.budget_B.tolist() == [4] * len(chosen_AL)
+        assert state.is_last == (state.step == 4)
         assert not bool((chosen_AL & ~state.masked_BL).any())
         assert not bool((state.masked_BL & ~state.canvas_BL).any())
         assert bool((state.tokens_BL[state.masked_BL] == SPACE.mask_id).all())
@@ -155,7 +159,7 @@ class Wrong(UnmaskingPolicy):
 def test_a_policy_that_breaks_its_contract_is_named(how: str, message: str, sampler: Argmax | Temperature) -> None:
     canvas = rows([[1, None, None, None], [None, 2]], pad=0)
     with pytest.raises(RuntimeError, match=f"policy wrong .*{message}"):
-        decode(Mixing(40), Wrong(how), canvas, SPACE, steps=3, sampler=sampler)
+        decode(Mixing(40), Wrong(how), canvas, SPACE, steps=3, token_sampler=sampler)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_no_two_policies_generate_in_the_same_order(first: UnmaskingPolicy, seco
 def test_ranking_does_not_see_the_noise_of_the_tokens(policy: UnmaskingPolicy) -> None:
     canvas = random_rows(30, vocab_size=6, pad=0, longest=10, seed=7, least=4)
     first, *others = (
-        decode(Mixing(6), policy, canvas, SIX, steps=4, sampler=token_sampler(token_temperature), seed=5)
+        decode(Mixing(6), policy, canvas, SIX, steps=4, token_sampler=token_sampler(token_temperature), seed=5)
         for token_temperature in (0.0, 0.5, 1.0, 10.0)
     )
     for other in others:

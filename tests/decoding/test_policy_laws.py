@@ -52,7 +52,7 @@ def outcomes(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: f
         repeated(toy.pattern, N, pad=toy.space.pad_id, padding=toy.padding),
         toy.space,
         steps=steps,
-        sampler=token_sampler(token_temperature),
+        token_sampler=token_sampler(token_temperature),
         end_of_sequence="close" if close else "as_tokens",
         seed=7,
     )
@@ -105,7 +105,7 @@ def test_for_independent_positions_every_policy_draws_the_same_law(policy: Unmas
         repeated([None] * 3, N, pad=0),
         space,
         steps=steps,
-        sampler=token_sampler(1.0),
+        token_sampler=token_sampler(1.0),
         seed=1,
     )
     law = {
