@@ -33,8 +33,14 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning sweep --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR) \
 		--ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
+# Two stages: two to three steps from nothing, then four to five from those weights. Resumes where it was stopped.
+EASY := runs/word_problems_easy
 train-default: $(VENV)/.run
-	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --ckpt_path last
+	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/easy.yaml --run_dir $(EASY) --ckpt_path last
+	$(BIN)/python experiments/word_problems/ship_weights.py $(EASY) $(EASY)/checkpoints
+	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --run_dir runs/word_problems_scratch --ckpt_path last \
+		--trainer.max_steps 2000 --model.learning_rate 1.5e-3 --model.init_from $(EASY)/checkpoints/denoiser.safetensors \
+		--data.tokenizer_path $(EASY)/checkpoints/tokenizer.json
 	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_scratch
 
 test: $(VENV)/.dev

@@ -15,15 +15,17 @@ HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
 
 
-def main(run_dir: str) -> None:
+def main(run_dir: str, out_dir: str | Path = HERE) -> None:
     checkpoints = Path(run_dir) / "checkpoints"
     module = DenoiserModule.load_from_checkpoint(checkpoints / "last.ckpt", map_location="cpu")
-    weights = HERE / "denoiser.safetensors"
+    weights = Path(out_dir) / "denoiser.safetensors"
     module.save_weights(weights)
     if weights.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{weights} has {weights.stat().st_size} bytes, more than the {MOST_BYTES} that may ship")
-    shutil.copyfile(checkpoints / "tokenizer.json", HERE / "tokenizer.json")
-    print(f"{weights} and {HERE / 'tokenizer.json'} are those of {checkpoints / 'last.ckpt'}")
+    tokenizer = Path(out_dir) / "tokenizer.json"
+    if tokenizer.resolve() != (checkpoints / "tokenizer.json").resolve():
+        shutil.copyfile(checkpoints / "tokenizer.json", tokenizer)
+    print(f"{weights} and {tokenizer} are those of {checkpoints / 'last.ckpt'}")
 
 
 if __name__ == "__main__":
