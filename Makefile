@@ -21,11 +21,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 sweep-steps: $(VENV)/.run
@@ -33,15 +33,13 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning sweep --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR) \
 		--ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
-# Two stages: two to three steps from nothing, then four to five from those weights. Resumes where it was stopped.
+# Two stages, an hour or two on 2 cores: two to three steps from nothing, then the default from those weights.
 EASY := runs/word_problems_easy
 train-default: $(VENV)/.run
 	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/easy.yaml --run_dir $(EASY) --ckpt_path last
 	$(BIN)/python experiments/word_problems/ship_weights.py $(EASY) $(EASY)/checkpoints
-	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --run_dir runs/word_problems_scratch --ckpt_path last \
-		--trainer.max_steps 2000 --model.learning_rate 1.5e-3 --model.init_from $(EASY)/checkpoints/denoiser.safetensors \
-		--data.tokenizer_path $(EASY)/checkpoints/tokenizer.json
-	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_scratch
+	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/after_easy.yaml --ckpt_path last
+	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_after_easy
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS)

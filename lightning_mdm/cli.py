@@ -24,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from lightning_mdm.callbacks.frontier import Frontier
+from lightning_mdm.callbacks.last_update import LastUpdate
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.report import report
@@ -66,6 +67,7 @@ class CLI(LightningCLI):
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
             trainer_class=Trainer,
+            trainer_defaults={"callbacks": [LastUpdate()]},
             parser_class=Parser,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
@@ -96,8 +98,6 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and look at the checkpoint before anything is built.
 
-        Lightning would let the checkpoint's hyper-parameters silently win over the options from here on.
-
         Raises:
             ValueError: no such checkpoint, none given where one is needed, or one of another net.
         """
@@ -115,6 +115,10 @@ class CLI(LightningCLI):
                     f"model.net.{name}={value}, but {path} was trained with {trained}: give the configuration that it "
                     "was trained with, or another run_dir"
                 )
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: in Lightning, the checkpoint's hyper-parameters would win over the options from here on."""
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -150,16 +154,6 @@ class CLI(LightningCLI):
         total = self.trainer.max_steps
         state = "complete; nothing is trained again" if 0 < total <= done else "resuming there"
         print(f"{last} is at update {done} of {total}: {state}.")
-
-    def after_fit(self) -> None:
-        """Keep the very last update, which ModelCheckpoint drops where it falls between two of its intervals."""
-        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
-        if last and self.trainer.is_global_zero:
-            saved = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-            last = last if saved < self.trainer.global_step else ""
-        last = self.trainer.strategy.broadcast(last)  # the first process decides, as all of them must save together
-        if last:
-            self.trainer.save_checkpoint(last, weights_only=False)
 
     def after_sweep(self) -> None:
         """Show the table; the run directory is the last line."""

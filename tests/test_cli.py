@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.cli import main, plainly
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -112,16 +113,17 @@ def test_every_configuration_trains_and_sweeps(
     options += ["--trainer.max_steps", "2"]
     if config.parent.name == "gsm8k":
         options += ["--data.path", gsm8k(tmp_path / "gsm8k")]
-    if config.stem == "from_shipped":
+    starts_from_weights = "init_from" in config.read_text(encoding="utf-8")
+    if starts_from_weights:
         module = DenoiserModule.load_from_checkpoint(last(run_dir), map_location="cpu")
         module.save_weights(tmp_path / "denoiser.safetensors")
         options += ["--model.init_from", tmp_path / "denoiser.safetensors"]
         options += ["--data.tokenizer_path", last(run_dir).with_name("tokenizer.json")]
     printed = program("fit", *options, "--ckpt_path", "last")
-    assert ("The denoiser starts from the weights in" in printed) == (config.stem == "from_shipped")
+    assert ("The denoiser starts from the weights in" in printed) == starts_from_weights
     assert saved(out)[0] == 2
     assert last(out).with_name("tokenizer.json").is_file()
-    if config.stem == "from_shipped":
+    if starts_from_weights:
         printed = program("fit", *options, "--ckpt_path", "last")
         assert "complete; nothing is trained again" in printed
         assert "The denoiser starts from" not in printed
@@ -130,7 +132,6 @@ def test_every_configuration_trains_and_sweeps(
     assert [(row.n, row.T, row.task) for row in read_rows(out / "frontier.csv")] == [(2, 2, config.parent.name)]
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the weights are not shipped yet")
 def test_the_weights_that_ship_fit_their_configuration(tmp_path: Path) -> None:
     quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.limit_val_batches", "1"]
     quick += [
@@ -177,10 +178,10 @@ def test_options_override_files_and_later_files_override_earlier_ones(
     assert [policy["class_path"].rpartition(".")[2] for policy in found["frontier"]["policies"]] == ["LeftToRight"]
 
 
-def test_the_default_configuration_names_every_policy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_frontier_without_policies_compares_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     for config in CONFIGS:
-        found = printed_config(capsys, "fit", *layers(config))["frontier"]["policies"]
-        assert [p["class_path"].rpartition(".")[2] for p in found] == [policy.__name__ for policy in POLICIES]
+        assert printed_config(capsys, "fit", *layers(config))["frontier"]["policies"] is None
+    assert [type(run.policy) for run in Frontier(budgets=[4]).runs] == list(POLICIES)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +244,10 @@ def test_the_last_checkpoint_holds_the_last_update(tmp_path: Path, run_dir: Path
     options = ["--trainer.max_steps", str(n), "--trainer.callbacks.every_n_train_steps", str(every)]
     program("fit", *tiny(tmp_path), "--run_dir", tmp_path / "run", *options)
     assert saved(tmp_path / "run")[0] == n
+    # A longer run goes on from the raw weights, so these must not have been overwritten by their average.
+    checkpoint = torch.load(last(tmp_path / "run"), weights_only=True)
+    raw, average = checkpoint["current_model_state"], checkpoint["state_dict"]
+    assert any(not torch.equal(value, raw[name]) for name, value in average.items())
 
 
 def test_fit_from_the_last_checkpoint_starts_anew_where_there_is_none(tmp_path: Path) -> None:

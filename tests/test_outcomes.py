@@ -55,6 +55,7 @@ class TestCell:
             {"options": {"eos": "as_tokens"}},
             {"steps": 5},
             {"seed": 1},
+            {"adaptive": True},
         ],
     )
     def test_any_change_is_another_cell(self, change: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ class TestCell:
 
     def test_every_field_is_covered_above(self) -> None:
         assert {f.name for f in fields(Cell)} == {
-            "task", "split", "checkpoint", "data", "policy", "options", "steps", "seed",
+            "task", "split", "checkpoint", "data", "policy", "options", "steps", "seed", "adaptive",
         }  # fmt: skip
 
     def test_same_meaning_is_the_same_cell(self) -> None:
@@ -215,7 +216,7 @@ class TestRows:
     def test_columns(self) -> None:
         assert ",".join(field.name for field in fields(Row)) == (
             "task,split,checkpoint,policy,options,T,seed,n,correct,accuracy,accuracy_low,accuracy_high,nfe_mean,nfe_min,"
-            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out"
+            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive"
         )
         assert ",".join(field.name for field in fields(OutcomeRow)) == (
             "task,split,checkpoint,problem,policy,options,T,seed,correct,nfe,tokens,answer"

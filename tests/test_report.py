@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.metrics.statistics import mcnemar, wilson
 from lightning_mdm.outcomes import (
     BatchRecord,
@@ -28,9 +29,9 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
-from lightning_mdm.report.naming import distinct_names
+from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, every_pair, solved_pairs
-from lightning_mdm.report.points import is_adaptive, pool_seeds
+from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
 
 N = 40
 LOOP = {"end_of_sequence": "as_tokens", "token_temperature": 0.0}
@@ -49,7 +50,18 @@ def sweep(seeds: tuple[int, ...] = (0, 1), **changes: Any) -> tuple[list[Row], l
     for policy, parameters, nfe, solved in POLICIES:
         for T in (1, 2, 4):
             for seed in seeds:
-                cell = Cell("word_problems", "test", "1f0c9a3e77", "d0", policy, {**parameters, **LOOP}, T, seed)
+                options = {**parameters, **LOOP}
+                cell = Cell(
+                    "word_problems",
+                    "test",
+                    "1f0c9a3e77",
+                    "d0",
+                    policy,
+                    options,
+                    T,
+                    seed,
+                    adaptive=policy == "threshold",
+                )
                 cell = replace(cell, **changes)
                 done = tuple(Outcome(p, p < solved(T, seed), nfe(T, p), 12, str(p)) for p in range(N))
                 records = [BatchRecord(done, T, 0.5, "cpu", "abc1234")]
@@ -87,6 +99,10 @@ def test_display_name_refuses(options: str) -> None:
         display_name("iid", options)
 
 
+def test_loop_options_are_those_of_the_loop() -> None:
+    assert {field.name for field in fields(DecodingOptions)} | {"precision"} == LOOP_OPTIONS
+
+
 def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     cells = [
         ("iid", '{"end_of_sequence":"close","token_temperature":0}'),
@@ -112,11 +128,14 @@ def test_pooling_seeds() -> None:
 
 
 def test_which_policies_are_adaptive() -> None:
-    point = pool_seeds(sweep()[0])[0]
-    curve = [replace(point, T=T, nfe_mean=min(T, 2.9)) for T in (1, 2, 4, 8)]
-    assert not is_adaptive(curve)  # few positions, not a choice
-    assert is_adaptive([*curve[:1], replace(curve[1], nfe_mean=1.7)])
-    assert not is_adaptive(curve[:1])
+    curves = by_name(pool_seeds(sweep()[0]))
+    assert {name: is_adaptive(curve) for name, curve in curves.items()} == {
+        "iid": False,
+        "top margin": False,
+        "threshold 0.9": True,
+    }
+    # Ending early on a short response is no choice.
+    assert not is_adaptive([replace(point, nfe_mean=1.0) for point in curves["iid"]])
 
 
 def test_comparisons_at_budgets() -> None:

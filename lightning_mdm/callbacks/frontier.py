@@ -27,7 +27,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import UnmaskingPolicy
+from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.frontier import FrontierMetric
 from lightning_mdm.outcomes import (
@@ -66,7 +66,7 @@ class Frontier(Callback):
     """The accuracy-vs-steps frontier.
 
     Args:
-        policies: unmasking policies to compare.
+        policies: unmasking policies to compare; all that there are, with their default options, where not given.
         budgets: step budgets T.
         seeds: seeds of the decoding noise; one cell each.
         decoding: end-of-sequence handling and token sampling.
@@ -79,7 +79,7 @@ class Frontier(Callback):
 
     def __init__(
         self,
-        policies: Sequence[UnmaskingPolicy] = (),
+        policies: Sequence[UnmaskingPolicy] | None = None,
         budgets: Sequence[int] = (1, 2, 4, 8, 16, 32),
         seeds: Sequence[int] = (0,),
         decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
@@ -91,6 +91,8 @@ class Frontier(Callback):
         for name, values in {"budgets": budgets, "fit_budgets": fit_budgets}.items():
             if any(steps < 1 for steps in values):
                 raise ValueError(f"frontier.{name}={list(values)}: a step budget is at least 1")
+        if policies is None:
+            policies = [kind() for kind in POLICIES]
         self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
         self.fit_runs = [Run(policy, steps, 0) for policy in fit_policies for steps in fit_budgets]
         for name, runs in {"policies": self.runs, "fit_policies": self.fit_runs}.items():
@@ -157,7 +159,8 @@ class Frontier(Callback):
                 checkpoint=checkpoint,
                 data=fingerprint,
                 policy=run.policy.name,
-                options=self.decoding.describe(run.policy),
+                options={**self.decoding.describe(run.policy), "precision": str(trainer.precision)},
+                adaptive=run.policy.adaptive,
                 steps=run.steps,
                 seed=run.seed,
             )
@@ -240,13 +243,16 @@ class Frontier(Callback):
             return
         log_examples(trainer.loggers, self.examples, trainer.global_step)
         if trainer.state.fn != TrainerFn.FITTING:
-            self.publish(trainer, problems_of(trainer).left_out.get(self.split(trainer), 0))
+            self.publish(trainer)
 
-    def publish(self, trainer: L.Trainer, left_out: int) -> None:
+    def publish(self, trainer: L.Trainer) -> None:
         """Write rows and outcomes of this run's cells, and the report, into the run directory."""
         run_dir = Path(trainer.default_root_dir)
-        cells = [cell for cell in self.cells.values() if self.store.records(cell)]
-        rows = [frontier_row(cell, self.store.records(cell), left_out) for cell in cells]
+        cells = [cell for cell in self.cells.values() if self.store.done(cell)]
+        rows = [
+            frontier_row(cell, self.store.records(cell), left_out=len(self.wanted - self.store.done(cell)))
+            for cell in cells
+        ]
         outcomes = [row for cell in cells for row in outcome_rows(cell, self.store.records(cell))]
         # Another split of the same checkpoint stays; what belongs to other weights is history.
         own = {(cell.task, cell.checkpoint, cell.split) for cell in cells}

@@ -76,8 +76,8 @@ def log_frontier(loggers: Iterable[Logger], rows: Sequence[Row], step: int) -> N
 def log_cells(rows: Mapping[Path, Row]) -> None:
     """One run directory per cell, so that the HPARAMS tab has one row per cell."""
     for directory, row in rows.items():
-        if any(directory.glob("events.out.tfevents.*")):
-            continue
+        for earlier in directory.glob("events.out.tfevents.*"):
+            earlier.unlink()  # of a sweep that stopped with fewer problems
         logger = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
         params = {
             "task": row.task,

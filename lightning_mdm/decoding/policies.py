@@ -32,6 +32,11 @@ class UnmaskingPolicy(ABC):
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
+    def adaptive(self) -> bool:
+        """Whether the policy itself decides how many steps it takes; otherwise the budget does."""
+        return False
+
+    @property
     def options(self) -> dict[str, Any]:
         """The policy's own parameters, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -61,11 +66,11 @@ class UnmaskingPolicy(ABC):
 
 @dataclass(frozen=True)
 class IID(UnmaskingPolicy):
-    """Every masked position with probability 1 / steps left, independently of everything.
+    """Every position at one of the T steps, drawn uniformly and independently of everything.
 
-    The ancestral sampler of masked diffusion under a linear schedule: each position is unmasked at one of the T steps,
-    drawn uniformly beforehand. Steps at which no position falls change nothing, need no denoiser call and are passed
-    over, so a row may take fewer than T.
+    The ancestral sampler of masked diffusion under a linear schedule: at each step every masked position is unmasked
+    with probability 1 / steps left. Steps at which none is change nothing, need no denoiser call and are passed over,
+    so a row may take fewer than T.
     """
 
     @property
@@ -143,6 +148,10 @@ class ConfidenceThreshold(UnmaskingPolicy):
         if not 0.0 < self.threshold <= 1.0:
             raise ValueError(f"threshold={self.threshold}: a confidence threshold lies in (0, 1]")
 
+    @property
+    def adaptive(self) -> bool:
+        return True
+
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         sure_BL = (prediction.top_probability_BL >= self.threshold) & state.masked_BL
         one_B = torch.ones_like(state.steps_left_B)
@@ -166,6 +175,10 @@ class EntropyBounded(UnmaskingPolicy):
         if not self.gamma >= 0.0:
             raise ValueError(f"gamma={self.gamma}: the entropy bound is a number of nats, at least 0")
 
+    @property
+    def adaptive(self) -> bool:
+        return True
+
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         # In ascending order the largest entropy of a run is its last, so sum - max is the sum of those before it.
         entropy_BL = prediction.entropy_BL.clamp(min=0.0).masked_fill(~state.masked_BL, torch.inf)
@@ -186,7 +199,7 @@ class Blocks(UnmaskingPolicy):
         block_length: canvas positions per block.
     """
 
-    policy: UnmaskingPolicy
+    policy: UnmaskingPolicy = TopMargin()
     block_length: int = 8
 
     def __post_init__(self) -> None:
@@ -194,6 +207,10 @@ class Blocks(UnmaskingPolicy):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
         if self.block_length < 1:
             raise ValueError(f"block_length={self.block_length}: a block has at least one position")
+
+    @property
+    def adaptive(self) -> bool:
+        return self.policy.adaptive
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         n_B1, budget_B1 = state.canvas_BL.sum(-1, keepdim=True), state.budget_B[:, None]

@@ -42,6 +42,7 @@ class Cell:
             would read them back (tuples become lists, ``1.0`` becomes ``1``).
         steps: T, the step budget, >= 1.
         seed: seed of the decoding noise.
+        adaptive: whether the policy decides the number of steps; otherwise the budget does.
 
     Raises:
         ValueError: for options that are not JSON, and a budget below 1.
@@ -55,6 +56,7 @@ class Cell:
     options: Mapping[str, Any] = field(hash=False)
     steps: int
     seed: int
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

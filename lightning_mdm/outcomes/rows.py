@@ -37,6 +37,7 @@ class Row:
         device: device names, joined with ``+`` when a sweep was resumed elsewhere.
         commit: source versions, joined likewise.
         left_out: problems of the split that were not decoded, e.g. because they do not fit the canvas.
+        adaptive: whether the policy decides the number of steps; otherwise the budget does.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Row:
     device: str
     commit: str
     left_out: int
+    adaptive: bool
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) 
         device="+".join(dict.fromkeys(record.device for record in records)),
         commit="+".join(dict.fromkeys(record.commit for record in records)),
         left_out=left_out,
+        adaptive=cell.adaptive,
     )
 
 

@@ -90,7 +90,8 @@ def _at_budgets(points: Sequence[Point], solved: Solved) -> list[str]:
         family="within a budget"
     )
     text += " Equal T is not equal cost: an adaptive policy may use fewer evaluations, see @ mean NFE."
-    text += " `paired.csv` has any two policies at the same budget."
+    text += " The best one was chosen on these very problems, which favours it; "
+    text += "`paired.csv` has any two policies at the same budget, corrected over all pairs."
     header = ["comparison", "T", *_PAIR_COLUMNS, *(["p, one vote per problem"] if votes else [])]
     body = [
         [f"{_at(c.first)} against {_at(c.second)}", str(c.first.T), *_pair_cells(c), *_vote_cells(c, votes)]

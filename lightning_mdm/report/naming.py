@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LOOP_OPTIONS = frozenset({"end_of_sequence", "token_temperature", "isolate_rows"})
+LOOP_OPTIONS = frozenset({"end_of_sequence", "isolate_rows", "precision", "token_temperature"})
 """Options of the decoding loop; every other option is a parameter of the policy."""
 
 

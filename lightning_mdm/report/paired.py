@@ -75,6 +75,7 @@ class PairRow:
     p_value: float
     p_holm: float
     p_by_problem: float
+    p_by_problem_holm: float
 
 
 def solved_pairs(outcomes: Iterable[OutcomeRow]) -> Solved:
@@ -130,6 +131,7 @@ def every_pair(points: Sequence[Point], solved: Solved) -> list[PairRow]:
                 p_value=c.pooled.p_value,
                 p_holm=c.pooled_holm,
                 p_by_problem=c.by_problem.p_value,
+                p_by_problem_holm=c.by_problem_holm,
             )
             for c in _correct(pairs)
         ]

@@ -42,6 +42,7 @@ class Point:
             decode the same problems again, so they do not narrow what is known about problems in general.
         nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
         tokens_per_forward: answer tokens over evaluations.
+        adaptive: whether the policy decides the number of steps.
     """
 
     panel: Panel
@@ -58,6 +59,7 @@ class Point:
     nfe_min: int
     nfe_max: int
     tokens_per_forward: float
+    adaptive: bool
 
     @property
     def accuracy(self) -> float:
@@ -102,12 +104,8 @@ def by_name(points: Iterable[Point]) -> dict[str, list[Point]]:
 
 
 def is_adaptive(curve: Iterable[Point]) -> bool:
-    """Whether a policy chooses how many evaluations to use: below its smallest budget above 1, on some problem.
-
-    The smallest one decides, since at large ones any policy ends early on a response with fewer positions than steps.
-    """
-    budgets = [point for point in curve if point.T > 1]
-    return bool(budgets) and (smallest := min(budgets, key=lambda point: point.T)).nfe_mean < smallest.T
+    """Whether the points are those of a policy that decides the number of steps itself."""
+    return any(point.adaptive for point in curve)
 
 
 def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
@@ -134,4 +132,5 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         nfe_min=min(row.nfe_min for row in rows),
         nfe_max=max(row.nfe_max for row in rows),
         tokens_per_forward=tokens / evaluations if evaluations else 0.0,
+        adaptive=rows[0].adaptive,
     )

@@ -168,6 +168,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
         assert json.loads(row.options) == {
             "end_of_sequence": "as_tokens",
             "isolate_rows": False,
+            "precision": "32-true",
             "token_temperature": 0,
         }
         assert row.correct == (N_TEST if right else 0)
@@ -190,7 +191,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
     assert columns == [
         "task", "split", "checkpoint", "policy", "options", "T", "seed", "n", "correct", "accuracy", "accuracy_low",
         "accuracy_high", "nfe_mean", "nfe_min", "nfe_max", "tokens_per_forward", "forward_passes", "seconds", "device",
-        "commit", "left_out",
+        "commit", "left_out", "adaptive",
     ]  # fmt: skip
 
 

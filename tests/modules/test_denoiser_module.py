@@ -182,3 +182,38 @@ def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
     DenoiserModule(V, NET).save_weights(tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"embedding.weight has shape \(12, 16\), this net's \(13, 16\)"):
         DenoiserModule(V + 1, NET, init_from=str(tmp_path / "w.safetensors"))
+
+
+def test_compiling_is_for_fitting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = DenoiserModule(V, NET, compile=True)
+    names = set(module.state_dict())
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(module.denoiser, "compile", lambda **options: calls.append(options))
+    for stage in ("validate", "test", "predict"):
+        module.setup(stage)
+    assert not calls
+    module.setup("fit")
+    assert calls == [{"dynamic": True}]  # batches have many lengths
+    assert set(module.state_dict()) == names
+    DenoiserModule(V, NET).setup("fit")
+    assert len(calls) == 1
+
+
+def test_mixed_precision_keeps_float32_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, seen = DenoiserModule(V, NET), []
+    module.denoiser.register_forward_hook(lambda net, inputs, logits: seen.append(logits.dtype))
+    run = trainer(tmp_path, max_steps=2, precision="bf16-mixed")
+    run.fit(module, loader())
+    assert set(seen) == {torch.bfloat16}
+    assert {value.dtype for value in module.denoiser.state_dict().values()} == {torch.float32}
+    assert bool(run.callback_metrics["train/surrogate"].isfinite())
+
+
+def test_batches_that_are_accumulated_draw_different_masks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, seen = DenoiserModule(V, NET), []
+    module.denoiser.register_forward_hook(lambda net, inputs, logits: seen.append(inputs[0] == V))
+    trainer(tmp_path, max_steps=2, accumulate_grad_batches=3).fit(module, loader())
+    assert len(seen) == 6
+    assert all(not torch.equal(one, other) for k, one in enumerate(seen) for other in seen[:k])
