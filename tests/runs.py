@@ -33,7 +33,13 @@ model: {init_args: {net: {layers: 1, width: 16, heads: 2, mlp_width: 16}}}
 data: {init_args: {batch_size: 4, eval_batch_size: 3, vocab_size: 280, measure_problems: 50}}
 """
 TINY_WORD_PROBLEMS = f"""
-data: {{init_args: {{n_validation: {N_VALIDATION}, n_test: {N_TEST}, prompt_tokens: 200, response_tokens: 48}}}}
+data:
+  init_args:
+    n_validation: {N_VALIDATION}
+    n_test: {N_TEST}
+    prompt_tokens: 200
+    response_tokens: 48
+    difficulty: {{min_steps: 2, max_steps: 3, max_value: 20, operations: "+-*"}}
 frontier: {{policies: [TopMargin, IID], budgets: [1, 4], fit_budgets: [1], fit_problems: 3}}
 """
 FEW: dict[str, Any] = {

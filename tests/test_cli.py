@@ -69,7 +69,7 @@ def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: 
     own = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert found["run_dir"] == own["run_dir"]
     assert found["trainer"]["max_steps"] == own["trainer"]["max_steps"]
-    net = own["model"]["init_args"].get("net", {})
+    net = own.get("model", {"init_args": {}})["init_args"].get("net", {})
     assert {key: found["model"]["init_args"]["net"][key] for key in net} == net
     # What refers to the run directory follows the last file that names it.
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == own["run_dir"]
