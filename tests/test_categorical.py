@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
-from laws import assert_follows
 from torch import Tensor
 
+from laws import assert_follows
 from lightning_mdm.categorical import (
     entropy,
     odds_against_best,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from laws import assert_independent, assert_uniform
 
+from laws import assert_independent, assert_uniform
 from lightning_mdm.noise import RowNoise, Stream, mix, to_uniform
 
 SEEDS = [0, 1, -1, 1234567, 2**31, 2**63 - 1, -(2**63)]

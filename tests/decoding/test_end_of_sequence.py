@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoding.reference import instances, label
-from toys import Fixed, Mixing, random_rows, rows
 
+from decoding.reference import instances, label
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import LeftToRight, TopProbability, UnmaskingPolicy
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.vocabulary import TokenSpace
+from toys import Fixed, Mixing, random_rows, rows
 
 EOS = 1
 SPACE = TokenSpace(4, eos_id=EOS, pad_id=0)

@@ -6,10 +6,9 @@ from functools import cache
 
 import pytest
 import torch
-from decoding.reference import instances, label
 from torch import Tensor
-from toys import random_rows, subset
 
+from decoding.reference import instances, label
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import IID, TopMargin, UnmaskingPolicy
@@ -19,6 +18,7 @@ from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
+from toys import random_rows, subset
 
 SPACE = TokenSpace(12, eos_id=2, pad_id=0, forbidden=(0, 1))
 N = 6

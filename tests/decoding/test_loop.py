@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from decoding.reference import instances, label
 from torch import Tensor
-from toys import Mixing, Recording, random_rows, repeated, rows, subset
 
+from decoding.reference import instances, label
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
@@ -26,6 +25,7 @@ from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.tokens import Argmax, Temperature
 from lightning_mdm.orders.budget import StepBudget
 from lightning_mdm.vocabulary import TokenSpace
+from toys import Mixing, Recording, random_rows, repeated, rows, subset
 
 SPACE = TokenSpace(40, eos_id=3, pad_id=0, forbidden=(0, 7, 8))
 BUDGETS = [1, 2, 3, 5, 8, 30]

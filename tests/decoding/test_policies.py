@@ -7,10 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
+
 from decoding.reference import instances, label
 from laws import assert_follows
-from toys import Fixed, Mixing, random_rows, repeated, rows
-
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
@@ -26,6 +25,7 @@ from lightning_mdm.decoding.policies import (
 )
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
+from toys import Fixed, Mixing, random_rows, repeated, rows
 
 FAMILY = [Blocks(TopMargin(), 3) if kind is Blocks else kind() for kind in POLICIES]
 SIX = TokenSpace(6, eos_id=None, pad_id=0)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from decoding.reference import SET_LAWS, decode_law, instances, label, table_probabilities
 from laws import assert_follows
-from toys import Fixed, Tabular, repeated, with_ties
-
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
+from toys import Fixed, Tabular, repeated, with_ties
 
 N = 20_000
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import random_rows
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
+from toys import random_rows
 
 V = 11
 

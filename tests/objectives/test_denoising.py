@@ -9,10 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from laws import assert_follows, assert_mean, assert_uniform
 from torch import Tensor, nn
-from toys import Fixed, Tabular, random_rows
 
+from laws import assert_follows, assert_mean, assert_uniform
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import (
     Denoising,
@@ -23,6 +22,7 @@ from lightning_mdm.objectives.denoising import (
     response_query,
     stratified_t,
 )
+from toys import Fixed, Tabular, random_rows
 
 L, V = 3, 3
 X = torch.tensor([2, 0, 1])
