@@ -18,8 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.points import Point, by_name, by_panel, is_adaptive, pool_seeds
 
-# Okabe and Ito's palette, told apart by the colour-blind; its yellow is left out, being illegible on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p")
 
 
@@ -108,5 +108,5 @@ def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]
 
 
 def _styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-    # Seven colours and nine markers: 63 combinations before two policies look the same.
+    # Eight colours and nine markers: 72 combinations before two policies look the same.
     return dict(zip(by_name(points), zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
