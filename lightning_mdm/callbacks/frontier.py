@@ -9,7 +9,6 @@ batch as they come, so that a stopped run goes on where it was, and the rows wri
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import write_report
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
