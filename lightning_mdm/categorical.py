@@ -18,13 +18,14 @@ def odds_against_best(logits_NV: Tensor) -> Tensor:
     The odds keep their relative precision where ``p`` itself would round to 1, so certain tokens still have a ranking.
     """
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    return (logits_NV - top_N1).exp_().scatter_(-1, best_N1, 0.0).sum(-1).double()
+    # In place, and before the exponential: its gradient needs the result as it is.
+    return (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf).exp_().sum(-1).double()
 
 
 def top_margin(logits_NV: Tensor) -> Tensor:
     """Probability of the likeliest token minus that of the second, float64 ``[N]``; needs V >= 2."""
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    ratio_NV = (logits_NV - top_N1).exp_().scatter_(-1, best_N1, 0.0)
+    ratio_NV = (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf).exp_()
     return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
 
 
@@ -33,8 +34,9 @@ def entropy(logits_NV: Tensor) -> Tensor:
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
     gap_NV = (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf)
     ratio_NV = gap_NV.exp()
-    # -x e^x at x = -inf is the limit 0, not nan; the largest finite gap stands in for it.
-    cost_N = (ratio_NV * gap_NV.clamp_(min=torch.finfo(gap_NV.dtype).min)).sum(-1).double()
+    # -x e^x at x = -inf is the limit 0, not nan. A gap whose exponential is 0 in any precision stands in for it; a much
+    # larger one would overflow in the gradient.
+    cost_N = (ratio_NV * gap_NV.clamp_(min=-1e4)).sum(-1).double()
     odds_N = ratio_NV.sum(-1).double()
     return torch.log1p(odds_N) - cost_N / (1.0 + odds_N)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -120,3 +121,20 @@ def test_float32_logits_are_sampled_in_float64() -> None:
     logits = torch.tensor([[0.0, -20.0]])  # the second token has 2.06e-9, below the spacing of float32 next to 1
     uniform = torch.tensor([1.0 - 3e-9, 1.0 - 1e-9], dtype=torch.float64)
     assert sample_categorical(logits.expand(2, -1), uniform).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("statistic", [odds_against_best, top_margin, entropy])
+def test_statistics_have_the_gradients_of_their_definitions(statistic: Callable[[Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_NV = torch.randn(5, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(statistic, (logits_NV,))
+
+
+@pytest.mark.parametrize("statistic", [odds_against_best, top_margin, entropy])
+def test_tokens_of_probability_zero_have_no_gradient_and_spoil_none(statistic: Callable[[Tensor], Tensor]) -> None:
+    logits_NV = torch.tensor([[0.5, -torch.inf, 0.2, -1.0], [80.0, -torch.inf, 0.0, -300.0]], requires_grad=True)
+    (1e3 * statistic(logits_NV).sum()).backward()
+    assert logits_NV.grad is not None
+    assert bool(logits_NV.grad.isfinite().all())
+    assert logits_NV.grad[:, 1].tolist() == [0.0, 0.0]
+    assert bool((logits_NV.grad[0, [0, 2, 3]] != 0.0).any())

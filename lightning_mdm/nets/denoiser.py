@@ -8,13 +8,44 @@ Shapes: B rows, L positions, Q queried positions per row, D width, V vocabulary.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig
+from lightning_mdm.output import DenoiserOutput
 
 
-class TransformerDenoiser(nn.Module):
+class ReadableDenoiser(nn.Module, ABC):
+    """A denoiser whose hidden states a selector can read.
+
+    Args:
+        vocab_size: V, the number of tokens that can be predicted. The mask token has id V.
+        width: D, width of embeddings and hidden states.
+    """
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.width = width
+
+    @abstractmethod
+    def embed(self, tokens_BL: Tensor) -> Tensor:
+        """What is known of each token by itself, ``[B, L, D]``: a lookup, no evaluation."""
+
+    @abstractmethod
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+        """Logits ``[B, Q, V]`` at the positions ``query_BQ``, or ``[B, L, V]`` at all of them, and hidden states.
+
+        Args:
+            tokens_BL: token ids in [0, V], V being the mask token.
+            valid_BL: True where a position is not padding. Padding changes no valid position's logits.
+            query_BQ: positions in [0, L) whose logits are wanted.
+        """
+
+
+class TransformerDenoiser(ReadableDenoiser):
     """Embedding, transformer trunk and an untied head.
 
     Args:
@@ -23,27 +54,20 @@ class TransformerDenoiser(nn.Module):
     """
 
     def __init__(self, vocab_size: int, config: TransformerConfig) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
+        super().__init__(vocab_size, config.width)
         self.embedding = nn.Embedding(vocab_size + 1, config.width)
         self.trunk = Transformer(config)
         self.head = nn.Linear(config.width, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=1.0)
         nn.init.normal_(self.head.weight, std=config.width**-0.5)
 
-    def hidden(self, tokens_BL: Tensor, valid_BL: Tensor) -> Tensor:
-        """Normalised hidden states ``[B, L, D]``, the input of the head."""
-        return self.trunk(self.embedding(tokens_BL), valid_BL)
+    def embed(self, tokens_BL: Tensor) -> Tensor:
+        return self.embedding(tokens_BL)
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> Tensor:
-        """Logits ``[B, Q, V]`` at the positions ``query_BQ``, or ``[B, L, V]`` at all of them.
-
-        Args:
-            tokens_BL: token ids in [0, V], V being the mask token.
-            valid_BL: True where a position is not padding. Padding changes no valid position's logits.
-            query_BQ: positions in [0, L) whose logits are wanted; the head runs on these alone.
-        """
-        hidden_BLD = self.hidden(tokens_BL, valid_BL)
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+        """See ``ReadableDenoiser``; the head runs on the queried positions alone, and reads the hidden states."""
+        hidden_BLD = self.trunk(self.embedding(tokens_BL), valid_BL)
+        queried_BQD = hidden_BLD
         if query_BQ is not None:
-            hidden_BLD = torch.take_along_dim(hidden_BLD, query_BQ[:, :, None], dim=1)
-        return self.head(hidden_BLD)
+            queried_BQD = torch.take_along_dim(hidden_BLD, query_BQ[:, :, None], dim=1)
+        return DenoiserOutput(self.head(queried_BQD), hidden_BLD)

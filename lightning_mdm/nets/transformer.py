@@ -46,14 +46,14 @@ class TransformerConfig:
             )
 
 
-def rotary_angles(length: int, head_width: int, base: float, device: torch.device) -> Tensor:
-    """Rotation angle of every position and frequency, float32 ``[length, head_width / 2]`` (radians)."""
-    exponent = torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width
-    return torch.outer(torch.arange(length, device=device, dtype=torch.float32), base**-exponent)
+def rotary_angles(position_L: Tensor, head_width: int, base: float) -> Tensor:
+    """Rotation angle of every position and frequency, float32 ``[..., L, head_width / 2]`` (radians)."""
+    exponent = torch.arange(0, head_width, 2, device=position_L.device, dtype=torch.float32) / head_width
+    return position_L[..., None].float() * base**-exponent
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of the last dimension of ``x [..., L, K]`` by angles given as ``[L, K / 2]``."""
+    """Rotate the two halves of the last dimension of ``x [..., L, K]`` by angles given as ``[..., L, K / 2]``."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -126,14 +126,14 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, valid_BL: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, valid_BL: Tensor, position_BL: Tensor | None = None) -> Tensor:
         """Hidden states of every position; positions outside ``valid_BL`` are never attended to.
 
-        A row with no valid position at all would have nothing to attend to: callers pass none.
+        ``position_BL`` says where each embedding stands; 0, 1, 2, ... where it is not given. A row with no valid
+        position at all would have nothing to attend to: callers pass none.
         """
-        angles = rotary_angles(
-            x_BLD.shape[1], self.config.width // self.config.heads, self.config.rope_base, x_BLD.device
-        )
+        position = torch.arange(x_BLD.shape[1], device=x_BLD.device) if position_BL is None else position_BL[:, None]
+        angles = rotary_angles(position, self.config.width // self.config.heads, self.config.rope_base)
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
         attend_B11L = valid_BL[:, None, None, :]
         for block in self.blocks:

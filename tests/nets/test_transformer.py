@@ -20,7 +20,6 @@ from lightning_mdm.nets.transformer import (
 )
 
 CONFIG = TransformerConfig(layers=2, width=16, heads=2, mlp_width=24)
-CPU = torch.device("cpu")
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -43,13 +42,13 @@ def rotated_by_complex_numbers(x: Tensor, base: float, first: int = 0) -> Tensor
 @pytest.mark.parametrize("base", [10_000.0, 500.0])
 def test_rotation_is_multiplication_of_complex_numbers(base: float) -> None:
     x = numbers(9, 8)
-    angles = rotary_angles(9, 8, base, CPU)
+    angles = rotary_angles(torch.arange(9), 8, base)
     got = rotate(x, angles.cos().double(), angles.sin().double())
     torch.testing.assert_close(got, rotated_by_complex_numbers(x, base), rtol=0.0, atol=3e-6)
 
 
 def test_rotary_products_depend_on_the_distance_alone() -> None:
-    angles = rotary_angles(40, 8, 10_000.0, CPU).double()
+    angles = rotary_angles(torch.arange(40), 8, 10_000.0).double()
     q, k = (rotate(numbers(1, 8, seed=seed).expand(40, 8), angles.cos(), angles.sin()) for seed in (1, 2))
     product = q @ k.T
     for distance in range(-20, 21):

@@ -22,14 +22,16 @@ def test_padding_never_leaks(dtype: torch.dtype, tolerance: float) -> None:
     denoiser = net(dtype)
     canvas = random_rows(6, vocab_size=V, pad=0, longest=12, seed=1)
     with torch.no_grad():
-        batch_BLV = denoiser(canvas.tokens_BL, canvas.valid_BL)
+        batch_BLV = denoiser(canvas.tokens_BL, canvas.valid_BL).logits_BQV
         assert bool(batch_BLV.isfinite().all())
         for row, length in enumerate(canvas.valid_BL.sum(-1).tolist()):
-            alone_LV = denoiser(canvas.tokens_BL[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))[0]
+            alone_LV = denoiser(
+                canvas.tokens_BL[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool)
+            ).logits_BQV[0]
             torch.testing.assert_close(batch_BLV[row, :length], alone_LV, rtol=0.0, atol=tolerance)
         other = canvas.tokens_BL.masked_fill(~canvas.valid_BL, V)
         valid = canvas.valid_BL
-        torch.testing.assert_close(denoiser(other, valid)[valid], batch_BLV[valid], rtol=0.0, atol=0.0)
+        torch.testing.assert_close(denoiser(other, valid).logits_BQV[valid], batch_BLV[valid], rtol=0.0, atol=0.0)
 
 
 def test_every_valid_position_is_seen_from_both_sides() -> None:
@@ -47,36 +49,36 @@ def test_the_mask_token_is_read_and_never_predicted() -> None:
     denoiser = net()
     assert denoiser.embedding.num_embeddings == V + 1
     valid = torch.ones(1, 4, dtype=torch.bool)
-    logits = denoiser(torch.tensor([[V, 1, V, 3]]), valid)
+    logits = denoiser(torch.tensor([[V, 1, V, 3]]), valid).logits_BQV
     assert logits.shape == (1, 4, V)
-    assert not torch.allclose(logits, denoiser(torch.tensor([[2, 1, V, 3]]), valid))
+    assert not torch.allclose(logits, denoiser(torch.tensor([[2, 1, V, 3]]), valid).logits_BQV)
 
 
 def test_queried_logits_are_those_of_the_full_head() -> None:
     denoiser = net()
     canvas = random_rows(5, vocab_size=V, pad=0, longest=9, seed=2)
-    full_BLV = denoiser(canvas.tokens_BL, canvas.valid_BL)
+    full_BLV = denoiser(canvas.tokens_BL, canvas.valid_BL).logits_BQV
     generator = torch.Generator().manual_seed(0)
     query_BQ = torch.stack([torch.randperm(full_BLV.shape[1], generator=generator)[:3] for _ in range(5)])
-    got_BQV = denoiser(canvas.tokens_BL, canvas.valid_BL, query_BQ)
+    got_BQV = denoiser(canvas.tokens_BL, canvas.valid_BL, query_BQ).logits_BQV
     for row in range(5):
         torch.testing.assert_close(got_BQV[row], full_BLV[row, query_BQ[row]], rtol=0.0, atol=1e-12)
     empty_BQ = torch.zeros(5, 0, dtype=torch.int64)
-    assert denoiser(canvas.tokens_BL, canvas.valid_BL, empty_BQ).shape == (5, 0, V)
+    assert denoiser(canvas.tokens_BL, canvas.valid_BL, empty_BQ).logits_BQV.shape == (5, 0, V)
 
 
 def test_places_matter_and_only_relative_to_each_other() -> None:
     denoiser = net()
     tokens = torch.tensor([[4, V, 7, V]])
-    logits = denoiser(tokens, torch.ones(1, 4, dtype=torch.bool))
-    swapped = denoiser(tokens.flip(-1), torch.ones(1, 4, dtype=torch.bool)).flip(1)
+    logits = denoiser(tokens, torch.ones(1, 4, dtype=torch.bool)).logits_BQV
+    swapped = denoiser(tokens.flip(-1), torch.ones(1, 4, dtype=torch.bool)).logits_BQV.flip(1)
     assert not torch.allclose(logits, swapped, atol=1e-3)
     shifted = torch.tensor([[0] * 5 + tokens[0].tolist()])
     valid = torch.tensor([[False] * 5 + [True] * 4])
-    torch.testing.assert_close(denoiser(shifted, valid)[:, 5:], logits, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(denoiser(shifted, valid).logits_BQV[:, 5:], logits, rtol=0.0, atol=1e-5)
 
 
 def test_it_learns_through_every_parameter() -> None:
     denoiser = net()
-    denoiser(torch.arange(V + 1)[None], torch.ones(1, V + 1, dtype=torch.bool)).square().sum().backward()
+    denoiser(torch.arange(V + 1)[None], torch.ones(1, V + 1, dtype=torch.bool)).logits_BQV.square().sum().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in denoiser.parameters())

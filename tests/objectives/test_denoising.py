@@ -42,7 +42,7 @@ def nll(denoiser: nn.Module, x: Tensor, masked: tuple[int, ...], position: int) 
     """-log p(x_i | x with ``masked`` replaced by masks), one number."""
     z = x.clone()
     z[list(masked)] = V
-    logits = denoiser(z[None], ALL, torch.tensor([[position]]))[0, 0]
+    logits = denoiser(z[None], ALL, torch.tensor([[position]])).logits_BQV[0, 0]
     return logits.logsumexp(-1) - logits[x[position]]
 
 
@@ -60,7 +60,7 @@ def evaluate(denoiser: nn.Module, masked_BL: Tensor, t_B: Tensor, weighting: Wei
     B = len(masked_BL)
     tokens_BL, response_BL = X.expand(B, -1), ALL.expand(B, -1)
     query_BQ = response_query(response_BL)
-    logits_BQV = denoiser(tokens_BL.masked_fill(masked_BL, V), response_BL, query_BQ)
+    logits_BQV = denoiser(tokens_BL.masked_fill(masked_BL, V), response_BL, query_BQ).logits_BQV
     return denoising(logits_BQV, query_BQ, tokens_BL, masked_BL, response_BL, t_B, weighting)
 
 
