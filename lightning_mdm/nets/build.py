@@ -1,0 +1,46 @@
+"""Denoisers by their configuration: a transformer's shape, or a law whose formula is the denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+from lightning_mdm.laws.hop_chain import HopChain
+from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
+from lightning_mdm.nets.laws import law_denoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+
+NetConfig: TypeAlias = TransformerConfig | HopChain | MarkovChain
+KINDS: dict[str, type[NetConfig]] = {kind.__name__: kind for kind in (TransformerConfig, HopChain, MarkovChain)}
+
+
+def build_denoiser(config: NetConfig, vocab_size: int) -> ReadableDenoiser:
+    """The denoiser of a configuration.
+
+    Raises:
+        ValueError: a law of another vocabulary.
+    """
+    if isinstance(config, TransformerConfig):
+        return TransformerDenoiser(vocab_size, config)
+    denoiser = law_denoiser(config)
+    if denoiser.vocab_size != vocab_size:
+        raise ValueError(
+            f"model.net: this {type(config).__name__} has {denoiser.vocab_size} tokens, the data {vocab_size}; "
+            "give both the same law"
+        )
+    return denoiser
+
+
+def net_to_plain(config: NetConfig) -> dict[str, Any]:
+    """The configuration as plain values, for a checkpoint."""
+    return {"kind": type(config).__name__, **asdict(config)}
+
+
+def net_from_plain(config: NetConfig | Mapping[str, Any]) -> NetConfig:
+    """The configuration from plain values; one that is no mapping stays what it is."""
+    if not isinstance(config, Mapping):
+        return config
+    values = dict(config)
+    return KINDS[values.pop("kind", "TransformerConfig")](**values)
