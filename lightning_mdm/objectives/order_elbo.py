@@ -1,0 +1,408 @@
+"""The variational bound over generation orders and its gradient (following Fox et al., arXiv 2602.23968).
+
+A trajectory unmasks the set U_s of the masked positions M_s at step s = 1 .. T. Selector pi and approximate posterior q
+are laws over U_s; at s = T everything left is unmasked. With the expectation over U_s in closed form,
+
+    -log p(x) <= bound_nats = -sum_s E_{M_s ~ q} F_s,
+    F_s = sum_{i in M_s} q(i in U_s) log p(x_i | z_s) - KL(q || pi) - price - wait_price sum_{i in M_s} q(i not in U_s),
+    F_T = sum_{i in M_T} log p(x_i | z_T) - price
+
+The prices, in nats, are part of the generative model: before every denoiser call generation breaks off with probability
+1 - exp(-price), and after it with probability 1 - exp(-wait_price) for every position that is still masked. This puts
+geometric laws on the number of steps and on how long a position waits: where nothing is lost by it, positions go early
+and few steps are used. What is bounded is then the probability of x without a break, itself a bound of p(x).
+
+Two unbiased estimators of the gradient, REINFORCE with a leave-one-out baseline over the K trajectories of an example:
+``all_steps`` (rewards to go, one denoiser evaluation per distinct state) and ``one_step`` (one random step, weighted by
+T, one denoiser evaluation per trajectory where the posterior does not read states). Bound and surrogate are different
+numbers. Knows nothing of networks; a model of two laws and one evaluation is all it asks for.
+
+What ``all_steps`` rewards a set U_s with is what waiting gains the positions it leaves: from the cost at which they are
+unmasked later, their cost in the state at hand is taken away, a control variate whose expectation is known,
+sum_i (1 - q(i in U_s)) log p(x_i | z_s). Tokens that cost the same at any time then contribute no noise. Without it the
+closed form of the own step and the rewards to go of the later ones would cancel in the mean only.
+
+Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S distinct states, L positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+
+
+@dataclass(frozen=True)
+class States:
+    """Partly masked states of the examples, each once.
+
+    Args:
+        example_S: int64, the example a state belongs to.
+        masked_SL: bool, what is masked in it; never nothing.
+        steps_left_S: int64, steps left including the one at hand.
+    """
+
+    example_S: Tensor
+    masked_SL: Tensor
+    steps_left_S: Tensor
+
+    @classmethod
+    def distinct(cls, example_A: Tensor, masked_AL: Tensor, steps_left_A: Tensor) -> tuple[States, Tensor]:
+        """The distinct ones of some states, and for each of those given where it is among them."""
+        key_AC = torch.cat((example_A[:, None], steps_left_A[:, None], masked_AL.long()), dim=1)
+        key_SC, where_A = key_AC.unique(dim=0, return_inverse=True)
+        return cls(key_SC[:, 0], key_SC[:, 2:].bool(), key_SC[:, 1]), where_A
+
+
+class Reading(Protocol):
+    """What one evaluation of the denoiser says about some states."""
+
+    @property
+    def log_prob_SL(self) -> Tensor:
+        """log p(x_i | z) of the true tokens; 0 where not masked."""
+        ...
+
+
+R = TypeVar("R", bound=Reading)
+
+
+class OrderModel(Protocol[R]):
+    """Denoiser, selector and approximate posterior on a batch of examples."""
+
+    @property
+    def posterior_reads_states(self) -> bool:
+        """Whether the posterior looks at the true tokens' likelihood in the current state."""
+        ...
+
+    def read(self, states: States) -> R:
+        """Evaluate the denoiser, once per state."""
+        ...
+
+    def selector_law(self, states: States, reading: R) -> NonEmptyBernoulli:
+        """pi(U | z), with at least two steps left."""
+        ...
+
+    def posterior_law(self, states: States, log_prob_SL: Tensor | None) -> NonEmptyBernoulli:
+        """q(U | M, x), with at least two steps left; ``None`` where the posterior reads no states."""
+        ...
+
+
+Choose = Callable[[NonEmptyBernoulli, Tensor, int], Tensor]
+"""Draws sets ``[A, L]`` from laws, for the trajectories with the numbers ``[A]``, at a step."""
+
+
+@dataclass(frozen=True)
+class OrderElbo:
+    """One evaluation of the objective.
+
+    Args:
+        surrogate: scalar to differentiate: the mean over trajectories, in nats per response token.
+        bound_nats_B: estimate of the bound on -log p(x), nats per sequence, detached; the sum of the next three.
+        token_nats_B: its part from the tokens.
+        kl_nats_B: its part from the order, KL(q || pi).
+        price_nats_B: its part from the prices.
+        steps_BK: steps each trajectory took under q, as far as it was followed.
+        log_weight_BK: log of p(x, trajectory) / q(trajectory); only of ``all_steps``, else empty.
+        evaluations: denoiser evaluations made, one per state.
+        score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
+        score_variance_without_baseline: what it would be with nothing taken off the rewards.
+    """
+
+    surrogate: Tensor
+    bound_nats_B: Tensor
+    token_nats_B: Tensor
+    kl_nats_B: Tensor
+    price_nats_B: Tensor
+    steps_BK: Tensor
+    log_weight_BK: Tensor
+    evaluations: int
+    score_variance: Tensor
+    score_variance_without_baseline: Tensor
+
+
+@dataclass(frozen=True)
+class Term(Generic[R]):
+    """F_s at distinct states, in its parts, and the laws behind it (none at the last step)."""
+
+    reading: R
+    token_S: Tensor
+    kl_S: Tensor
+    q: NonEmptyBernoulli | None
+    pi: NonEmptyBernoulli | None
+
+
+def term(model: OrderModel[R], states: States, *, last: bool) -> Term[R]:
+    """The step's share of the bound without prices, the expectation over its set in closed form."""
+    reading = model.read(states)
+    log_prob_SL = reading.log_prob_SL
+    if last:
+        return Term(reading, log_prob_SL.sum(-1), torch.zeros_like(log_prob_SL[:, 0]), None, None)
+    q = model.posterior_law(states, log_prob_SL if model.posterior_reads_states else None)
+    pi = model.selector_law(states, reading)
+    return Term(reading, (q.marginal_BL * log_prob_SL).sum(-1), q.kl(pi), q, pi)
+
+
+def leave_one_out(value_BK: Tensor) -> Tensor:
+    """For each trajectory the mean of the other K - 1 of its example; 0 where there is no other."""
+    others = value_BK.shape[1] - 1
+    return (value_BK.sum(-1, keepdim=True) - value_BK) / others if others else torch.zeros_like(value_BK)
+
+
+def importance_weighted_nats(log_weight_BK: Tensor) -> Tensor:
+    """The bound -log (1/K) sum_k w_k in nats, ``[B]``: tighter with more (Burda et al., 2016)."""
+    return math.log(log_weight_BK.shape[1]) - log_weight_BK.logsumexp(-1)
+
+
+def all_steps(
+    model: OrderModel[R],
+    response_BL: Tensor,
+    *,
+    budget: int,
+    samples: int,
+    choose: Choose,
+    price: float = 0.0,
+    wait_price: float = 0.0,
+) -> OrderElbo:
+    """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
+
+    Args:
+        model: denoiser and laws.
+        response_BL: bool, the positions to generate; some in every row.
+        budget: T.
+        samples: K trajectories of each example.
+        choose: draws the sets.
+        price: nats per step taken.
+        wait_price: nats per step and position left masked at it.
+    """
+    B = len(response_BL)
+    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
+    masked_NL = response_BL[example_N]
+    value_N: list[Tensor] = []  # F_s
+    reward_N: list[Tensor] = []  # F_s with the tokens that were unmasked in place of their expectation
+    left_N: list[Tensor] = []  # what the positions left masked would have cost at this step
+    expected_left_N: list[Tensor] = []
+    log_q_N: list[Tensor] = []
+    direction_NL: list[Tensor] = []  # gradient of log q(U_s) with respect to the logits
+    token_N = kl_N = price_N = log_weight_N = torch.zeros(len(example_N), device=response_BL.device)
+    steps_N = token_N.double()
+    evaluations = 0
+    for step in range(1, budget + 1):
+        row_A = masked_NL.any(-1).nonzero()[:, 0]
+        if not len(row_A):
+            break
+        last = step == budget
+        left_A = torch.full_like(row_A, budget - step + 1)
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
+        out = term(model, states, last=last)
+        evaluations += len(states.example_S)
+
+        def spread(value_S: Tensor, where_A: Tensor = where_A, row_A: Tensor = row_A) -> Tensor:
+            """Values of states at their trajectories; 0 at those that are finished."""
+            zero_N = value_S.new_zeros(len(example_N), *value_S.shape[1:])
+            return zero_N.index_copy(0, row_A, value_S[where_A])
+
+        waiting_S = (
+            torch.zeros_like(out.token_S)
+            if out.q is None
+            else expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))
+        )
+        value_N.append(spread(out.token_S - out.kl_S - price - wait_price * waiting_S))
+        price_N = price_N + spread(price + wait_price * waiting_S.detach())
+        token_N, kl_N = token_N + spread(out.token_S.detach()), kl_N + spread(out.kl_S.detach())
+        steps_N = steps_N + masked_NL.any(-1)
+        if out.q is None or out.pi is None:
+            reward_N.append(value_N[-1].detach())
+            log_weight_N = log_weight_N + reward_N[-1]
+            break
+        q_A, pi_A = out.q.rows(where_A), out.pi.rows(where_A)
+        chosen_AL = choose(q_A, row_A, step)
+        log_q_A = q_A.log_prob(chosen_AL)
+        each_A = torch.arange(len(row_A), device=row_A.device)
+        log_q_N.append(spread(log_q_A, each_A))
+        direction_NL.append(spread((chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach(), each_A))
+        log_prob_SL = out.reading.log_prob_SL.detach()
+        token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
+        paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1)
+        reward_N.append(spread(token_A - out.kl_S.detach()[where_A] - paid_A, each_A))
+        left_N.append(spread(log_prob_SL.sum(-1)[where_A] - token_A, each_A))
+        expected_left_N.append(spread(expected_left(out.q, log_prob_SL)))
+        log_weight_N = log_weight_N + spread((token_A + pi_A.log_prob(chosen_AL) - log_q_A - paid_A).detach(), each_A)
+        masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
+
+    reward_TN = torch.stack(reward_N)
+    # U_s has no part in F_s, whose expectation over it is taken already.
+    after_TN = (reward_TN.flip(0).cumsum(0).flip(0) - reward_TN)[: len(log_q_N)]
+    gain_TN = after_TN - torch.stack(left_N) if left_N else after_TN
+    advantage_TN = gain_TN - leave_one_out(gain_TN.reshape(-1, samples)).reshape(gain_TN.shape)
+    scores = [advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
+    variance, plain_variance = (
+        score_variance(weight_TN, direction_NL, B) if direction_NL else torch.zeros_like(token_N[0])
+        for weight_TN in (advantage_TN, after_TN)
+    )
+    return OrderElbo(
+        surrogate=-torch.stack([*value_N, *expected_left_N, *scores]).sum() / (samples * response_BL.sum()),
+        bound_nats_B=per_example(kl_N + price_N - token_N, B),
+        token_nats_B=per_example(-token_N, B),
+        kl_nats_B=per_example(kl_N, B),
+        price_nats_B=per_example(price_N, B),
+        steps_BK=steps_N.view(B, samples),
+        log_weight_BK=log_weight_N.view(B, samples),
+        evaluations=evaluations,
+        score_variance=variance,
+        score_variance_without_baseline=plain_variance,
+    )
+
+
+def one_step(
+    model: OrderModel[R],
+    response_BL: Tensor,
+    step_B: Tensor,
+    *,
+    budget: int,
+    samples: int,
+    choose: Choose,
+    price: float = 0.0,
+    wait_price: float = 0.0,
+) -> OrderElbo:
+    """The objective with one step evaluated, weighted by T; see ``all_steps``.
+
+    A posterior that reads states costs one denoiser evaluation per state on the way as well.
+
+    Args:
+        step_B: int64, the step evaluated of each example, uniform over 1 .. T.
+    """
+    B = len(response_BL)
+    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
+    step_N = step_B.repeat_interleave(samples)
+    masked_NL = response_BL[example_N]
+    zero_N = torch.zeros(len(example_N), device=response_BL.device)
+    log_q_N, steps_N = zero_N, zero_N.double()
+    direction_NL = torch.zeros_like(masked_NL, dtype=zero_N.dtype)
+    evaluations = 0
+    for step in range(1, int(step_B.max())):
+        row_A = (masked_NL.any(-1) & (step_N > step)).nonzero()[:, 0]
+        if not len(row_A):
+            break
+        left_A = torch.full_like(row_A, budget - step + 1)
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
+        log_prob_SL = None
+        if model.posterior_reads_states:
+            log_prob_SL = model.read(states).log_prob_SL
+            evaluations += len(states.example_S)
+        q_A = model.posterior_law(states, log_prob_SL).rows(where_A)
+        chosen_AL = choose(q_A, row_A, step)
+        log_q_A = q_A.log_prob(chosen_AL)
+        log_q_N = log_q_N.to(log_q_A.dtype).index_add(0, row_A, log_q_A)
+        along_AL = (chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach()
+        direction_NL = direction_NL.to(log_q_A.dtype).index_add(0, row_A, along_AL)
+        steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
+        masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
+
+    value_N = token_N = kl_N = price_N = zero_N
+    for last in (False, True):
+        row_A = (masked_NL.any(-1) & ((step_N == budget) == last)).nonzero()[:, 0]
+        if not len(row_A):
+            continue
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], budget - step_N[row_A] + 1)
+        out = term(model, states, last=last)
+        evaluations += len(states.example_S)
+        token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
+        paid_A = torch.full_like(token_A, price)
+        if out.q is not None:
+            paid_A = paid_A + wait_price * expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))[where_A]
+        value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - paid_A)
+        price_N = price_N.to(token_A.dtype).index_add(0, row_A, paid_A.detach())
+        token_N = token_N.to(token_A.dtype).index_add(0, row_A, token_A.detach())
+        kl_N = kl_N.to(token_A.dtype).index_add(0, row_A, kl_A.detach())
+    here_N = masked_NL.any(-1).double()
+    reward_BK = value_N.detach().view(B, samples)
+    advantage_N = (reward_BK - leave_one_out(reward_BK)).flatten()
+    return OrderElbo(
+        surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
+        bound_nats_B=budget * per_example(kl_N + price_N - token_N, B),
+        token_nats_B=budget * per_example(-token_N, B),
+        kl_nats_B=budget * per_example(kl_N, B),
+        price_nats_B=budget * per_example(price_N, B),
+        steps_BK=(steps_N + here_N).view(B, samples),
+        log_weight_BK=zero_N.new_zeros(B, 0),
+        evaluations=evaluations,
+        score_variance=score_variance(budget * advantage_N[None], [direction_NL], B),
+        score_variance_without_baseline=score_variance(budget * reward_BK.flatten()[None], [direction_NL], B),
+    )
+
+
+def iid_steps(
+    model: OrderModel[R],
+    response_BL: Tensor,
+    step_NL: Tensor,
+    *,
+    budget: int,
+    price: float = 0.0,
+    wait_price: float = 0.0,
+) -> OrderElbo:
+    """The bound for IID unmasking in T steps, every position at a step drawn uniformly; nothing to differentiate.
+
+    IID is its own posterior here, so the bound is the mean cost of the true tokens along its orders. A step at which
+    nothing falls is no step.
+
+    Args:
+        step_NL: int64, the step at which each position of each trajectory falls, 1 .. T.
+    """
+    B = len(response_BL)
+    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)
+    canvas_NL = response_BL[example_N]
+    token_N = log_weight_N = torch.zeros(len(example_N), device=response_BL.device)
+    steps_N = price_N = token_N.double()
+    evaluations = 0
+    for step in range(1, budget + 1):
+        masked_NL, left = canvas_NL & (step_NL >= step), budget - step + 1
+        falls_NL = canvas_NL & (step_NL == step)
+        row_A = masked_NL.any(-1).nonzero()[:, 0]
+        if not len(row_A):
+            break
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], torch.full_like(row_A, left))
+        log_prob_AL = model.read(states).log_prob_SL[where_A].detach()
+        evaluations += len(states.example_S)
+        token_N = token_N.to(log_prob_AL.dtype).index_add(0, row_A, log_prob_AL.sum(-1) / left)
+        here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
+        log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
+        steps_N = steps_N + falls_NL.any(-1)
+        waiting_N = (masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)
+        price_N = price_N + price * falls_NL.any(-1) + wait_price * waiting_N
+    zero_B = torch.zeros_like(per_example(token_N, B))
+    return OrderElbo(
+        surrogate=zero_B.sum(),
+        bound_nats_B=per_example(price_N - token_N, B),
+        token_nats_B=per_example(-token_N, B),
+        kl_nats_B=zero_B,
+        price_nats_B=per_example(price_N, B),
+        steps_BK=steps_N.view(B, -1),
+        log_weight_BK=(log_weight_N - price_N).view(B, -1),
+        evaluations=evaluations,
+        score_variance=zero_B.sum(),
+        score_variance_without_baseline=zero_B.sum(),
+    )
+
+
+def expected_left(q: NonEmptyBernoulli, value_SL: Tensor) -> Tensor:
+    """The expected sum of a value over the positions that a step leaves masked, ``[S]``."""
+    return ((1.0 - q.marginal_BL) * value_SL.masked_fill(~q.masked_BL, 0.0)).sum(-1)
+
+
+def per_example(value_N: Tensor, B: int) -> Tensor:
+    """The mean over the trajectories of each example, ``[B]``."""
+    return value_N.view(B, -1).mean(-1)
+
+
+def score_variance(weight_TN: Tensor, direction_NL: list[Tensor], B: int) -> Tensor:
+    """Variance of sum_s weight_s direction_s over an example's trajectories: over positions the sum, then the mean."""
+    pairs = zip(weight_TN, direction_NL, strict=False)
+    gradient_NL = sum((weight_N[:, None] * d_NL for weight_N, d_NL in pairs), torch.zeros_like(direction_NL[0]))
+    by_example_BKL = gradient_NL.view(B, -1, gradient_NL.shape[-1])
+    return by_example_BKL.var(dim=1, correction=0).sum(-1).mean()

@@ -1,0 +1,38 @@
+"""Approximate posteriors over orders, q(order | x), as laws of the next set given the positions still masked.
+
+*Max-normalised* (following Fox et al., arXiv 2602.23968): one score per position decides everything, so that a whole
+trajectory is drawn without looking at any state. *State-aware*: the non-empty Bernoulli law on logits that may depend
+on the state. Knows nothing of tokens or networks.
+
+Shapes: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp
+
+
+def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float) -> NonEmptyBernoulli:
+    """The law with p_i = exp((score_i - best score among the masked) / order_temperature).
+
+    The best-scored masked position is unmasked for certain, so no step is empty. Equal scores unmask everything at
+    once: start from scores that are spread out.
+
+    Args:
+        score_BL: finite.
+        masked_BL: M.
+        order_temperature: > 0.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+    if not order_temperature > 0.0:
+        raise ValueError(f"order_temperature={order_temperature}: give a number above 0")
+    best_B1 = score_BL.masked_fill(~masked_BL, -torch.inf).amax(-1, keepdim=True)
+    log_p_BL = ((score_BL - best_B1) / order_temperature).masked_fill(~masked_BL, -1.0)
+    certain_BL = log_p_BL == 0.0
+    log_not_p_BL = log1mexp(log_p_BL.masked_fill(certain_BL, -1.0)).masked_fill(certain_BL, -torch.inf)
+    return NonEmptyBernoulli(log_p_BL, log_not_p_BL, masked_BL)

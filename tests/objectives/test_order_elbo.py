@@ -1,0 +1,339 @@
+"""The bound over orders and its gradient estimators, against enumeration (laws 1 to 5 of the method).
+
+Expectations of the estimators are taken exactly, over every tuple of trajectories; there is no Monte-Carlo error to
+hide a bias in. The last tests break the code on purpose and expect the checks to notice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from laws import assert_mean
+from lightning_mdm.objectives import order_elbo
+from lightning_mdm.objectives.order_elbo import (
+    OrderElbo,
+    all_steps,
+    iid_steps,
+    importance_weighted_nats,
+    leave_one_out,
+    one_step,
+)
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from objectives.order_reference import Enumerated, Sets, ToyModel
+
+EXACT = {"rtol": 1e-9, "atol": 1e-10}
+FAMILIES = ("state_aware", "max_normalised")
+
+
+def prescribed(per_trajectory: tuple[Sets, ...], length: int) -> Callable[[NonEmptyBernoulli, Tensor, int], Tensor]:
+    """Takes the sets of a list in place of draws."""
+
+    def choose(law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+        chosen_AL = torch.zeros(len(row_A), length, dtype=torch.bool)
+        for a, row in enumerate(row_A.tolist()):
+            chosen_AL[a, sorted(per_trajectory[row][step - 1])] = True
+        return chosen_AL
+
+    return choose
+
+
+def drawn(seed: int) -> Callable[[NonEmptyBernoulli, Tensor, int], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+        shape = law.masked_BL.shape
+        return law.sample(
+            torch.rand(shape[0], generator=generator, dtype=torch.float64),
+            torch.rand(shape, generator=generator, dtype=torch.float64),
+        )
+
+    return choose
+
+
+def response(model: ToyModel, n: int = 1) -> Tensor:
+    return torch.ones(n, model.length, dtype=torch.bool)
+
+
+def gradients(value: Tensor, model: ToyModel) -> list[Tensor]:
+    found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found, strict=True)]
+
+
+def expected_gradient(enumerated: Enumerated, estimator: str, samples: int) -> tuple[list[Tensor], float]:
+    """Mean gradient of the surrogate, and mean bound, over every tuple of trajectories with its probability."""
+    model = enumerated.model
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    bound = 0.0
+    weight_of = {sets: enumerated.log_q(sets).exp().item() for sets in enumerated.sets}
+    possible = [sets for sets, weight in weight_of.items() if weight > 0.0]
+    for combination in itertools.product(possible, repeat=samples):
+        weight = torch.tensor([weight_of[sets] for sets in combination], dtype=torch.float64).prod()
+        choose = prescribed(combination, model.length)
+        prices = {"price": enumerated.price, "wait_price": enumerated.wait_price}
+        options = {"budget": model.budget, "samples": samples, "choose": choose, **prices}
+        steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
+        for step in steps:
+            if step is None:
+                out = all_steps(model, response(model), **options)
+            else:
+                out = one_step(model, response(model), torch.tensor([step]), **options)
+            share = weight / len(steps)
+            bound += (share * out.bound_nats_B[0]).item()
+            for sum_, g in zip(total, gradients(out.surrogate * model.length, model), strict=True):
+                sum_ += share * g
+    return total, bound
+
+
+def check_estimator(
+    family: str, estimator: str, budget: int, samples: int, price: float = 0.0, wait_price: float = 0.0
+) -> None:
+    enumerated = Enumerated(ToyModel(3, budget, family, seed=budget), price, wait_price)
+    exact = enumerated.bound_nats()
+    mean, bound = expected_gradient(enumerated, estimator, samples)
+    assert bound == pytest.approx(exact.item(), rel=1e-9)
+    for estimated, true in zip(mean, gradients(exact, enumerated.model), strict=True):
+        torch.testing.assert_close(estimated, true, **EXACT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
+@pytest.mark.parametrize(("budget", "samples"), [(1, 2), (2, 2), (2, 3), (3, 2)])
+def test_the_mean_gradient_is_that_of_the_enumerated_bound(
+    family: str, estimator: str, budget: int, samples: int
+) -> None:
+    """For every parameter of denoiser, selector and posterior, and the mean bound is the enumerated one."""
+    check_estimator(family, estimator, budget, samples)
+
+
+@pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
+def test_the_price_of_steps_is_part_of_bound_and_gradient(estimator: str) -> None:
+    check_estimator("state_aware", estimator, budget=3, samples=2, price=0.3, wait_price=0.2)
+
+
+def test_the_generative_model_adds_up_to_one() -> None:
+    """Over all sequences and trajectories; with a price the rest is the probability of a break."""
+    length, budget, vocabulary = 3, 3, 2
+    generator = torch.Generator().manual_seed(3)
+    for price in (0.0, 0.2):
+        total, broken = 0.0, 0.0
+        denoiser = torch.randn((vocabulary + 1) ** length, length, vocabulary, generator=generator).double()
+        selector = torch.randn(budget + 1, (vocabulary + 1) ** length, length, generator=generator).double()
+
+        def go(
+            tokens: tuple[int, ...], left: int, weight: float, price: float = price, denoiser: Tensor = denoiser,
+            selector: Tensor = selector,
+        ) -> None:  # fmt: skip
+            nonlocal total, broken
+            masked = [i for i, token in enumerate(tokens) if token == vocabulary]
+            if not masked:
+                total += weight
+                return
+            survives = float(torch.tensor(-price, dtype=torch.float64).exp())
+            broken += weight * (1.0 - survives)
+            code = sum(token * (vocabulary + 1) ** i for i, token in enumerate(tokens))
+            masked_1L = torch.tensor([[i in masked for i in range(length)]])
+            law = NonEmptyBernoulli.from_logits(selector[left, code][None], masked_1L)
+            p = denoiser[code].softmax(-1)
+            for size in range(1, len(masked) + 1):
+                for chosen in itertools.combinations(masked, size):
+                    chosen_1L = torch.tensor([[i in chosen for i in range(length)]])
+                    share = float(law.log_prob(chosen_1L).exp()) if left > 1 else float(size == len(masked))
+                    if share == 0.0:
+                        continue
+                    for drawn_tokens in itertools.product(range(vocabulary), repeat=size):
+                        after, q = list(tokens), weight * survives * share
+                        for i, token in zip(chosen, drawn_tokens, strict=True):
+                            after[i], q = token, q * float(p[i, token])
+                        go(tuple(after), left - 1, q)
+
+        go((vocabulary,) * length, budget, 1.0)
+        assert total + broken == pytest.approx(1.0, abs=1e-12)
+        assert (broken == 0.0) == (price == 0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("price", [0.0, 0.4])
+def test_the_bound_holds(family: str, price: float) -> None:
+    for seed in range(20):
+        enumerated = Enumerated(ToyModel(3, 3, family, seed=100 + seed), price, wait_price=price / 4)
+        assert enumerated.bound_nats().item() >= enumerated.nats().item() - 1e-12
+
+
+def test_the_bound_is_tight_for_the_exact_posterior() -> None:
+    """With two positions the law of the first set has two free numbers, as many as there are logits: q can be exact."""
+    model = ToyModel(2, 2, "state_aware", seed=5)
+    enumerated = Enumerated(model)
+    with torch.no_grad():
+        nats = enumerated.nats()
+        weight = {sets: (enumerated.log_joint(sets) + nats).exp().item() for sets in enumerated.sets}
+        first, second, both = (
+            sum(w for sets, w in weight.items() if sets[0] == frozenset(chosen)) for chosen in ((0,), (1,), (0, 1))
+        )
+        # p1 (1 - p2) : (1 - p1) p2 : p1 p2 = first : second : both.
+        logits = torch.tensor([both / second, both / first], dtype=torch.float64).log()
+        model.static.zero_()
+        model.evidence.zero_()
+        model.dynamic[2, 3] = logits
+    assert enumerated.bound_nats().item() == pytest.approx(nats.item(), abs=1e-9)
+    out = all_steps(model, response(model, 400), budget=2, samples=8, price=0.0, choose=drawn(1))
+    assert float(out.bound_nats_B.mean()) == pytest.approx(nats.item(), abs=0.1)
+    # Every trajectory then has the same weight, p(x).
+    torch.testing.assert_close(out.log_weight_BK, -nats.detach().expand(400, 8), **EXACT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family: str) -> None:
+    """Step by step: the sum over steps may vary more, as a token not taken now is counted again later."""
+    enumerated = Enumerated(ToyModel(3, 3, family, seed=8), price=0.1)
+    model = enumerated.model
+    for step in (1, 2):
+        weights, blackwellised, plain = [], [], []
+        for sets in enumerated.sets:
+            weight = enumerated.log_q(sets).exp().item()
+            if weight == 0.0 or len(sets) < step:
+                continue
+            out = one_step(
+                model, response(model), torch.tensor([step]), budget=3, samples=1, price=0.1,
+                choose=prescribed((sets,), 3),
+            )  # fmt: skip
+            masked = enumerated.start - frozenset().union(*sets[: step - 1])
+            chosen, left = sets[step - 1], 3 - step + 1
+            one = sum(model.log_prob(masked)[i] for i in chosen) - 0.1
+            one = one + (model.pi(masked, chosen, left) / model.q(masked, chosen, left)).log()
+            weights.append(weight)
+            blackwellised.append(-out.bound_nats_B[0].item() / 3)
+            plain.append(one.item())
+        weight_N = torch.tensor(weights, dtype=torch.float64)
+        means, variances = [], []
+        for values in (blackwellised, plain):
+            value_N = torch.tensor(values, dtype=torch.float64)
+            mean = (weight_N * value_N).sum() / weight_N.sum()
+            means.append(mean.item())
+            variances.append((weight_N * (value_N - mean).square()).sum().item())
+        assert means[0] == pytest.approx(means[1], rel=1e-9)
+        assert variances[0] <= variances[1] + 1e-12
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sampled_bound_is_the_enumerated_one(family: str) -> None:
+    model = ToyModel(3, 3, family, seed=8)
+    prices = {"price": 0.1, "wait_price": 0.05}
+    out = all_steps(model, response(model, 40_000), budget=3, samples=1, choose=drawn(2), **prices)
+    exact = Enumerated(model, **prices).bound_nats().item()
+    assert_mean(out.bound_nats_B, exact)
+    assert_mean(-out.log_weight_BK[:, 0], exact)
+    torch.testing.assert_close(out.bound_nats_B, out.token_nats_B + out.kl_nats_B + out.price_nats_B)
+
+
+def test_importance_weighting_tightens_towards_the_likelihood() -> None:
+    model = ToyModel(3, 3, "state_aware", seed=9)
+    enumerated = Enumerated(model)
+    nats, bound = enumerated.nats().item(), enumerated.bound_nats().item()
+    means = []
+    for samples in (1, 4, 64):
+        out = all_steps(model, response(model, 4_000), budget=3, samples=samples, price=0.0, choose=drawn(samples))
+        means.append(float(importance_weighted_nats(out.log_weight_BK).mean()))
+    assert means[0] == pytest.approx(bound, abs=0.05)
+    assert nats - 0.02 < means[2] < means[1] < means[0]
+    assert means[2] == pytest.approx(nats, abs=0.05)
+
+
+def test_a_sequence_may_be_finished_early_and_examples_may_differ_in_length() -> None:
+    """A row whose response has fewer positions gives what it gives alone."""
+    model = ToyModel(3, 3, "state_aware", seed=4)
+    short = torch.tensor([[True, False, True], [True, True, True]])
+    out = all_steps(model, short.repeat(3_000, 1), budget=3, samples=2, price=0.2, choose=drawn(3))
+    alone = Enumerated(model, 0.2, given=frozenset({1}))
+    assert_mean(out.bound_nats_B[0::2], alone.bound_nats().item())
+    assert_mean(out.bound_nats_B[1::2], Enumerated(model, 0.2).bound_nats().item())
+    assert int(out.steps_BK[0::2].max()) <= 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluations_are_counted_and_identical_states_evaluated_once(family: str) -> None:
+    model = ToyModel(3, 2, family, seed=1)
+    seen: list[int] = []
+    read = model.read
+    model.read = lambda states: (seen.append(len(states.masked_SL)), read(states))[1]  # type: ignore[method-assign]
+    out = all_steps(model, response(model, 5), budget=2, samples=8, price=0.0, choose=drawn(4))
+    assert seen[0] == 5  # the fully masked state of five examples, once for all forty trajectories
+    assert out.evaluations == sum(seen) <= 5 + 40
+    seen.clear()
+    step_B = torch.tensor([1, 2, 1, 2, 2])
+    out = one_step(model, response(model, 5), step_B, budget=2, samples=8, price=0.0, choose=drawn(4))
+    assert out.evaluations == sum(seen)
+    if family == "max_normalised":
+        assert out.evaluations <= 2 + 3 * 8  # one per trajectory, fully masked ones once
+
+
+def test_iid_orders_have_their_enumerated_cost() -> None:
+    model = ToyModel(3, 3, "state_aware", seed=6)
+    cost, price, wait_price = 0.0, 0.25, 0.1
+    for times in itertools.product(range(1, 4), repeat=3):
+        masked = frozenset(range(3))
+        for time in sorted(set(times)):
+            falls = {i for i in masked if times[i] == time}
+            cost += (price - sum(model.log_prob(masked)[i].item() for i in falls)) / 27
+            masked -= falls
+            cost += wait_price * len(masked) / 27
+    times_NL = torch.randint(1, 4, (60_000, 3), generator=torch.Generator().manual_seed(0))
+    out = iid_steps(model, response(model, 30_000), times_NL, budget=3, price=price, wait_price=wait_price)
+    assert_mean(out.bound_nats_B, cost)
+    assert_mean(-out.log_weight_BK.flatten(), cost)
+    assert float(out.kl_nats_B.abs().max()) == 0.0
+
+
+def test_the_score_variance_falls_with_the_baseline() -> None:
+    model = ToyModel(3, 3, "state_aware", seed=2)
+    out = all_steps(model, response(model, 2_000), budget=3, samples=8, price=0.0, choose=drawn(5))
+    assert 0.0 < float(out.score_variance) < float(out.score_variance_without_baseline)
+
+
+def test_leaving_one_out_is_the_mean_of_the_others() -> None:
+    value_BK = torch.tensor([[1.0, 2.0, 6.0]], dtype=torch.float64)
+    torch.testing.assert_close(leave_one_out(value_BK), torch.tensor([[4.0, 3.5, 1.5]], dtype=torch.float64))
+    assert leave_one_out(value_BK[:, :1]).tolist() == [[0.0]]
+
+
+# Tests of the tests: broken on purpose, each has to be noticed.
+
+
+@pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
+def test_a_baseline_with_its_own_sample_would_be_noticed(monkeypatch: pytest.MonkeyPatch, estimator: str) -> None:
+    monkeypatch.setattr(order_elbo, "leave_one_out", lambda value: value.mean(-1, keepdim=True).expand_as(value))
+    with pytest.raises(AssertionError):
+        check_estimator("state_aware", estimator, budget=2, samples=2)
+
+
+def test_a_law_without_its_normaliser_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NonEmptyBernoulli, "log_z_B", property(lambda law: torch.zeros_like(law.log_p_BL[:, 0])))
+    with pytest.raises(AssertionError):
+        check_estimator("state_aware", "all_steps", budget=2, samples=2)
+
+
+def test_a_clamped_probability_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def clamped(logits_BL: Tensor, masked_BL: Tensor) -> NonEmptyBernoulli:
+        p_BL = logits_BL.sigmoid().clamp(0.2, 0.8)
+        return NonEmptyBernoulli(p_BL.log(), (1.0 - p_BL).log(), masked_BL)
+
+    monkeypatch.setattr(NonEmptyBernoulli, "from_logits", staticmethod(clamped))
+    with pytest.raises(AssertionError):
+        check_estimator("state_aware", "all_steps", budget=2, samples=2)
+
+
+def test_a_reward_that_forgets_later_steps_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = order_elbo.all_steps
+
+    def forgetful(*args: object, **options: object) -> OrderElbo:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(order_elbo, "leave_one_out", lambda value: value)  # advantages of 0
+            return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(globals(), "all_steps", forgetful)
+    with pytest.raises(AssertionError):
+        check_estimator("state_aware", "all_steps", budget=2, samples=2)
