@@ -15,6 +15,7 @@ from lightning_mdm.cli import main
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import WordProblems
+from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ class Oracle(nn.Module):
         self.skill = nn.Parameter(torch.ones(1))
         self.calls = 0
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         self.calls += 1
         target_BL = torch.full_like(tokens_BL, self.eos_id)
         for row, tokens in enumerate(tokens_BL.tolist() if self.right else ()):
@@ -100,7 +101,7 @@ class Oracle(nn.Module):
             )
             target_BL[row, : len(answer)] = torch.tensor(answer)
         target_BQ = target_BL.gather(1, query_BQ)
-        return 9.0 * self.skill * nn.functional.one_hot(target_BQ, self.vocab_size).float()
+        return DenoiserOutput(9.0 * self.skill * nn.functional.one_hot(target_BQ, self.vocab_size).float())
 
 
 class Answering(L.LightningModule):
@@ -109,6 +110,8 @@ class Answering(L.LightningModule):
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
         self.denoiser = denoiser
+
+    def selector_for(self, budget: int) -> None: ...
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None: ...
 

@@ -6,16 +6,44 @@ Shapes: B rows, L positions, Q queried positions per row, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lightning_mdm.decoding.state import Rows
+from lightning_mdm.output import DenoiserOutput
 
 
-def pick(logits_BLV: Tensor, query_BQ: Tensor) -> Tensor:
-    """Logits at the queried positions, ``[B, Q, V]``."""
-    return torch.take_along_dim(logits_BLV, query_BQ[:, :, None], dim=1)
+def pick(logits_BLV: Tensor, query_BQ: Tensor, tokens_BL: Tensor) -> DenoiserOutput:
+    """Logits at the queried positions, ``[B, Q, V]``; the hidden states are the tokens one-hot, the mask last."""
+    hidden_BLD = nn.functional.one_hot(tokens_BL, logits_BLV.shape[-1] + 1).to(logits_BLV.dtype)
+    return DenoiserOutput(torch.take_along_dim(logits_BLV, query_BQ[:, :, None], dim=1), hidden_BLD)
+
+
+@dataclass(frozen=True)
+class ToySelector:
+    """A selector that is a formula of everything a selector may know, for enumeration in plain Python.
+
+    Args:
+        place: weight of where a position stands; with 0, positions of equal confidence tie.
+        offset: added to every logit.
+    """
+
+    place: float = 0.6
+    offset: float = 0.3
+
+    def __call__(
+        self, hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
+        price: float,
+    ) -> Tensor:  # fmt: skip
+        top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.unbind(-1)
+        # Counted over the whole row: the number of tokens 0 that are visible.
+        zeros_B = ((hidden_BLD[:, :, 0] > 0.5) & valid_BL).sum(-1)
+        place_L = torch.arange(masked_BL.shape[1], device=masked_BL.device) % 3 - 1.0
+        row_B = self.offset + 0.2 * zeros_B + 0.25 * price - 0.4 * steps_left_B - 0.1 * masked_BL.sum(-1)
+        own_BL = 1.5 * top_BL + 0.8 * margin_BL - 0.5 * entropy_BL - 0.1 * odds_BL.clamp(max=5.0)
+        return own_BL + self.place * place_L + row_B[:, None]
 
 
 class Tabular(nn.Module):
@@ -33,8 +61,8 @@ class Tabular(nn.Module):
         """The row of the table of each state, int64 ``[B]``."""
         return (tokens_BL * self.base ** torch.arange(tokens_BL.shape[1])).sum(-1)
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
-        return pick(self.table[self.state(tokens_BL)], query_BQ)
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        return pick(self.table[self.state(tokens_BL)], query_BQ, tokens_BL)
 
 
 def with_ties(denoiser: Tabular, seed: int = 0) -> Tabular:
@@ -56,8 +84,8 @@ class Fixed(nn.Module):
         super().__init__()
         self.logits_LV = nn.Parameter(logits_LV)
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
-        return pick(self.logits_LV.expand(len(tokens_BL), -1, -1), query_BQ)
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        return pick(self.logits_LV.expand(len(tokens_BL), -1, -1), query_BQ, tokens_BL)
 
 
 class Mixing:
@@ -69,11 +97,11 @@ class Mixing:
         self.place = torch.randn(longest, width, generator=generator, dtype=torch.float64)
         self.head = torch.randn(width, vocab_size, generator=generator, dtype=torch.float64)
 
-    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         place_LD = self.place[: tokens_BL.shape[1]]
         token_BLD = torch.sin(3.0 * self.embedding[tokens_BL] * place_LD) * valid_BL[:, :, None]
         mixed_B1D = token_BLD.sum(1, keepdim=True)
-        return pick(torch.sin(mixed_B1D + place_LD + token_BLD) @ self.head, query_BQ)
+        return pick(torch.sin(mixed_B1D + place_LD + token_BLD) @ self.head, query_BQ, tokens_BL)
 
 
 class Recording:
@@ -84,7 +112,7 @@ class Recording:
         self.mask_id = mask_id
         self.calls: list[list[int]] = []
 
-    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         self.calls.append(tokens_BL[:, 0].tolist())
         masked_BL = tokens_BL == self.mask_id
         assert bool(masked_BL.any(-1).all()), "a finished row was evaluated"

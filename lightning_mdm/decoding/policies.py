@@ -1,67 +1,22 @@
-"""Unmasking policies: which of the masked positions to unmask now.
+"""The unmasking policies that can be compared: the heuristics, and the list of all.
 
-A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction`` and returns
-a subset of ``state.masked_BL``, non-empty in every row. It knows nothing of the denoiser, of how tokens are drawn or of
-when a row is finished. Its ranking never sees the token sampler's noise, and equal scores are ordered at random.
-
-To add a policy: write its class here and add it to ``POLICIES``; configurations, figures and tests find it there.
+To add a policy: write its class here, or in a file of its own, and add it to ``POLICIES``; configurations, figures and
+tests find it there.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from lightning_mdm.categorical import top_n
+from lightning_mdm.decoding.learned import Learned
+from lightning_mdm.decoding.policy import RankedPolicy, SelectorNet, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
-
-
-class UnmaskingPolicy(ABC):
-    """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
-
-    @property
-    def name(self) -> str:
-        """The class name in snake case, as in rows and figures."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the policy itself decides how many steps it takes; otherwise the budget does."""
-        return False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The policy's own parameters, ready for JSON."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {
-            name: {"name": value.name, **value.options} if isinstance(value, UnmaskingPolicy) else value
-            for name, value in values.items()
-        }
-
-    @property
-    def label(self) -> str:
-        """Name and parameter values, distinct for distinct options: ``blocks-top_margin-8``."""
-        values = (getattr(self, field) for field in self.options)
-        return "-".join([self.name, *(v.label if isinstance(v, UnmaskingPolicy) else str(v) for v in values)])
-
-    @final
-    def __call__(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """Positions to unmask, bool ``[B, L]``; with one step left, all that are masked."""
-        if state.is_last:
-            return state.masked_BL
-        last_B1 = state.steps_left_B[:, None] == 1
-        return torch.where(last_B1, state.masked_BL, self.select(state, prediction))
-
-    @abstractmethod
-    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """A subset of ``state.masked_BL``, bool ``[B, L]``, non-empty in every row that has masked positions."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +39,6 @@ class IID(UnmaskingPolicy):
             (uniform_BL * state.budget_B[:, None]).long().masked_fill(~state.masked_BL, torch.iinfo(torch.int64).max)
         )
         return state.masked_BL & (when_BL == when_BL.amin(-1, keepdim=True))
-
-
-class RankedPolicy(UnmaskingPolicy):
-    """The quota's worth of best-scored positions; subclasses say what the score is."""
-
-    @abstractmethod
-    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """Score of every masked position, ``[B, L]``, higher first."""
-
-    @final
-    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        return top_n(self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
 
 
 @dataclass(frozen=True)
@@ -212,6 +155,13 @@ class Blocks(UnmaskingPolicy):
     def adaptive(self) -> bool:
         return self.policy.adaptive
 
+    @property
+    def learned(self) -> bool:
+        return self.policy.learned
+
+    def bound(self, selector: SelectorNet | None) -> Self:
+        return replace(self, policy=self.policy.bound(selector))
+
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         n_B1, budget_B1 = state.canvas_BL.sum(-1, keepdim=True), state.budget_B[:, None]
         length_B1 = (-(-n_B1 // budget_B1)).clamp(min=self.block_length)
@@ -236,4 +186,5 @@ POLICIES: tuple[type[UnmaskingPolicy], ...] = (
     ConfidenceThreshold,
     EntropyBounded,
     Blocks,
+    Learned,
 )

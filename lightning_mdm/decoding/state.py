@@ -15,12 +15,13 @@ from torch import Tensor
 from lightning_mdm import categorical
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.orders.budget import quota
+from lightning_mdm.output import DenoiserOutput
 
 
 class Denoiser(Protocol):
     """Anything that gives p(x_i | z) at queried positions; ten lines suffice for a test."""
 
-    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         """Logits ``[B, Q, V]`` at the positions ``query_BQ`` of partly masked ``tokens_BL``."""
         ...
 
@@ -68,6 +69,7 @@ class DecodingState:
         tokens_BL: int64, the mask token at every position of ``masked_BL`` and perhaps at others not shown here.
         masked_BL: bool, the positions a policy may choose from.
         canvas_BL: bool, the positions that were masked when decoding began.
+        valid_BL: bool, the positions that are not padding.
         step: number of this pass of the loop, from 1.
         is_last: whether it is the last one; everything masked is unmasked then.
         budget_B: int64, T: the steps allowed in all for the positions at hand.
@@ -78,6 +80,7 @@ class DecodingState:
     tokens_BL: Tensor
     masked_BL: Tensor
     canvas_BL: Tensor
+    valid_BL: Tensor
     step: int
     is_last: bool
     budget_B: Tensor
@@ -109,12 +112,14 @@ class Prediction:
         query_BQ: the position of every queried slot, distinct within a row; a row with fewer masked positions than Q
             fills up with others, whose statistics mean nothing.
         length: L.
+        hidden_BLD: what the denoiser computed on the way, where it offers that.
     """
 
-    def __init__(self, logits_BQV: Tensor, query_BQ: Tensor, length: int) -> None:
+    def __init__(self, logits_BQV: Tensor, query_BQ: Tensor, length: int, hidden_BLD: Tensor | None = None) -> None:
         self.logits_BQV = logits_BQV
         self.query_BQ = query_BQ
         self.length = length
+        self.hidden_BLD = hidden_BLD
 
     def spread(self, value_BQ: Tensor) -> Tensor:
         """Values per slot, placed at their positions: ``[B, L]``, 0 elsewhere."""

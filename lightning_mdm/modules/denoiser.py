@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import load_file, save_file
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.modules.weights import load_denoiser, save_net
+from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import (
@@ -86,7 +85,7 @@ class DenoiserModule(L.LightningModule):
         self.noise_seed = noise_seed
         self.denoiser = TransformerDenoiser(vocab_size, net)
         if init_from is not None:
-            self.load_weights(init_from)
+            load_denoiser(self.denoiser, init_from, option="init_from")
         self.bound = MeanMetric()
         self.right = MeanMetric()
 
@@ -95,21 +94,13 @@ class DenoiserModule(L.LightningModule):
             self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
 
     def objective(self, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int) -> Denoising:
-        """The objective on one batch, masked with probabilities ``t_B`` by the noise of its problems."""
-        uniform_BL = noise.uniform_BL(Stream.MASK, step, batch.tokens_BL.shape[1])
-        masked_tokens_BL = mask_tokens(batch.tokens_BL, batch.response_BL, t_B, uniform_BL, self.vocab_size)
-        query_BQ = response_query(batch.response_BL)
-        logits_BQV = self.denoiser(masked_tokens_BL, batch.valid_BL, query_BQ)
-        masked_BL = masked_tokens_BL == self.vocab_size
-        return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, self.weighting)
+        """The objective on one batch; see ``masked_diffusion``."""
+        return masked_diffusion(self.denoiser, batch, t_B, noise, step, self.weighting)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
         noise = RowNoise(self.noise_seed, batch.index_B)
-        offset = noise.uniform_B(Stream.SELECT, self.global_step)[0]
-        shuffled_B = noise.uniform_B(Stream.TIE, self.global_step).argsort()
-        t_B = stratified_t(offset, len(batch), self.least_masked)[shuffled_B]
-        out = self.objective(batch, t_B, noise, self.global_step)
+        out = self.objective(batch, training_t(noise, self.global_step, self.least_masked), noise, self.global_step)
         self.log("train/surrogate", out.surrogate.detach(), prog_bar=True)
         self.log("train/bound_nats_per_token", out.bound_nats_B.sum() / out.n_tokens_B.sum())
         self.log("train/masked_accuracy", out.n_right / out.n_masked.clamp(min=1), prog_bar=True)
@@ -129,6 +120,9 @@ class DenoiserModule(L.LightningModule):
         self.log(f"{split}/bound_nats_per_token", self.bound, prog_bar=True, batch_size=len(batch))
         self.log(f"{split}/masked_accuracy", self.right, batch_size=len(batch))
 
+    def selector_for(self, budget: int) -> None:
+        """No selector: a denoiser alone decodes with the heuristics."""
+
     def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """The problems of the batch; the ``Predictions`` callback decodes them."""
         return batch.index_B
@@ -147,27 +141,27 @@ class DenoiserModule(L.LightningModule):
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.denoiser.state_dict().items()}
-        save_file(tensors, path)
+        save_net(self.denoiser, path)
 
-    def load_weights(self, path: str | Path) -> None:
-        """Take the denoiser's weights from a safetensors file.
 
-        Raises:
-            ValueError: no such file, or weights of another shape.
-        """
-        if not Path(path).is_file():
-            raise ValueError(f"init_from={path}: no such file")
-        state = load_file(path)
-        own: dict[str, Any] = {name: tuple(value.shape) for name, value in self.denoiser.state_dict().items()}
-        theirs = {name: tuple(value.shape) for name, value in state.items()}
-        if own != theirs:
-            name = next(n for n in [*own, *theirs] if own.get(n) != theirs.get(n))
-            raise ValueError(
-                f"init_from={path}: its {name} has shape {theirs.get(name)}, this net's {own.get(name)}; "
-                f"give the net and the vocabulary that the weights were trained with"
-            )
-        self.denoiser.load_state_dict(state)
+def training_t(noise: RowNoise, step: int, least: float) -> torch.Tensor:
+    """Mask probabilities of a training batch, stratified over it, each at a random one of its rows."""
+    offset = noise.uniform_B(Stream.SELECT, step)[0]
+    shuffled_B = noise.uniform_B(Stream.TIE, step).argsort()
+    return stratified_t(offset, len(noise.index_B), least)[shuffled_B]
+
+
+def masked_diffusion(
+    denoiser: ReadableDenoiser, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int, weighting: Weighting
+) -> Denoising:
+    """The masked-diffusion objective on one batch, masked with probabilities ``t_B`` by the noise of its problems."""
+    mask_id = denoiser.vocab_size
+    uniform_BL = noise.uniform_BL(Stream.MASK, step, batch.tokens_BL.shape[1])
+    masked_tokens_BL = mask_tokens(batch.tokens_BL, batch.response_BL, t_B, uniform_BL, mask_id)
+    query_BQ = response_query(batch.response_BL)
+    logits_BQV = denoiser(masked_tokens_BL, batch.valid_BL, query_BQ).logits_BQV
+    masked_BL = masked_tokens_BL == mask_id
+    return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting)
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, final: float) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.policies import (
     IID,
     POLICIES,
@@ -27,9 +28,10 @@ from lightning_mdm.decoding.policies import (
     LeftToRight,
     TopMargin,
     TopProbability,
-    UnmaskingPolicy,
 )
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.vocabulary import TokenSpace
+from toys import ToySelector
 
 SAME = 1e-9  # scores closer than this are ties
 
@@ -46,6 +48,16 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Blocks(LeftToRight(), 1),
         Blocks(ConfidenceThreshold(0.6), 3),
         Blocks(EntropyBounded(0.7), 2),
+        Blocks(Learned("greedy", beta=2.0), 2).bound(ToySelector()),
+        Blocks(Learned("sampled"), 3).bound(ToySelector()),
+    ),
+    Learned: (
+        Learned("greedy").bound(ToySelector(place=0.0)),
+        Learned("greedy", beta=2.0, price=1.5).bound(ToySelector()),
+        Learned("greedy", beta=0.5).bound(ToySelector(place=0.0, offset=1.0)),
+        Learned("sampled").bound(ToySelector()),
+        Learned("sampled", beta=0.5, price=1.5).bound(ToySelector(place=0.0)),
+        Learned("sampled", beta=2.0).bound(ToySelector(offset=1.5)),  # several certain positions
     ),
 }
 
@@ -56,8 +68,10 @@ def instances() -> list[UnmaskingPolicy]:
 
 
 def label(policy: UnmaskingPolicy) -> str:
-    """Short name of a policy with its options."""
-    return repr(policy).replace(" ", "")
+    """Short name of a policy with its options, and its selector where it is bound to one."""
+    inner = policy.policy if isinstance(policy, Blocks) else policy
+    selector = f"@{inner.selector}" if isinstance(inner, Learned) else ""
+    return f"{policy}{selector}".replace(" ", "")
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,8 @@ class View:
         budget: T.
         steps_left: including this one.
         memory: of the run so far.
+        tokens: of the whole row, mask ids and padding included.
+        valid: positions that are no padding.
     """
 
     masked: tuple[int, ...]
@@ -81,6 +97,8 @@ class View:
     budget: int
     steps_left: int
     memory: Memory = (0, -1)
+    tokens: tuple[int, ...] = ()
+    valid: tuple[int, ...] = ()
 
     @property
     def quota(self) -> int:
@@ -164,6 +182,29 @@ def blocks(policy: Blocks, view: View) -> dict[tuple[frozenset[int], Memory], fl
     return set_law(policy.policy, inner)
 
 
+def learned(policy: Learned, view: View) -> SetLaw:
+    """Independent coins given that not all fail, or their likeliest outcome."""
+    selector = policy.selector
+    assert isinstance(selector, ToySelector)
+    zeros = sum(view.tokens[i] == 0 for i in view.valid)
+    row = selector.offset + 0.2 * zeros + 0.25 * policy.price - 0.4 * view.steps_left - 0.1 * len(view.masked)
+    coin = {}
+    for i in view.masked:
+        own = 1.5 * top(view.p[i]) + 0.8 * margin(view.p[i]) - 0.5 * entropy(view.p[i])
+        own -= 0.1 * min(5.0, (1.0 - top(view.p[i])) / top(view.p[i]))
+        logit = own + selector.place * (i % 3 - 1) + row
+        coin[i] = min(1.0, policy.beta / (1.0 + math.exp(-logit)))
+    if policy.rule == "greedy":
+        likely = frozenset(i for i in view.masked if coin[i] > 0.5)
+        return {likely: 1.0} if likely else best(coin, 1)
+    law = {
+        frozenset(chosen): math.prod(coin[i] if i in chosen else 1.0 - coin[i] for i in view.masked)
+        for size in range(1, len(view.masked) + 1)
+        for chosen in itertools.combinations(view.masked, size)
+    }
+    return {chosen: q / sum(law.values()) for chosen, q in law.items() if q > 0.0}
+
+
 SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     IID: iid,
     TopProbability: ranked_by(top),
@@ -173,6 +214,7 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     ConfidenceThreshold: confidence_threshold,
     EntropyBounded: entropy_bounded,
     Blocks: blocks,
+    Learned: learned,
 }
 
 
@@ -200,6 +242,7 @@ def decode_law(
     steps: int,
     token_temperature: float = 1.0,
     close: bool = False,
+    padding: int = 0,
 ) -> dict[Outcome, float]:
     """The law of (tokens, step of every position) of a whole decode run.
 
@@ -211,8 +254,10 @@ def decode_law(
         steps: T.
         token_temperature: 1 draws from p, 0 takes the likeliest token.
         close: whether an end-of-sequence closes what follows it.
+        padding: number of positions of padding at the end.
     """
     canvas = tuple(i for i, token in enumerate(start) if token == space.mask_id)
+    valid = tuple(range(len(start) - padding))
     law: dict[Outcome, float] = defaultdict(float)
 
     def token_law(p: list[float]) -> list[tuple[int, float]]:
@@ -226,7 +271,7 @@ def decode_law(
             law[tokens, order] += weight
             return
         p = probabilities(tokens)
-        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory)
+        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory, tokens, valid)
         for (chosen, remembered), q_set in set_law(policy, view).items():
             positions = sorted(chosen)
             for drawn in itertools.product(*(token_law(p[i]) for i in positions)):

@@ -7,7 +7,8 @@ import torch
 
 from decoding.reference import instances, label
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import LeftToRight, TopProbability, UnmaskingPolicy
+from lightning_mdm.decoding.policies import LeftToRight, TopProbability
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Fixed, Mixing, random_rows, rows

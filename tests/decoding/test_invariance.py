@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from decoding.reference import instances, label
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, TopMargin, UnmaskingPolicy
+from lightning_mdm.decoding.policies import IID, TopMargin
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.selector import OrderNetConfig, Selector
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
 from toys import random_rows, subset
@@ -28,6 +31,20 @@ N = 6
 def net() -> TransformerDenoiser:
     torch.manual_seed(0)
     return TransformerDenoiser(12, TransformerConfig(layers=2, width=32, heads=2, mlp_width=64)).eval()
+
+
+def selector(attends: str) -> Selector:
+    """A net with weights that are all at work, and not everything in one step."""
+    torch.manual_seed(1)
+    found = Selector(32, OrderNetConfig(layers=1, width=16, heads=2, mlp_width=24, attends=attends)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for p in found.parameters():
+            p.add_(0.4 * torch.randn_like(p))
+        found.net.last.bias.fill_(-1.0)
+    return found
+
+
+NETS = [Learned(rule).bound(selector(attends)) for rule in ("greedy", "sampled") for attends in ("masked", "all")]
 
 
 @cache
@@ -44,6 +61,11 @@ def result(trace: Trace, row: int, length: int) -> tuple[list[int], list[int], i
     )
 
 
+def name(policy: UnmaskingPolicy) -> str:
+    net = isinstance(policy, Learned) and isinstance(policy.selector, Selector)
+    return f"{policy.label}@{policy.selector.net.config.attends}" if net else label(policy)
+
+
 BATCHES = {
     "shuffled_and_padded": ([[3, 0, 5, 1, 2, 4]], 9),
     "in_parts": ([[5, 2, 0], [1, 3, 4]], 0),
@@ -54,7 +76,7 @@ BATCHES = {
 
 @pytest.mark.parametrize("token_temperature", [0.0, 1.0])
 @pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
-@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("policy", [*instances(), *NETS], ids=name)
 def test_a_row_is_decoded_the_same_in_any_batch(
     policy: UnmaskingPolicy, end_of_sequence: str, token_temperature: float
 ) -> None:

@@ -19,11 +19,12 @@ from lightning_mdm.decoding.policies import (
     LeftToRight,
     TopMargin,
     TopProbability,
-    UnmaskingPolicy,
 )
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.tokens import Argmax, Temperature
 from lightning_mdm.orders.budget import StepBudget
+from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Mixing, Recording, random_rows, repeated, rows, subset
 
@@ -182,7 +183,9 @@ def test_low_precision_logits_rank_as_their_float32_values() -> None:
     mixing = Mixing(40)
     low, high = (
         decode(
-            lambda z, valid, query, dtype=dtype: (0.1 * mixing(z, valid, query)).bfloat16().to(dtype),
+            lambda z, valid, query, dtype=dtype: DenoiserOutput(
+                (0.1 * mixing(z, valid, query).logits_BQV).bfloat16().to(dtype)
+            ),
             Entropy(),
             canvas,
             SPACE,

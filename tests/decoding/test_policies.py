@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import Tensor
 
 from decoding.reference import instances, label
 from laws import assert_follows
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
@@ -21,13 +23,13 @@ from lightning_mdm.decoding.policies import (
     LeftToRight,
     TopMargin,
     TopProbability,
-    UnmaskingPolicy,
 )
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
-from toys import Fixed, Mixing, random_rows, repeated, rows
+from toys import Fixed, Mixing, ToySelector, random_rows, repeated, rows
 
-FAMILY = [Blocks(TopMargin(), 3) if kind is Blocks else kind() for kind in POLICIES]
+FAMILY = [(Blocks(TopMargin(), 3) if kind is Blocks else kind()).bound(ToySelector()) for kind in POLICIES]
 SIX = TokenSpace(6, eos_id=None, pad_id=0)
 
 
@@ -91,7 +93,7 @@ def test_ranking_does_not_see_the_noise_of_the_tokens(policy: UnmaskingPolicy) -
 
 
 @pytest.mark.parametrize("policy", [TopProbability(), TopMargin(), Entropy(), EntropyBounded(0.0), IID(),
-    ConfidenceThreshold(0.9), Blocks(TopMargin(), 6)], ids=label)  # fmt: skip
+    ConfidenceThreshold(0.9), Blocks(TopMargin(), 6), Learned().bound(ToySelector(place=0.0))], ids=label)  # fmt: skip
 def test_equal_scores_are_ordered_at_random(policy: UnmaskingPolicy) -> None:
     n = 6000
     denoiser = Fixed(torch.tensor([[0.3, -0.2, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float32).expand(6, -1))
@@ -112,6 +114,14 @@ def test_equal_scores_are_ordered_at_random(policy: UnmaskingPolicy) -> None:
         (lambda: EntropyBounded(-0.1), "gamma=-0.1"),
         (lambda: EntropyBounded(float("nan")), "gamma=nan"),
         (lambda: Blocks(IID(), 0), "block_length=0"),
+        (lambda: Learned("best"), "rule='best': choose one of greedy, sampled"),
+        (lambda: Learned(beta=0.0), "beta=0.0"),
+        (lambda: Learned(beta=float("inf")), "beta=inf"),
+        (lambda: Learned(beta=float("nan")), "beta=nan"),
+        (lambda: Learned(price=-0.1), "price=-0.1"),
+        (lambda: Learned(price=float("nan")), "price=nan"),
+        (lambda: Learned().bound(None), "this module has no selector"),
+        (lambda: Blocks(Learned()).bound(None), "this module has no selector"),
     ],
 )
 def test_wrong_options_are_named(build: object, message: str) -> None:
@@ -122,7 +132,61 @@ def test_wrong_options_are_named(build: object, message: str) -> None:
 def test_names_and_options_describe_a_policy() -> None:
     assert [kind().name for kind in POLICIES if kind is not Blocks] == [
         "iid", "top_probability", "top_margin", "entropy", "left_to_right", "confidence_threshold", "entropy_bounded",
+        "learned",
     ]  # fmt: skip
     wrapped = Blocks(ConfidenceThreshold(0.7), 4)
     assert wrapped.name == "blocks"
     assert wrapped.options == {"policy": {"name": "confidence_threshold", "threshold": 0.7}, "block_length": 4}
+
+
+def test_a_policy_is_bound_to_a_selector_without_changing_what_it_is() -> None:
+    policy, selector = Learned("sampled", beta=0.5, price=2.0), ToySelector()
+    bound = policy.bound(selector)
+    assert bound.selector is selector
+    assert policy.selector is None
+    assert bound == policy
+    assert (bound.label, bound.options) == ("learned-sampled-0.5-2.0", {"rule": "sampled", "beta": 0.5, "price": 2.0})
+    assert bound.bound(ToySelector(place=0.0)).selector == ToySelector(place=0.0)
+    wrapped = Blocks(policy, 4).bound(selector)
+    assert isinstance(wrapped.policy, Learned)
+    assert wrapped.policy.selector is selector
+    assert wrapped.options["policy"] == {"name": "learned", **policy.options}
+    assert [p.learned for p in (policy, Blocks(policy), Blocks(IID()), IID())] == [True, True, False, False]
+    assert policy.adaptive
+    assert TopMargin().bound(None) == TopMargin()
+
+
+def test_a_denoiser_without_hidden_states_is_refused() -> None:
+    mixing = Mixing(6)
+    with pytest.raises(ValueError, match="reads the denoiser's hidden states, and this denoiser offers none"):
+        decode(
+            lambda *asked: mixing(*asked)._replace(hidden_BLD=None), Learned().bound(ToySelector()),
+            rows([[None] * 3], pad=0), SIX, steps=2,
+        )  # fmt: skip
+
+
+def test_a_larger_factor_takes_fewer_steps_and_a_smaller_one_more() -> None:
+    canvas = random_rows(60, vocab_size=6, pad=0, longest=12, seed=9, least=8)
+    for rule in ("greedy", "sampled"):
+        steps = [
+            float(
+                decode(Mixing(6), Learned(rule, beta).bound(ToySelector()), canvas, SIX, steps=8).nfe_B.double().mean()
+            )
+            for beta in (0.25, 1.0, 4.0)
+        ]
+        assert steps[0] > steps[1] > steps[2] > 1.0
+
+
+def test_the_selector_is_told_price_steps_left_and_what_is_masked() -> None:
+    seen: list[tuple[list[int], float, list[int]]] = []
+
+    def selector(
+        hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
+        price: float,
+    ) -> Tensor:  # fmt: skip
+        seen.append((steps_left_B.tolist(), price, masked_BL.sum(-1).tolist()))
+        return torch.full(masked_BL.shape, -9.0, dtype=torch.float64)
+
+    canvas = rows([[None] * 4, [None] * 3 + [1]], pad=0)
+    decode(Mixing(6), Learned(price=0.7).bound(selector), canvas, SIX, steps=3)
+    assert seen == [([3, 3], 0.7, [4, 3]), ([2, 2], 0.7, [3, 2])], "at the last step there is nothing to select"

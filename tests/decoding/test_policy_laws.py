@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
 
 from decoding.reference import SET_LAWS, decode_law, instances, label, table_probabilities
 from laws import assert_follows
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
+from lightning_mdm.decoding.policies import POLICIES
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from lightning_mdm.vocabulary import TokenSpace
-from toys import Fixed, Tabular, repeated, with_ties
+from toys import Fixed, Tabular, ToySelector, repeated, with_ties
 
 N = 20_000
 
@@ -70,8 +74,9 @@ def outcomes(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: f
 def check(toy: Toy, policy: UnmaskingPolicy, steps: int, token_temperature: float, close: bool = False) -> None:
     probabilities = table_probabilities(toy.denoiser.table.detach(), toy.denoiser.state, toy.space)
     law = decode_law(
-        probabilities, policy, toy.start, toy.space, steps=steps, token_temperature=token_temperature, close=close
-    )
+        probabilities, policy, toy.start, toy.space, steps=steps, token_temperature=token_temperature, close=close,
+        padding=toy.padding,
+    )  # fmt: skip
     assert_follows(outcomes(toy, policy, steps, token_temperature, close), law)
 
 
@@ -118,3 +123,15 @@ def test_for_independent_positions_every_policy_draws_the_same_law(policy: Unmas
 def test_every_policy_has_a_reference_law() -> None:
     missing = [kind.__name__ for kind in POLICIES if kind not in SET_LAWS]
     assert not missing, f"write the one-step law of {missing} into tests/decoding/reference.py"
+
+
+def test_a_fallback_in_place_of_the_conditioned_law_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coins, and the likeliest position where all fail: a test of the test."""
+
+    def fallback(law: NonEmptyBernoulli, uniform_B: Tensor, uniform_BL: Tensor) -> Tensor:
+        coin_BL = (uniform_BL < law.log_p_BL.exp()) & law.masked_BL
+        return torch.where(coin_BL.any(-1, keepdim=True), coin_BL, law.likeliest(uniform_BL))
+
+    monkeypatch.setattr(NonEmptyBernoulli, "sample", fallback)
+    with pytest.raises(AssertionError, match="chi-square"):
+        check(TOYS["three_of_three"], Learned("sampled").bound(ToySelector()), steps=3, token_temperature=1.0)

@@ -118,7 +118,7 @@ def test_the_reported_bound_is_the_objective_on_fixed_noise(tmp_path: Path) -> N
         for row in range(3):
             masked_L = ~rows.prompt_BL[row] & (uniform_BL[row] < t_B[row])
             z_L = torch.where(masked_L, V, rows.tokens_BL[row])
-            log_p_LV = module.denoiser(z_L[None], rows.valid_BL[row][None])[0].log_softmax(-1)
+            log_p_LV = module.denoiser(z_L[None], rows.valid_BL[row][None]).logits_BQV[0].log_softmax(-1)
             nll_L = -log_p_LV.gather(1, rows.tokens_BL[row][:, None])[:, 0]
             total += float(nll_L[masked_L].sum() / t_B[row])
     data = torch.utils.data.DataLoader([rows], batch_size=None)  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def test_compiling_is_for_fitting_alone(monkeypatch: pytest.MonkeyPatch) -> None
 def test_mixed_precision_keeps_float32_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, seen = DenoiserModule(V, NET), []
-    module.denoiser.register_forward_hook(lambda net, inputs, logits: seen.append(logits.dtype))
+    module.denoiser.register_forward_hook(lambda net, inputs, out: seen.append(out.logits_BQV.dtype))
     run = trainer(tmp_path, max_steps=2, precision="bf16-mixed")
     run.fit(module, loader())
     assert set(seen) == {torch.bfloat16}

@@ -1,0 +1,101 @@
+"""What an unmasking policy is: which of the masked positions to unmask now.
+
+A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction`` and returns
+a subset of ``state.masked_BL``, non-empty in every row. It knows nothing of the denoiser, of how tokens are drawn or of
+when a row is finished. Its ranking never sees the token sampler's noise, and equal scores are ordered at random.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, Self, final
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.categorical import top_n
+from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.noise import Stream
+
+
+class SelectorNet(Protocol):
+    """Logits ``[B, L]`` of unmasking each masked position now; see ``lightning_mdm.nets.selector.Selector``."""
+
+    def __call__(
+        self,
+        hidden_BLD: Tensor,
+        confidence_BLF: Tensor,
+        valid_BL: Tensor,
+        masked_BL: Tensor,
+        steps_left_B: Tensor,
+        price: float,
+    ) -> Tensor: ...
+
+
+class UnmaskingPolicy(ABC):
+    """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
+
+    @property
+    def name(self) -> str:
+        """The class name in snake case, as in rows and figures."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the policy itself decides how many steps it takes; otherwise the budget does."""
+        return False
+
+    @property
+    def learned(self) -> bool:
+        """Whether a trained selector decides: such a policy has to be ``bound`` to one."""
+        return False
+
+    def bound(self, selector: SelectorNet | None) -> Self:
+        """The same policy with the module's selector in place, where it asks for one.
+
+        Raises:
+            ValueError: it asks for one and there is none.
+        """
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The policy's own parameters, ready for JSON."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields if field.init}
+        return {
+            name: {"name": value.name, **value.options} if isinstance(value, UnmaskingPolicy) else value
+            for name, value in values.items()
+        }
+
+    @property
+    def label(self) -> str:
+        """Name and parameter values, distinct for distinct options: ``blocks-top_margin-8``."""
+        values = (getattr(self, field) for field in self.options)
+        return "-".join([self.name, *(v.label if isinstance(v, UnmaskingPolicy) else str(v) for v in values)])
+
+    @final
+    def __call__(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """Positions to unmask, bool ``[B, L]``; with one step left, all that are masked."""
+        if state.is_last:
+            return state.masked_BL
+        last_B1 = state.steps_left_B[:, None] == 1
+        return torch.where(last_B1, state.masked_BL, self.select(state, prediction))
+
+    @abstractmethod
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """A subset of ``state.masked_BL``, bool ``[B, L]``, non-empty in every row that has masked positions."""
+
+
+class RankedPolicy(UnmaskingPolicy):
+    """The quota's worth of best-scored positions; subclasses say what the score is."""
+
+    @abstractmethod
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """Score of every masked position, ``[B, L]``, higher first."""
+
+    @final
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        return top_n(self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))

@@ -1,0 +1,116 @@
+"""One batch seen by the estimators: denoiser, selector and posterior behind the ``OrderModel`` they ask for.
+
+Training scores the selector by the very law that decoding uses.
+
+Shapes: B examples, S states of them, L positions, Q queried positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.decoding.learned import selector_law
+from lightning_mdm.decoding.state import Prediction
+from lightning_mdm.nets.denoiser import ReadableDenoiser
+from lightning_mdm.nets.posterior_net import PosteriorNet
+from lightning_mdm.nets.selector import Selector
+from lightning_mdm.objectives.order_elbo import States
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+
+
+@dataclass(frozen=True)
+class StateReading:
+    """What one evaluation of the denoiser says about some states.
+
+    Args:
+        prediction: distributions at the masked positions, and hidden states.
+        log_prob_SL: log p(x_i | z) of the true tokens; 0 where not masked.
+        margin_SL: probability of the true token minus that of the likeliest other one, detached; 0 where not masked.
+    """
+
+    prediction: Prediction
+    log_prob_SL: Tensor
+    margin_SL: Tensor
+
+
+@dataclass(frozen=True)
+class BatchModel:
+    """An ``OrderModel``.
+
+    Args:
+        batch: clean examples.
+        denoiser: gives log-likelihoods and hidden states.
+        frozen: whether no gradient is wanted of it.
+        selector: pi.
+        posterior: q.
+        budget: T.
+        price: nats per step.
+        forbidden: ids that are never generated.
+    """
+
+    batch: Batch
+    denoiser: ReadableDenoiser
+    frozen: bool
+    selector: Selector
+    posterior: PosteriorNet
+    budget: int
+    price: float
+    forbidden: Sequence[int] = ()
+
+    @property
+    def posterior_reads_states(self) -> bool:
+        return self.posterior.reads_states
+
+    @cached_property
+    def score_BL(self) -> Tensor:
+        """The posterior's scores: its one look at the clean sequence."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            embedded_BLD = self.denoiser.embed(self.batch.tokens_BL)
+        return self.posterior.scores(embedded_BLD, self.batch.valid_BL, self.batch.response_BL, self.budget, self.price)
+
+    def read(self, states: States) -> StateReading:
+        """Evaluate the denoiser, once per state."""
+        clean_SL = self.batch.tokens_BL[states.example_S]
+        masked_SL = states.masked_SL
+        most = int(masked_SL.sum(-1).max())
+        query_SQ = masked_SL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            logits_SQV, hidden_SLD = self.denoiser(
+                clean_SL.masked_fill(masked_SL, self.denoiser.vocab_size),
+                self.batch.valid_BL[states.example_S],
+                query_SQ,
+            )
+            logits_SQV = logits_SQV.to(torch.promote_types(logits_SQV.dtype, torch.float32))
+            if self.forbidden:
+                index = torch.tensor(self.forbidden, device=logits_SQV.device)
+                logits_SQV = logits_SQV.index_fill(-1, index, -torch.inf)
+            asked_SQ = masked_SL.gather(1, query_SQ)
+            true_SQ1 = clean_SL.gather(1, query_SQ)[:, :, None]
+            # Slots that ask for nothing may hold a token that is never generated; their likelihood is not used.
+            log_SQ = logits_SQV.gather(-1, true_SQ1).squeeze(-1).masked_fill(~asked_SQ, 0.0)
+            log_SQ = log_SQ - logits_SQV.logsumexp(-1).masked_fill(~asked_SQ, 0.0)
+            prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD)
+            with torch.no_grad():
+                p_SQV = logits_SQV.softmax(-1)
+                other_SQ = p_SQV.scatter(-1, true_SQ1, 0.0).amax(-1)
+                margin_SQ = (p_SQV.gather(-1, true_SQ1).squeeze(-1) - other_SQ).masked_fill(~asked_SQ, 0.0)
+            return StateReading(prediction, prediction.spread(log_SQ), prediction.spread(margin_SQ))
+
+    def selector_law(self, states: States, reading: StateReading) -> NonEmptyBernoulli:
+        """pi(U | z)."""
+        return selector_law(
+            self.selector, reading.prediction, states.masked_SL, self.batch.valid_BL[states.example_S],
+            states.steps_left_S, self.price,
+        )  # fmt: skip
+
+    def posterior_law(self, states: States, log_prob_SL: Tensor | None) -> NonEmptyBernoulli:
+        """q(U | M, x)."""
+        return self.posterior.law(
+            self.score_BL[states.example_S], states.masked_SL, log_prob_SL, states.steps_left_S, self.budget, self.price
+        )

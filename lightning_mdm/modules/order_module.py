@@ -1,0 +1,413 @@
+"""Learning the order: denoiser, selector and approximate posterior under one variational bound.
+
+Knows nothing of heuristics or of text. What is optimised is in ``objectives/order_elbo.py``, how the laws look in
+``nets/selector.py`` and ``nets/posterior_net.py``; decoding with the selector is ``decoding/learned.py``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
+from lightning_mdm.modules.order_batch import BatchModel
+from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
+from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain, net_to_plain
+from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
+from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.objectives.order_elbo import (
+    OrderElbo,
+    States,
+    all_steps,
+    iid_steps,
+    importance_weighted_nats,
+    one_step,
+)
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+
+Family = Literal["state_aware", "max_normalised"]
+Estimator = Literal["all_steps", "one_step"]
+Training = Literal["frozen", "joint"]
+Sharing = Literal["shared", "per_budget"]
+IMITATED_LOGIT = 4.0  # the logit that a margin of 1 is worth in the warm start
+STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
+
+
+@dataclass(frozen=True)
+class PosteriorConfig:
+    """The approximate posterior.
+
+    Args:
+        family: ``state_aware``, or ``max_normalised`` (following Fox et al., arXiv 2602.23968).
+        net: shape of the net that reads the clean sequence.
+        order_temperature: of the max-normalised family, at the beginning of training.
+        final_order_temperature: what it is lowered to linearly until training ends.
+    """
+
+    family: Family = "state_aware"
+    net: OrderNetConfig = field(default_factory=OrderNetConfig)
+    order_temperature: float = 0.3
+    final_order_temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
+        for name in ("order_temperature", "final_order_temperature"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"posterior.{name}={getattr(self, name)}: give a number above 0")
+
+
+class OrderModule(L.LightningModule):
+    """A denoiser, a selector that learns its order of generation, and the posterior it learns from.
+
+    Args:
+        vocab_size: tokens that can be predicted; linked to the data by the command line.
+        net: shape of the denoiser, or a law whose formula is the denoiser.
+        denoiser_ckpt: checkpoint (or safetensors file) of the trained denoiser to start from.
+        init_from: safetensors file of selector and posterior to start from (written by ``save_order``).
+        denoiser: ``frozen``, or ``joint``: trained along.
+        denoising_weight: with ``joint``, the weight of the plain masked-diffusion objective beside the bound.
+        selector: shape of the selector.
+        posterior: the approximate posterior.
+        selectors: one selector and posterior for every budget (``shared``) or one each (``per_budget``).
+        budgets: step budgets T >= 2, one drawn for each update.
+        prices: nats per step, one drawn for each update; the selector is told which.
+        wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
+        estimator: ``all_steps`` or ``one_step``.
+        samples: trajectories K >= 2 of each example.
+        validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
+        warm_start_steps: first updates, spent on imitating the true token's margin.
+        offset_fades_by: share of training after which the pull of the IID schedule has faded; ``None`` keeps it.
+        learning_rate: peak of Adam's learning rate.
+        warmup_steps: updates of linear warm-up.
+        final_learning_rate: what the cosine ends at, as a fraction of the peak.
+        noise_seed: seed of all draws; with it training is a function of the data's order alone.
+
+    Raises:
+        ValueError: an option out of its range, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        net: NetConfig = TransformerConfig(),  # noqa: B008 (frozen)
+        denoiser_ckpt: str | None = None,
+        init_from: str | None = None,
+        denoiser: Training = "frozen",
+        denoising_weight: float = 1.0,
+        selector: OrderNetConfig = OrderNetConfig(),  # noqa: B008 (frozen)
+        posterior: PosteriorConfig = PosteriorConfig(),
+        selectors: Sharing = "shared",
+        budgets: Sequence[int] = (2, 3, 4, 5, 6, 8, 10),
+        prices: Sequence[float] = (0.0,),
+        wait_price: float = 0.0,
+        estimator: Estimator = "all_steps",
+        samples: int = 8,
+        validation_samples: int = 8,
+        warm_start_steps: int = 0,
+        offset_fades_by: float | None = None,
+        learning_rate: float = 3e-3,
+        warmup_steps: int = 100,
+        final_learning_rate: float = 0.02,
+        noise_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, choices in (
+            ("denoiser", denoiser, get_args(Training)),
+            ("selectors", selectors, get_args(Sharing)),
+            ("estimator", estimator, get_args(Estimator)),
+        ):
+            if value not in choices:
+                raise ValueError(f"model.{name}={value!r}: choose one of {', '.join(choices)}")
+        if not budgets or min(budgets) < 2:
+            raise ValueError(f"model.budgets={list(budgets)}: give step budgets of at least 2; one step has no order")
+        if not prices or min(prices) < 0.0:
+            raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
+        if not wait_price >= 0.0:
+            raise ValueError(f"model.wait_price={wait_price}: give a number of nats, at least 0")
+        if samples < 2 or validation_samples < 1:
+            raise ValueError(
+                f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
+                "2 trajectories, validation at least 1"
+            )
+        if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
+            raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
+        net = net_from_plain(net)  # plain where restored from a checkpoint
+        selector = OrderNetConfig(**selector) if isinstance(selector, dict) else selector
+        if isinstance(posterior, dict):
+            posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
+        # As plain values, and without the path: a checkpoint has weights of its own and must not need that file.
+        self.save_hyperparameters(
+            ignore=["net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "prices"]
+        )
+        self.save_hyperparameters(
+            {"net": net_to_plain(net), "selector": asdict(selector), "posterior": asdict(posterior),
+             "budgets": list(budgets), "prices": list(prices)}
+        )  # fmt: skip
+        self.joint = denoiser == "joint"
+        self.denoising_weight = denoising_weight
+        self.budgets = list(budgets)
+        self.prices = list(prices)
+        self.wait_price = wait_price
+        self.posterior_config = posterior
+        self.estimator: Estimator = estimator
+        self.samples = samples
+        self.validation_samples = validation_samples
+        self.warm_start_steps = warm_start_steps
+        self.offset_fades_by = offset_fades_by
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.final_learning_rate = final_learning_rate
+        self.noise_seed = noise_seed
+        self.starts_trained = denoiser_ckpt is not None or not isinstance(net, TransformerConfig)
+        self.denoiser = build_denoiser(net, vocab_size)
+        if denoiser_ckpt is not None:
+            load_denoiser(self.denoiser, denoiser_ckpt, option="model.denoiser_ckpt")
+        self.denoiser.requires_grad_(self.joint)
+        names = ["shared"] if selectors == "shared" else [f"T{budget}" for budget in budgets]
+        width = self.denoiser.width
+        kind: Callable[[int, OrderNetConfig], PosteriorNet] = StateAware
+        if posterior.family == "max_normalised":
+            kind = partial(MaxNormalised, order_temperature=posterior.order_temperature)
+        self.selectors = nn.ModuleDict({name: Selector(width, selector) for name in names})
+        self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
+        if init_from is not None:
+            load_net(self.order_nets, init_from, option="model.init_from")
+        self.means: defaultdict[str, MeanMetric] = defaultdict(MeanMetric)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.starts_trained = True
+
+    def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
+        if not self.joint and not self.starts_trained:
+            raise ValueError(
+                "model.denoiser_ckpt is missing: a frozen denoiser needs weights; give its checkpoint, or train it "
+                "along by --model.denoiser joint"
+            )
+
+    # The two nets of a budget.
+
+    @property
+    def order_nets(self) -> nn.ModuleDict:
+        """Selectors and posteriors, the part of the module that is the order."""
+        return nn.ModuleDict({"selectors": self.selectors, "posteriors": self.posteriors})
+
+    def save_order(self, path: str | Path) -> None:
+        """Write selectors and posteriors to a safetensors file, for ``init_from``."""
+        save_net(self.order_nets, path)
+
+    def selector_for(self, budget: int) -> Selector:
+        """The selector that decodes in ``budget`` steps.
+
+        Raises:
+            ValueError: selectors are per budget, and there is none for this one.
+        """
+        name = self.net_name(budget)
+        selector = self.selectors[name]
+        assert isinstance(selector, Selector)
+        return selector
+
+    def posterior_for(self, budget: int) -> PosteriorNet:
+        """The posterior that goes with it."""
+        posterior = self.posteriors[self.net_name(budget)]
+        assert isinstance(posterior, PosteriorNet)
+        return posterior
+
+    def net_name(self, budget: int) -> str:
+        if "shared" in self.selectors or budget == 1:  # in one step there is nothing to select
+            return next(iter(self.selectors))
+        if f"T{budget}" not in self.selectors:
+            raise ValueError(
+                f"no selector for T={budget}: this module has one each for T={self.budgets}; decode at those budgets"
+            )
+        return f"T{budget}"
+
+    def batch_model(self, batch: Batch, budget: int, price: float) -> BatchModel:
+        """The batch as the estimators see it."""
+        data: Any = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
+        forbidden = data.token_space.forbidden if data is not None else ()
+        return BatchModel(
+            batch, self.denoiser, not self.joint, self.selector_for(budget), self.posterior_for(budget), budget, price,
+            forbidden,
+        )  # fmt: skip
+
+    # Training.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step = self.global_step
+        self.anneal(step)
+        # The same on every process: they would wait for one another's longer trajectories otherwise.
+        which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
+        budget = self.budgets[int(which[0] * len(self.budgets))]
+        price = self.prices[int(which[1] * len(self.prices))]
+        model = self.batch_model(batch, budget, price)
+        noise = RowNoise(self.noise_seed, batch.index_B)
+        if step < self.warm_start_steps:
+            surrogate = self.imitation(model, noise, step)
+            self.log("train/imitation", surrogate.detach(), prog_bar=True)
+        else:
+            elbo = self.objective(model, noise, step)
+            self.log_objective(elbo, batch, budget)
+            surrogate = elbo.surrogate
+        if self.joint:
+            t_B = training_t(noise, step, 1e-3)
+            denoising = masked_diffusion(self.denoiser, batch, t_B, noise, step, "uniform")
+            self.log("train/denoising_surrogate", denoising.surrogate.detach())
+            surrogate = surrogate + self.denoising_weight * denoising.surrogate
+        # Parameters without a part in this update would stop distributed training, which waits for their gradients.
+        return surrogate + sum(0.0 * p.sum() for p in self.parameters() if p.requires_grad)
+
+    def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
+        """The bound and its surrogate on one batch."""
+        response_BL = model.batch.response_BL
+        choose = partial(draw_sets, trajectories(noise, self.samples), step * STEPS_PER_UPDATE)
+        terms = self.terms(model)
+        if self.estimator == "all_steps":
+            return all_steps(model, response_BL, samples=self.samples, choose=choose, **terms)
+        step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
+        return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
+
+    def terms(self, model: BatchModel) -> dict[str, Any]:
+        """Budget and prices, as the objective takes them."""
+        return {"budget": model.budget, "price": model.price, "wait_price": self.wait_price}
+
+    def imitation(self, model: BatchModel, noise: RowNoise, step: int) -> Tensor:
+        """Squared distance of the posterior's and the selector's logits from the true token's margin, in random states.
+
+        The states hold a uniformly drawn share of masked positions, as the IID schedule would meet them.
+        """
+        response_BL = model.batch.response_BL
+        uniform_BL = noise.uniform_BL(Stream.MASK, step, response_BL.shape[1]).masked_fill(~response_BL, 2.0)
+        t_B1 = training_t(noise, step, 1e-3)[:, None]
+        masked_BL = response_BL & ((uniform_BL < t_B1) | (uniform_BL == uniform_BL.amin(-1, keepdim=True)))
+        left_B = (t_B1[:, 0] * model.budget).ceil().long().clamp(min=2)
+        states = States(torch.arange(len(response_BL), device=response_BL.device), masked_BL, left_B)
+        reading = model.read(states)
+        target_BL = IMITATED_LOGIT * reading.margin_SL
+        pi = model.selector_law(states, reading)
+        offset_B1 = model.selector.offset(left_B)[:, None]
+        error_BL = (pi.log_p_BL - pi.log_not_p_BL - offset_B1 - target_BL).square()
+        if model.posterior_reads_states:
+            q = model.posterior_law(states, reading.log_prob_SL.detach())
+            error_BL = error_BL + (q.log_p_BL - q.log_not_p_BL - offset_B1 - target_BL).square()
+        else:
+            error_BL = error_BL + (model.score_BL - reading.margin_SL).square()
+        return error_BL[masked_BL].mean()
+
+    def anneal(self, step: int) -> None:
+        """Set the order temperature and the weight of the IID offset for this update."""
+        done = min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches)))
+        first, final = self.posterior_config.order_temperature, self.posterior_config.final_order_temperature
+        for net in [*self.selectors.modules(), *self.posteriors.modules()]:
+            if isinstance(net, IIDOffset) and self.offset_fades_by is not None:
+                net.weight.fill_(max(0.0, 1.0 - done / self.offset_fades_by))
+            if isinstance(net, MaxNormalised):
+                net.order_temperature.fill_(first + (final - first) * done)
+
+    def log_objective(self, elbo: OrderElbo, batch: Batch, budget: int) -> None:
+        """The bound and its parts in nats per response token, what q does, and how noisy its gradient is."""
+        tokens = batch.response_BL.sum()
+        self.log("train/surrogate", elbo.surrogate.detach(), prog_bar=True)
+        self.log("train/bound_nats_per_token", elbo.bound_nats_B.sum() / tokens, prog_bar=True)
+        self.log("train/token_nats_per_token", elbo.token_nats_B.sum() / tokens)
+        self.log("train/order_kl_nats_per_token", elbo.kl_nats_B.sum() / tokens)
+        self.log(f"train/bound_nats@T={budget}", elbo.bound_nats_B.mean())
+        self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
+        self.log(f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min())
+        self.log(f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max())
+        self.log("train/score_variance", elbo.score_variance)
+        self.log("train/score_variance_without_baseline", elbo.score_variance_without_baseline)
+        self.log("train/denoiser_evaluations", float(elbo.evaluations))
+
+    # Evaluation.
+
+    def on_validation_epoch_start(self) -> None:
+        self.means.clear()
+
+    def on_test_epoch_start(self) -> None:
+        self.means.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_means("test")
+
+    def evaluate(self, batch: Batch) -> None:
+        """Bounds on -log p(x) of the learned order and of IID, on draws that are the same at every evaluation."""
+        M, response_BL = self.validation_samples, batch.response_BL
+        noise = trajectories(RowNoise(0, batch.index_B), M)
+        for budget in self.budgets:
+            for price in self.prices:
+                model = self.batch_model(batch, budget, price)
+                choose = partial(draw_sets, noise, 0)
+                learned = all_steps(model, response_BL, samples=M, choose=choose, **self.terms(model))
+                times_NL = 1 + (noise.uniform_BL(Stream.MASK, 0, response_BL.shape[1]) * budget).long()
+                iid = iid_steps(model, response_BL, times_NL, **self.terms(model))
+                for name, elbo in {"learned": learned, "iid": iid}.items():
+                    self.add_means(name, elbo, batch, budget, price)
+
+    def add_means(self, name: str, elbo: OrderElbo, batch: Batch, budget: int, price: float) -> None:
+        """Collect the figures of one policy at one budget and price."""
+        where = f"@T={budget}/{name}" + (f"/price={price}" if price else "")
+        tokens, rows = batch.response_BL.sum(), len(batch)
+        for part, value, weight in (
+            ("bound_nats", elbo.bound_nats_B.mean(), rows),
+            ("bound_nats_per_token", elbo.bound_nats_B.sum() / tokens, tokens),
+            ("importance_weighted_nats", importance_weighted_nats(elbo.log_weight_BK).mean(), rows),
+            ("token_nats", elbo.token_nats_B.mean(), rows),
+            ("order_kl_nats", elbo.kl_nats_B.mean(), rows),
+            ("steps_of_q", elbo.steps_BK.mean(), rows),
+        ):
+            self.means[f"{part}{where}"].to(self.device).update(value, weight)
+
+    def log_means(self, split: str) -> None:
+        """Log what was collected; the metrics gather it from all processes."""
+        for name, mean in self.means.items():
+            self.log(f"{split}/{name}", mean.compute())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The problems of the batch; the ``Predictions`` callback decodes them."""
+        return batch.index_B
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=self.learning_rate)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def trajectories(noise: RowNoise, samples: int) -> RowNoise:
+    """The noise of every trajectory: a problem's K trajectories are keyed like K problems."""
+    index_BK = noise.index_B[:, None] * samples + torch.arange(samples, device=noise.index_B.device)
+    return RowNoise(noise.seed, index_BK.flatten())
+
+
+def draw_sets(noise: RowNoise, first: int, law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+    """Sets of some trajectories at a step, from draws that belong to (problem, trajectory, update, step)."""
+    rows = noise.rows(row_A)
+    length = law.masked_BL.shape[1]
+    # The draw of the first position taken comes from a stream of its own.
+    return law.sample(rows.uniform_B(Stream.TIE, first + step), rows.uniform_BL(Stream.SELECT, first + step, length))

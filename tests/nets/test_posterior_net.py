@@ -1,0 +1,171 @@
+"""Nets of the approximate posterior: what their laws are, what they must not see, and how they start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_mdm.modules.order_module import PosteriorConfig
+from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
+from lightning_mdm.nets.selector import OrderNetConfig
+from lightning_mdm.orders.posterior import max_normalised
+
+WIDTH = 12
+CONFIG = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=24)
+FAMILIES = (StateAware, partial(MaxNormalised, order_temperature=0.3))
+Kind = Callable[[int, OrderNetConfig], PosteriorNet]
+
+
+def trained(kind: Kind, seed: int = 0) -> PosteriorNet:
+    torch.manual_seed(seed)
+    net = kind(WIDTH, CONFIG).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return net
+
+
+def sequences(n: int = 3, length: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings of clean tokens, valid and response positions, rows of different lengths; float64."""
+    generator = torch.Generator().manual_seed(4)
+    embedded_BLD = torch.randn(n, length, WIDTH, generator=generator, dtype=torch.float64)
+    valid_BL = torch.arange(length) < torch.tensor([length - 2 * b for b in range(n)])[:, None]
+    return embedded_BLD, valid_BL, valid_BL & (torch.arange(length) > 0)
+
+
+@pytest.mark.parametrize("kind", FAMILIES, ids=["state_aware", "max_normalised"])
+def test_scores_of_a_row_alone_are_those_in_a_batch(kind: Kind) -> None:
+    net = trained(kind)
+    embedded_BLD, valid_BL, response_BL = sequences()
+    whole_BL = net.scores(embedded_BLD, valid_BL, response_BL, 4, 0.2)
+    assert whole_BL[response_BL].std().item() > 0.1
+    for row, length in enumerate(valid_BL.sum(-1).tolist()):
+        one = slice(row, row + 1)
+        alone_1L = net.scores(
+            embedded_BLD[one, :length], valid_BL[one, :length], response_BL[one, :length], 4, 0.2
+        )  # fmt: skip
+        torch.testing.assert_close(alone_1L[0], whole_BL[row, :length], rtol=0.0, atol=1e-12)
+    padded_BLD = torch.where(valid_BL[:, :, None], embedded_BLD, 1e3)
+    torch.testing.assert_close(net.scores(padded_BLD, valid_BL, response_BL, 4, 0.2), whole_BL, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", FAMILIES, ids=["state_aware", "max_normalised"])
+def test_scores_depend_on_the_clean_tokens_the_budget_and_the_price(kind: Kind) -> None:
+    net = trained(kind)
+    embedded_BLD, valid_BL, response_BL = sequences()
+    first = net.scores(embedded_BLD, valid_BL, response_BL, 4, 0.2)
+    for other in (
+        net.scores(embedded_BLD.roll(1, 1), valid_BL, response_BL, 4, 0.2),
+        net.scores(embedded_BLD, valid_BL, response_BL, 8, 0.2),
+        net.scores(embedded_BLD, valid_BL, response_BL, 4, 0.0),
+    ):
+        assert not torch.allclose(first, other, rtol=0.0, atol=1e-4)
+
+
+def test_the_max_normalised_family_has_that_law_and_reads_no_states() -> None:
+    net = MaxNormalised(WIDTH, CONFIG, order_temperature=0.25)
+    assert not net.reads_states
+    score_SL = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masked_SL = torch.tensor([[True] * 5, [True, False, True, True, False], [False, False, True, True, True]])
+    law = net.law(score_SL, masked_SL, None, torch.tensor([4, 3, 2]), 4, 0.0)
+    expected = max_normalised(score_SL, masked_SL, 0.25)
+    assert law.log_prob(masked_SL).equal(expected.log_prob(masked_SL))
+    net.order_temperature.fill_(0.5)
+    law = net.law(score_SL, masked_SL, None, torch.tensor([4, 3, 2]), 4, 0.0)
+    assert law.log_prob(masked_SL).equal(max_normalised(score_SL, masked_SL, 0.5).log_prob(masked_SL))
+    assert "order_temperature" in net.state_dict(), "how far it is lowered is part of a checkpoint"
+
+
+def test_the_state_aware_family_reads_the_state_at_hand() -> None:
+    net = trained(StateAware)
+    assert net.reads_states
+    score_SL = torch.randn(1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masked_SL = torch.ones(1, 4, dtype=torch.bool)
+    log_prob_SL = torch.tensor([[-0.1, -2.0, -0.5, -3.0]], dtype=torch.float64)
+
+    def odds(log_prob: Tensor = log_prob_SL, left: int = 4, budget: int = 4, price: float = 0.0) -> Tensor:
+        law = net.law(score_SL, masked_SL, log_prob, torch.tensor([left]), budget, price)
+        return law.log_p_BL - law.log_not_p_BL
+
+    first = odds()
+    one_changed = torch.tensor([[-0.1, -2.0, -0.7, -3.0]], dtype=torch.float64)
+    differs = (odds(one_changed) - first).abs() > 1e-6
+    assert differs.tolist() == [[False, False, True, False]], "each position by its own evidence"
+    for other in (odds(left=3), odds(budget=8), odds(price=1.0)):
+        assert (other - first).abs().min().item() > 1e-6
+    with pytest.raises(AssertionError, match="reads states"):
+        net.law(score_SL, masked_SL, None, torch.tensor([4]), 4, 0.0)
+
+
+def test_the_logits_of_the_state_aware_family_stay_below_their_cap() -> None:
+    net = trained(StateAware)
+    assert isinstance(net, StateAware)
+    net.offset.weight.zero_()
+    with torch.no_grad():
+        net.evidence[-1].weight.mul_(1e6)
+    log_prob_SL = torch.tensor([[-700.0, 0.0, -1e-3]], dtype=torch.float64)
+    masked_SL = torch.ones(1, 3, dtype=torch.bool)
+    law = net.law(torch.zeros(1, 3).double(), masked_SL, log_prob_SL, torch.tensor([3]), 3, 0.0)
+    assert (law.log_p_BL - law.log_not_p_BL).abs().max().item() <= CONFIG.logit_cap + 1e-9
+
+
+@pytest.mark.parametrize("kind", FAMILIES, ids=["state_aware", "max_normalised"])
+def test_it_learns_through_every_parameter(kind: Kind) -> None:
+    net = trained(kind)
+    embedded_BLD, valid_BL, response_BL = sequences()
+    log_prob_BL = -torch.rand(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    score_BL = net.scores(embedded_BLD, valid_BL, response_BL, 4, 0.2)
+    law = net.law(score_BL, response_BL, log_prob_BL, torch.tensor([4, 3, 2]), 4, 0.2)
+    (law.marginal_BL * torch.arange(7.0)).square().sum().backward()
+    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in net.parameters() if p.ndim > 1)
+
+
+def mean_steps(net: PosteriorNet, budget: int, length: int, n: int = 400) -> float:
+    """Mean number of steps that q uses on random sequences of ``length`` positions, none of them given."""
+    generator = torch.Generator().manual_seed(7)
+    embedded_BLD = torch.randn(n, length, WIDTH, generator=generator)
+    masked_BL = torch.ones(n, length, dtype=torch.bool)
+    log_prob_BL = -3.0 * torch.rand(n, length, generator=generator)
+    total = 0
+    with torch.no_grad():
+        score_BL = net.scores(embedded_BLD, masked_BL, masked_BL, budget, 0.0)
+        for step in range(1, budget + 1):
+            total += int(masked_BL.any(-1).sum())
+            left_B = torch.full((n,), budget - step + 1)
+            if step < budget:
+                law = net.law(score_BL, masked_BL, log_prob_BL if net.reads_states else None, left_B, budget, 0.0)
+                chosen_BL = law.sample(
+                    torch.rand(n, generator=generator, dtype=torch.float64),
+                    torch.rand(n, length, generator=generator, dtype=torch.float64),
+                )
+                masked_BL = masked_BL & ~chosen_BL
+    return total / n
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_untrained_the_state_aware_family_takes_about_as_many_steps_as_iid(seed: int) -> None:
+    torch.manual_seed(seed)
+    budget, length = 8, 24
+    iid = budget * (1.0 - (1.0 - 1.0 / budget) ** length)  # the expected number of times that some position has
+    assert mean_steps(StateAware(WIDTH, CONFIG), budget, length) == pytest.approx(iid, rel=0.05)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_untrained_the_max_normalised_family_does_not_take_everything_at_once(seed: int, width: int) -> None:
+    torch.manual_seed(seed)
+    net = MaxNormalised(WIDTH, replace(CONFIG, width=width), PosteriorConfig().order_temperature)
+    assert mean_steps(net, budget=8, length=24) > 4.0
+
+
+def test_an_order_temperature_that_is_not_positive_is_named() -> None:
+    net = MaxNormalised(WIDTH, CONFIG, order_temperature=0.0)
+    with pytest.raises(ValueError, match=r"order_temperature=0.0"):
+        net.law(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), None, torch.tensor([2]), 2, 0.0)
+    assert math.isclose(float(MaxNormalised(WIDTH, CONFIG, 0.3).order_temperature), 0.3, rel_tol=1e-6)
