@@ -28,18 +28,23 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# A denoiser, then the order in which it generates, then every policy at every budget.
+DENOISER := --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR)/denoiser
+ORDER := --config $(TASK)/order.yaml --config $(TASK)/order_from_shipped.yaml --run_dir $(RUN_DIR)
 sweep-steps: $(VENV)/.run
-	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR) --ckpt_path last
-	$(BIN)/lightning sweep --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR) \
-		--ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
+	$(BIN)/lightning fit $(DENOISER) --ckpt_path last
+	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
+	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
-# Two stages, an hour or two on 2 cores: two to three steps from nothing, then the default from those weights.
-EASY := runs/word_problems_easy
+# Five stages of growing difficulty, hours on 2 cores, each from the weights of the one before.
+STAGES := 1 2 3 4 5
 train-default: $(VENV)/.run
-	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/easy.yaml --run_dir $(EASY) --ckpt_path last
-	$(BIN)/python experiments/word_problems/ship_weights.py $(EASY) $(EASY)/checkpoints
-	$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/after_easy.yaml --ckpt_path last
-	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_after_easy
+	@set -e; for stage in $(STAGES); do \
+		$(BIN)/lightning fit --config $(TASK)/denoiser.yaml --config $(TASK)/stage_$$stage.yaml --ckpt_path last; \
+		$(BIN)/python experiments/word_problems/ship_weights.py \
+			runs/word_problems_stage_$$stage runs/word_problems_stage_$$stage/checkpoints; \
+	done
+	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_stage_$(lastword $(STAGES))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS)

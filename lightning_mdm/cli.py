@@ -1,7 +1,7 @@
 """The command line: ``lightning fit | validate | test | predict | sweep | report``.
 
-``report`` needs rows only; the others are Lightning's own command line with a run directory, the frontier and the
-predictions added. Also installed as ``lightning-mdm`` and run by ``python -m lightning_mdm``.
+``report`` needs rows only; the others are Lightning's own command line with a run directory, the frontier, the costs of
+orders and the predictions added. Also installed as ``lightning-mdm`` and run by ``python -m lightning_mdm``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +21,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.last_update import LastUpdate
+from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
+from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.report import report
@@ -90,13 +93,15 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default="runs/default", help="Directory of all that a run leaves.")
         parser.add_lightning_class_args(Frontier, "frontier")
+        parser.add_lightning_class_args(OrderNats, "order_nats")
+        parser.add_lightning_class_args(OrderHeatmap, "order_heatmap")
         parser.add_lightning_class_args(Predictions, "predictions")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and look at the checkpoint before anything is built.
+        """Parse, and look at the files of weights before anything is built.
 
         Raises:
             ValueError: no such checkpoint, none given where one is needed, or one of another net.
@@ -106,15 +111,10 @@ class CLI(LightningCLI):
         config = self.config[subcommand]
         path = checkpoint_path(config, fitting=subcommand == "fit")
         self.trained_with = {} if path is None else hyper_parameters(path)
-        if config.model is None or "net" not in self.trained_with or "net" not in config.model.init_args:
-            return
-        for name, value in config.model.init_args.net.items():
-            trained = self.trained_with["net"].get(name, value)
-            if value != trained:
-                raise ValueError(
-                    f"model.net.{name}={value}, but {path} was trained with {trained}: give the configuration that it "
-                    "was trained with, or another run_dir"
-                )
+        if path is None and config.model is not None:
+            take_tokenizer(config)
+        if path is not None and config.model is not None:
+            check_model(config.model.init_args, self.trained_with, path)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -146,9 +146,14 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         last = last_checkpoint(config)
         if config.ckpt_path != "last" or not last.is_file():
-            weights = config.model.init_args.get("init_from")
-            if weights and config.ckpt_path in (None, "last"):
-                print(f"The denoiser starts from the weights in {weights}.")
+            options = config.model.init_args
+            orders = "selector" in options
+            for name, weights in (
+                ("denoiser", options.get("denoiser_ckpt" if orders else "init_from")),
+                ("selector", options.get("init_from") if orders else None),
+            ):
+                if weights and config.ckpt_path in (None, "last"):
+                    print(f"The {name} starts from the weights in {weights}.")
             return
         done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
         total = self.trainer.max_steps
@@ -156,10 +161,11 @@ class CLI(LightningCLI):
         print(f"{last} is at update {done} of {total}: {state}.")
 
     def after_sweep(self) -> None:
-        """Show the table; the run directory is the last line."""
+        """Show the table of what was decoded, if anything was; the run directory is the last line."""
         if self.trainer.is_global_zero:
             run_dir = self.config[self.subcommand].run_dir
-            report([run_dir])
+            if (Path(run_dir) / "frontier.csv").is_file():
+                report([run_dir])
             print(run_dir)
 
 
@@ -172,13 +178,13 @@ def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | 
     """The checkpoint that will be loaded, where that is a file; none at the beginning of training.
 
     Raises:
-        ValueError: no such file, no weights at all to evaluate, or training anew over a trained denoiser.
+        ValueError: no such file, no weights at all to evaluate, or training anew over a trained model.
     """
     given = config.ckpt_path
     if given is None:
         if fitting and last_checkpoint(config).is_file():
             raise ValueError(
-                f"run_dir={config.run_dir} holds a trained denoiser already: go on with it by --ckpt_path last, "
+                f"run_dir={config.run_dir} holds a trained model already: go on with it by --ckpt_path last, "
                 "or give another run_dir"
             )
         if not fitting and config.model is not None and not config.model.init_args.get("init_from"):
@@ -209,6 +215,39 @@ def hyper_parameters(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, AssertionError, TypeError) as error:
         raise ValueError(f"ckpt_path={path}: this file is no checkpoint, or a damaged one") from error
     return dict(checkpoint.get("hyper_parameters", {}))
+
+
+def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], path: Path) -> None:
+    """Compare the configured model with the one in a checkpoint, its net option by option.
+
+    A checkpoint may say more than the options do, such as the kind of net.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if "selector" in options and trained and "selector" not in trained:
+        raise ValueError(
+            f"ckpt_path={path} holds a denoiser without a selector: give it as model.denoiser_ckpt to learn an order"
+        )
+    if "selector" in trained and "selector" not in options:
+        raise ValueError(f"ckpt_path={path} holds a selector too: give the configuration that it was trained with")
+    for name, value in (options.get("net") or {}).items():
+        if name in trained.get("net", {}) and value != trained["net"][name]:
+            raise ValueError(
+                f"model.net.{name}={value}, but {path} was trained with {trained['net'][name]}: give the configuration "
+                "that it was trained with, or another run_dir"
+            )
+
+
+def take_tokenizer(config: jsonargparse.Namespace) -> None:
+    """Read text with the tokenizer of the denoiser to start from, where the configuration names no other."""
+    weights, text = config.model.init_args.get("denoiser_ckpt"), config.get("data.init_args")
+    if not weights or text is None or "tokenizer_path" not in text or text.tokenizer_path is not None:
+        return
+    beside = Path(weights).with_name("tokenizer.json")
+    if beside.is_file():
+        text.tokenizer_path = str(beside)
+        rank_zero_only(print)(f"The tokenizer is that of the denoiser: {beside}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

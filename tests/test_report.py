@@ -100,7 +100,7 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    assert {field.name for field in fields(DecodingOptions)} | {"precision"} == LOOP_OPTIONS
+    assert {field.name for field in fields(DecodingOptions)} | {"precision", "selector"} == LOOP_OPTIONS
 
 
 def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
@@ -110,6 +110,9 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     ]
     assert list(distinct_names(cells).values()) == ["iid [end_of_sequence=close]", "iid [end_of_sequence=as_tokens]"]
     assert distinct_names(cells[:1]) == {cells[0]: "iid"}
+    learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
+    assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
+    assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]
 
 
 def test_pooling_seeds() -> None:

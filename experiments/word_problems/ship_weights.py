@@ -1,6 +1,8 @@
-"""Take denoiser and tokenizer out of a finished training run, as the files that `make sweep-steps` starts from.
+"""Take the weights out of a finished training run, as the files that `make sweep-steps` starts from.
 
-python experiments/word_problems/ship_weights.py RUN_DIR
+python experiments/word_problems/ship_weights.py RUN_DIR [OUT_DIR]
+
+Of a denoiser's run these are denoiser and tokenizer, of an order's run selector and posterior.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.order_module import OrderModule
 
 HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
@@ -17,15 +22,19 @@ MOST_BYTES = 4_000_000
 
 def main(run_dir: str, out_dir: str | Path = HERE) -> None:
     checkpoints = Path(run_dir) / "checkpoints"
-    module = DenoiserModule.load_from_checkpoint(checkpoints / "last.ckpt", map_location="cpu")
-    weights = Path(out_dir) / "denoiser.safetensors"
-    module.save_weights(weights)
+    last = checkpoints / "last.ckpt"
+    is_order = "posterior" in torch.load(last, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    weights = Path(out_dir) / ("order.safetensors" if is_order else "denoiser.safetensors")
+    if is_order:
+        OrderModule.load_from_checkpoint(last, map_location="cpu").save_order(weights)
+    else:
+        DenoiserModule.load_from_checkpoint(last, map_location="cpu").save_weights(weights)
+        tokenizer = Path(out_dir) / "tokenizer.json"
+        if tokenizer.resolve() != (checkpoints / "tokenizer.json").resolve():
+            shutil.copyfile(checkpoints / "tokenizer.json", tokenizer)
     if weights.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{weights} has {weights.stat().st_size} bytes, more than the {MOST_BYTES} that may ship")
-    tokenizer = Path(out_dir) / "tokenizer.json"
-    if tokenizer.resolve() != (checkpoints / "tokenizer.json").resolve():
-        shutil.copyfile(checkpoints / "tokenizer.json", tokenizer)
-    print(f"{weights} and {tokenizer} are those of {checkpoints / 'last.ckpt'}")
+    print(f"{weights} is from {last}")
 
 
 if __name__ == "__main__":

@@ -9,31 +9,36 @@ batch as they come, so that a stopped run goes on where it was, and the rows wri
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from lightning_mdm.callbacks.evaluation import EvaluationCallback
 from lightning_mdm.callbacks.frontier_log import DecodedExample, log_cells, log_examples, log_frontier
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import POLICIES, UnmaskingPolicy
+from lightning_mdm.decoding.policies import POLICIES
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.frontier import FrontierMetric
+from lightning_mdm.nets.selector import Selector
 from lightning_mdm.outcomes import (
     BatchRecord,
     Cell,
     Outcome,
+    OutcomeRow,
     OutcomeStore,
+    Row,
     commit_hash,
     frontier_row,
     outcome_rows,
@@ -59,11 +64,12 @@ class Run:
         return f"T={self.steps}/{self.policy.label}" + (f"/seed={self.seed}" if self.seed else "")
 
 
-class Frontier(Callback):
+class Frontier(EvaluationCallback):
     """The accuracy-vs-steps frontier.
 
     Args:
-        policies: unmasking policies to compare; all that there are, with their default options, where not given.
+        policies: unmasking policies to compare; all that there are, with their default options, where not given (those
+            that are learned only where the module has a selector).
         budgets: step budgets T.
         seeds: seeds of the decoding noise; one cell each.
         decoding: end-of-sequence handling and token sampling.
@@ -88,6 +94,7 @@ class Frontier(Callback):
         for name, values in {"budgets": budgets, "fit_budgets": fit_budgets}.items():
             if any(steps < 1 for steps in values):
                 raise ValueError(f"frontier.{name}={list(values)}: a step budget is at least 1")
+        self.all_policies = policies is None
         if policies is None:
             policies = [kind() for kind in POLICIES]
         self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
@@ -106,36 +113,10 @@ class Frontier(Callback):
         self.shown: set[int] = set()
         self.examples: list[DecodedExample] = []
 
-    # The loops call these three groups of hooks alike.
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.begin(trainer, pl_module, "validation")
-
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.begin(trainer, pl_module, "test")
-
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.decode_batch(trainer, pl_module, batch)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.decode_batch(trainer, pl_module, batch)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.finish(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.finish(trainer, pl_module, "test")
-
     def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         """Find out what there is to decode, and what is decoded already."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        self.active = self.fit_runs if fitting else self.runs
+        self.active = self.fit_runs if fitting else self.runs_of(module)
         self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
         self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
         if trainer.sanity_checking or not self.active:
@@ -156,7 +137,7 @@ class Frontier(Callback):
                 checkpoint=checkpoint,
                 data=fingerprint,
                 policy=run.policy.name,
-                options={**self.decoding.describe(run.policy), "precision": str(trainer.precision)},
+                options=self.options(trainer, module, run),
                 adaptive=run.policy.adaptive,
                 steps=run.steps,
                 seed=run.seed,
@@ -170,13 +151,25 @@ class Frontier(Callback):
         # No process may append before every process has read.
         trainer.strategy.barrier("frontier_read")
 
+    def options(self, trainer: L.Trainer, module: L.LightningModule, run: Run) -> dict[str, Any]:
+        """All that decides what a run decodes beside denoiser, problems, budget and seed."""
+        options = {**self.decoding.describe(run.policy), "precision": str(trainer.precision)}
+        selector = selector_of(module, run.steps) if run.policy.learned else None
+        return options if selector is None else {**options, "selector": weights_hash(selector)}
+
+    def runs_of(self, module: L.LightningModule) -> list[Run]:
+        """The runs to decode with a module: without a selector, all policies are all heuristics."""
+        if self.all_policies and selector_of(module, self.runs[0].steps if self.runs else 1) is None:
+            return [run for run in self.runs if not run.policy.learned]
+        return self.runs
+
     def record(self, trainer: L.Trainer, name: str, outcomes: Sequence[Outcome]) -> None:
         """Count outcomes and note their problems as done."""
         self.done[name].update(outcome.problem for outcome in outcomes)
         columns = [(o.problem, int(o.correct), o.nfe, o.tokens) for o in outcomes]
         self.metric.update(name, *torch.tensor(columns, device=self.metric.device).unbind(1))
 
-    def decode_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+    def each_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Decode the problems of a batch in every cell that lacks them."""
         if trainer.sanity_checking or not self.active:
             return
@@ -202,7 +195,8 @@ class Frontier(Callback):
         rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            trace = self.decoding.decode(denoiser, run.policy, rows, data.token_space, run.steps, run.seed)
+            policy = run.policy.bound(selector_of(module, run.steps))
+            trace = self.decoding.decode(denoiser, policy, rows, data.token_space, run.steps, run.seed)
         tokens_BL, nfe = trace.tokens_BL.cpu(), trace.nfe_B.tolist()  # waits for the device
         seconds = time.perf_counter() - start
         response_BL, step_BL = (rows.valid_BL & ~rows.prompt_BL).cpu(), trace.order.step_BL.cpu()
@@ -243,9 +237,9 @@ class Frontier(Callback):
             self.publish(trainer)
 
     def publish(self, trainer: L.Trainer) -> None:
-        """Write rows and outcomes of this run's cells, and the report, into the run directory."""
+        """Write rows and outcomes of these problems and weights, and the report, into the run directory."""
         run_dir = Path(trainer.default_root_dir)
-        cells = [cell for cell in self.cells.values() if self.store.done(cell)]
+        cells = [cell for cell in self.published() if self.store.done(cell)]
         rows = [
             frontier_row(cell, self.store.records(cell), left_out=len(self.wanted - self.store.done(cell)))
             for cell in cells
@@ -254,20 +248,39 @@ class Frontier(Callback):
         # Another split of the same checkpoint stays; what belongs to other weights is history.
         own = {(cell.task, cell.checkpoint, cell.split) for cell in cells}
         kept = {(task, checkpoint) for task, checkpoint, _ in own}
+        selectors = {cell.options.get("selector") for cell in cells} | {None}
+
+        def stays(row: Row | OutcomeRow) -> bool:
+            return (
+                (row.task, row.checkpoint) in kept
+                and (row.task, row.checkpoint, row.split) not in own
+                and json.loads(row.options).get("selector") in selectors
+            )
+
         if (run_dir / "frontier.csv").exists() and (run_dir / "outcomes.csv").exists():
-            rows += [
-                r for r in read_rows(run_dir / "frontier.csv")
-                if (r.task, r.checkpoint) in kept and (r.task, r.checkpoint, r.split) not in own
-            ]  # fmt: skip
-            outcomes += [
-                r for r in read_outcomes(run_dir / "outcomes.csv")
-                if (r.task, r.checkpoint) in kept and (r.task, r.checkpoint, r.split) not in own
-            ]  # fmt: skip
+            rows += filter(stays, read_rows(run_dir / "frontier.csv"))
+            outcomes += filter(stays, read_outcomes(run_dir / "outcomes.csv"))
         write_rows(run_dir / "frontier.csv", rows)
         write_outcomes(run_dir / "outcomes.csv", outcomes)
         write_report([run_dir], run_dir)
         log_frontier(trainer.loggers, rows, trainer.global_step)
         log_cells({self.store.root / cell.label: row for cell, row in zip(cells, rows, strict=False)})
+
+    def published(self) -> list[Cell]:
+        """This run's cells, and complete ones of earlier sweeps over the same problems with the same weights.
+
+        Cells of a selector that this module no longer has are history.
+        """
+        own = list(self.cells.values())
+        where = {(cell.task, cell.split, cell.checkpoint, cell.data) for cell in own}
+        selectors = {cell.options.get("selector") for cell in own} | {None}
+        complete = set[int]().union(*(self.store.done(cell) for cell in own))
+        earlier = [
+            cell for cell in self.store.cells()
+            if (cell.task, cell.split, cell.checkpoint, cell.data) in where
+            and cell.options.get("selector") in selectors and cell not in own and self.store.done(cell) >= complete
+        ]  # fmt: skip
+        return own + earlier
 
 
 def problems_of(trainer: L.Trainer) -> ProblemDataModule:
@@ -289,6 +302,12 @@ def denoiser_of(module: L.LightningModule) -> nn.Module:
     denoiser = module.denoiser
     assert isinstance(denoiser, nn.Module)
     return denoiser
+
+
+def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
+    """The selector that a module has learned for a budget, or ``None`` where it is a denoiser alone."""
+    selector_for = cast(Callable[[int], Selector | None], module.selector_for)
+    return selector_for(steps)
 
 
 def weights_hash(net: nn.Module) -> str:

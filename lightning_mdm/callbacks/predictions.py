@@ -8,10 +8,11 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_mdm.callbacks.frontier import denoiser_of, problems_of
+from lightning_mdm.callbacks.frontier import denoiser_of, problems_of, selector_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import TopMargin, UnmaskingPolicy
+from lightning_mdm.decoding.policies import TopMargin
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 
 
 class Predictions(Callback):
@@ -54,10 +55,9 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         data = problems_of(trainer)
+        policy = self.policy.bound(selector_of(pl_module, self.steps))
         with trainer.precision_plugin.forward_context():
-            trace = self.decoding.decode(
-                denoiser_of(pl_module), self.policy, batch, data.token_space, self.steps, self.seed
-            )
+            trace = self.decoding.decode(denoiser_of(pl_module), policy, batch, data.token_space, self.steps, self.seed)
         response_BL = batch.response_BL
         with open(self.path(trainer), "a", encoding="utf-8") as file:
             for row, index in enumerate(batch.index_B.tolist()):

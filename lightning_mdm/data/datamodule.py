@@ -113,6 +113,12 @@ class ProblemDataModule(L.LightningDataModule, ABC):
     def grade(self, problem: Problem, text: str) -> Grade:
         """Judge a generated text against a problem's reference answer."""
 
+    # What a task may know.
+
+    def optimum_nats(self, steps: int) -> float | None:
+        """The least expected -log-likelihood of a response in ``steps`` steps; ``None`` where nobody knows."""
+        return None
+
     # What the framework uses.
 
     def problems(self, split: str) -> list[Problem]:

@@ -20,7 +20,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from lightning_mdm.decoding.policies import UnmaskingPolicy
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
 from lightning_mdm.decoding.trace import Trace
@@ -121,18 +121,19 @@ def decode(
         tokens_AL, masked_AL = tokens_BL[rows_A], masked_BL[rows_A]
 
         query_AQ = masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(left)]
-        logits_AQV = denoiser(tokens_AL, canvas.valid_BL[rows_A], query_AQ)
+        logits_AQV, hidden_ALD = denoiser(tokens_AL, canvas.valid_BL[rows_A], query_AQ)
         logits_AQV = logits_AQV.to(torch.promote_types(logits_AQV.dtype, torch.float32))  # bfloat16 would rank in ties
         if space.forbidden:
             logits_AQV = logits_AQV.index_fill(-1, forbidden, -torch.inf)
         nfe_B[rows_A] += 1
         forward_passes += 1
 
-        prediction = Prediction(logits_AQV, query_AQ, L)
+        prediction = Prediction(logits_AQV, query_AQ, L, hidden_ALD)
         state = DecodingState(
             tokens_BL=tokens_AL,
             masked_BL=masked_AL,
             canvas_BL=canvas_BL[rows_A],
+            valid_BL=canvas.valid_BL[rows_A],
             step=step,
             is_last=step == budget,
             budget_B=torch.full_like(rows_A, budget),
@@ -148,7 +149,9 @@ def decode(
         # Queries ascend within a row, so masks over [A, Q] and over [A, L] list the chosen positions in the same order.
         logits_NV = logits_AQV[chosen_AL.gather(1, query_AQ)]
         broken = broken | logits_NV.isnan().any()
-        drawn_N = token_sampler.draw(logits_NV, state.uniform_BL(Stream.TOKEN)[chosen_AL])
+        active_N, position_N = chosen_AL.nonzero(as_tuple=True)
+        uniform_N = state.uniform_BL(Stream.TOKEN)[active_N, position_N]
+        drawn_N = token_sampler.draw(logits_NV, uniform_N, rows_A[active_N], position_N)
         filled_AL = tokens_AL.masked_scatter(chosen_AL, drawn_N)
         still_AL = masked_AL & ~chosen_AL
         if end_of_sequence == "close" and space.eos_id is not None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_mdm.decoding.loop import EndOfSequence, decode
-from lightning_mdm.decoding.policies import UnmaskingPolicy
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, Denoiser
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.decoding.trace import Trace

@@ -1,5 +1,7 @@
 """Token samplers: how a token is drawn from the logits of the positions being unmasked.
 
+A sampler is told where it draws, so that one with a canvas of its own can fill that in; those here do not look.
+
 Shapes: N positions of any rows, V vocabulary.
 """
 
@@ -18,15 +20,22 @@ class TokenSampler(ABC):
     """Draws one token for each position."""
 
     @abstractmethod
-    def draw(self, logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
-        """Tokens ``[N]`` from logits, with one float64 uniform of (0, 1) per position as the only randomness."""
+    def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """Tokens ``[N]``, with the uniforms as the only randomness.
+
+        Args:
+            logits_NV: logits of the positions being unmasked.
+            uniform_N: one float64 uniform of (0, 1) per position.
+            row_N: int64, the row of each in the canvas given to ``decode`` (0 where rows are decoded apart), ascending.
+            position_N: int64, its position in that row, ascending within a row.
+        """
 
 
 @dataclass(frozen=True)
 class Argmax(TokenSampler):
     """The likeliest token; the lowest id among equals."""
 
-    def draw(self, logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         return logits_NV.argmax(-1)
 
 
@@ -46,7 +55,7 @@ class Temperature(TokenSampler):
                 f"token_temperature={self.token_temperature}: give a finite number above 0; for 0 use argmax"
             )
 
-    def draw(self, logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         return sample_categorical(logits_NV.double() / self.token_temperature, uniform_N)
 
 

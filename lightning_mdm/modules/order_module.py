@@ -28,14 +28,8 @@ from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateA
 from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
-from lightning_mdm.objectives.order_elbo import (
-    OrderElbo,
-    States,
-    all_steps,
-    iid_steps,
-    importance_weighted_nats,
-    one_step,
-)
+from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps, importance_weighted_nats
+from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 
 Family = Literal["state_aware", "max_normalised"]
@@ -43,6 +37,8 @@ Estimator = Literal["all_steps", "one_step"]
 Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
 IMITATED_LOGIT = 4.0  # the logit that a margin of 1 is worth in the warm start
+MEMORY = 0.95  # of the control variate's regression, per update with the same budget
+LEAST_VARIANCE = 1e-6
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
 
@@ -90,6 +86,9 @@ class OrderModule(L.LightningModule):
         samples: trajectories K >= 2 of each example.
         validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
         warm_start_steps: first updates, spent on imitating the true token's margin.
+        entropy_bonus: weight of q's entropy in the surrogate at the beginning of training, for exploration; it falls
+            linearly to 0.
+        entropy_fades_by: share of training after which it is 0.
         offset_fades_by: share of training after which the pull of the IID schedule has faded; ``None`` keeps it.
         learning_rate: peak of Adam's learning rate.
         warmup_steps: updates of linear warm-up.
@@ -99,6 +98,8 @@ class OrderModule(L.LightningModule):
     Raises:
         ValueError: an option out of its range, or weights that do not fit.
     """
+
+    control_moments: Tensor
 
     def __init__(
         self,
@@ -118,6 +119,8 @@ class OrderModule(L.LightningModule):
         samples: int = 8,
         validation_samples: int = 8,
         warm_start_steps: int = 0,
+        entropy_bonus: float = 0.0,
+        entropy_fades_by: float = 0.5,
         offset_fades_by: float | None = None,
         learning_rate: float = 3e-3,
         warmup_steps: int = 100,
@@ -143,6 +146,11 @@ class OrderModule(L.LightningModule):
                 f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
                 "2 trajectories, validation at least 1"
             )
+        if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
+            raise ValueError(
+                f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a weight of at "
+                "least 0 and a share of training in (0, 1]"
+            )
         if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
             raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
         net = net_from_plain(net)  # plain where restored from a checkpoint
@@ -167,6 +175,8 @@ class OrderModule(L.LightningModule):
         self.samples = samples
         self.validation_samples = validation_samples
         self.warm_start_steps = warm_start_steps
+        self.entropy_bonus = entropy_bonus
+        self.entropy_fades_by = entropy_fades_by
         self.offset_fades_by = offset_fades_by
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
@@ -186,10 +196,15 @@ class OrderModule(L.LightningModule):
         self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
         if init_from is not None:
             load_net(self.order_nets, init_from, option="model.init_from")
+        # Moments by budget and step, for the estimator's control variate.
+        self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
         self.means: defaultdict[str, MeanMetric] = defaultdict(MeanMetric)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
+        state, name = checkpoint["state_dict"], "control_moments"
+        if state[name].shape != self.control_moments.shape:  # of other budgets: the regression starts anew
+            state[name] = torch.zeros_like(self.control_moments)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
         if not self.joint and not self.starts_trained:
@@ -274,9 +289,16 @@ class OrderModule(L.LightningModule):
         """The bound and its surrogate on one batch."""
         response_BL = model.batch.response_BL
         choose = partial(draw_sets, trajectories(noise, self.samples), step * STEPS_PER_UPDATE)
-        terms = self.terms(model)
+        left = max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
+        terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left}
         if self.estimator == "all_steps":
-            return all_steps(model, response_BL, samples=self.samples, choose=choose, **terms)
+            moments_T2 = self.control_moments[model.budget]
+            control = (moments_T2[:, 0] / moments_T2[:, 1].clamp(min=LEAST_VARIANCE)).tolist()
+            out = all_steps(model, response_BL, samples=self.samples, choose=choose, control=control, **terms)
+            seen_T2 = moments_T2[: len(out.control_moments)]
+            # From the next update on: within this one it would depend on the draws it is used for.
+            seen_T2.lerp_(out.control_moments.to(seen_T2.dtype), 1.0 - MEMORY)
+            return out
         step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
 
@@ -307,9 +329,15 @@ class OrderModule(L.LightningModule):
             error_BL = error_BL + (model.score_BL - reading.margin_SL).square()
         return error_BL[masked_BL].mean()
 
+    def trained(self, step: int) -> float:
+        """The share of training done, 1 at the last update."""
+        if self._trainer is None:
+            return 0.0
+        return min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches) - 1))
+
     def anneal(self, step: int) -> None:
         """Set the order temperature and the weight of the IID offset for this update."""
-        done = min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches)))
+        done = self.trained(step)
         first, final = self.posterior_config.order_temperature, self.posterior_config.final_order_temperature
         for net in [*self.selectors.modules(), *self.posteriors.modules()]:
             if isinstance(net, IIDOffset) and self.offset_fades_by is not None:
@@ -383,7 +411,7 @@ class OrderModule(L.LightningModule):
     def log_means(self, split: str) -> None:
         """Log what was collected; the metrics gather it from all processes."""
         for name, mean in self.means.items():
-            self.log(f"{split}/{name}", mean.compute())
+            self.log(f"{split}/{name}", mean.compute(), sync_dist=True)  # equal on all: it changes nothing
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The problems of the batch; the ``Predictions`` callback decodes them."""

@@ -20,8 +20,18 @@ from lightning_mdm.nets.selector import IIDOffset, OrderNet, OrderNetConfig
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 
+WAVES = 4
+BUDGET_TABLES = 17
+"""Every budget has its own table of positions (from 16 on they share one): the best orders have other pivots."""
 EVIDENCE = 5
 """Log-likelihood and likelihood of the true token, 1 / steps left, the logarithm of T, the price."""
+
+
+def budget_features(budget: int) -> list[float]:
+    """Features in which neighbouring budgets differ clearly, as the best orders of T = 2 and T = 3 may."""
+    octaves = math.log2(budget)
+    waves = [wave(math.pi * k * octaves / 2.0) for k in range(1, WAVES + 1) for wave in (math.cos, math.sin)]
+    return [math.log(budget), 1.0 / budget, *waves]
 
 
 class PosteriorNet(nn.Module, ABC):
@@ -37,7 +47,7 @@ class PosteriorNet(nn.Module, ABC):
 
     def __init__(self, embedding_width: int, config: OrderNetConfig, last_scale: float) -> None:
         super().__init__()
-        self.net = OrderNet(embedding_width, 2, config, last_scale)
+        self.net = OrderNet(embedding_width, len(budget_features(2)) + 1, config, last_scale, BUDGET_TABLES)
 
     def scores(self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int, price: float) -> Tensor:
         """Scores ``[B, L]`` of the clean sequence's positions, read once.
@@ -49,9 +59,9 @@ class PosteriorNet(nn.Module, ABC):
             budget: T.
             price: nats per step.
         """
-        feature_F = embedded_BLD.new_tensor([math.log(budget), math.sqrt(price)])
+        feature_F = embedded_BLD.new_tensor([*budget_features(budget), math.sqrt(price)])
         feature_BLF = feature_F.expand(*valid_BL.shape, -1)
-        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL)
+        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, budget)
 
     @abstractmethod
     def law(

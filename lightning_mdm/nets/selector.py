@@ -62,23 +62,28 @@ class OrderNetConfig:
 
 
 class Places(nn.Module):
-    """A learned vector per position of a canvas."""
+    """Tables of learned vectors, one per position of a canvas.
 
-    def __init__(self, positions: int, width: int) -> None:
+    Args:
+        tables: number of tables.
+        positions: longest canvas.
+        width: of the vectors.
+    """
+
+    def __init__(self, tables: int, positions: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(0.2 * torch.randn(positions, width))
+        self.weight = nn.Parameter(0.2 * torch.randn(tables, positions, width))
 
-    def forward(self, position_BL: Tensor) -> Tensor:
-        """``[B, L, width]``.
+    def forward(self, slot_BQ: Tensor, table: int, length: int) -> Tensor:
+        """Vectors ``[B, Q, width]`` of the positions ``slot_BQ`` of a canvas of ``length``, from one of the tables.
 
         Raises:
             ValueError: a canvas longer than the table.
         """
-        if position_BL.shape[1] > len(self.weight):
-            raise ValueError(
-                f"positions={len(self.weight)}: the canvas has {position_BL.shape[1]} positions; give at least as many"
-            )
-        return self.weight[position_BL]
+        tables, positions, _ = self.weight.shape
+        if length > positions:
+            raise ValueError(f"positions={positions}: the canvas has {length} positions; give at least as many")
+        return self.weight[min(table, tables - 1)][slot_BQ]
 
 
 class OrderNet(nn.Module):
@@ -89,21 +94,26 @@ class OrderNet(nn.Module):
         features: F, besides the hidden states.
         config: shape.
         last_scale: scale of the last layer's initial weights; 0 starts from nothing.
+        tables: tables of the position embedding, where there is one.
     """
 
-    def __init__(self, hidden_width: int, features: int, config: OrderNetConfig, last_scale: float) -> None:
+    def __init__(
+        self, hidden_width: int, features: int, config: OrderNetConfig, last_scale: float, tables: int = 1
+    ) -> None:
         super().__init__()
         self.config = config
         self.read_hidden = nn.Linear(hidden_width, config.width)
         self.read_features = nn.Linear(features, config.width, bias=False)
-        self.places = Places(config.positions, config.width) if config.positions else None
+        self.places = Places(tables, config.positions, config.width) if config.positions else None
         self.trunk = Transformer(config.transformer)
         self.last = nn.Linear(config.width, 1)
         with torch.no_grad():
             self.last.weight.mul_(last_scale)
             self.last.bias.zero_()
 
-    def forward(self, hidden_BLD: Tensor, feature_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor) -> Tensor:
+    def forward(
+        self, hidden_BLD: Tensor, feature_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, table: int = 0
+    ) -> Tensor:
         """One number per masked position, ``[B, L]``, 0 elsewhere.
 
         Args:
@@ -111,6 +121,7 @@ class OrderNet(nn.Module):
             feature_BLF: features; read where attended.
             valid_BL: True where a position is not padding.
             masked_BL: the positions asked about; some in every row.
+            table: of the position embedding; beyond the last one, the last one.
         """
         attended_BL = masked_BL if self.config.attends == "masked" else valid_BL
         most = int(attended_BL.sum(-1).max())
@@ -118,8 +129,7 @@ class OrderNet(nn.Module):
         x_BQD = self.read_hidden(torch.take_along_dim(hidden_BLD, slot_BQ[:, :, None], dim=1))
         x_BQD = x_BQD + self.read_features(torch.take_along_dim(feature_BLF, slot_BQ[:, :, None], dim=1))
         if self.places is not None:
-            x_BQD = x_BQD + torch.take_along_dim(self.places(torch.arange(masked_BL.shape[1])[None].to(slot_BQ)).expand(
-                len(slot_BQ), -1, -1), slot_BQ[:, :, None], dim=1)  # fmt: skip
+            x_BQD = x_BQD + self.places(slot_BQ, table, masked_BL.shape[1])
         x_BQD = x_BQD.to(self.last.weight.dtype)  # under autocast the residual stream keeps float32, as the denoiser's
         x_BQD = self.trunk(x_BQD, attended_BL.gather(1, slot_BQ), slot_BQ)
         value_BQ = self.last(x_BQD).squeeze(-1)

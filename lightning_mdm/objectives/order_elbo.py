@@ -4,7 +4,7 @@ A trajectory unmasks the set U_s of the masked positions M_s at step s = 1 .. T.
 are laws over U_s; at s = T everything left is unmasked. With the expectation over U_s in closed form,
 
     -log p(x) <= bound_nats = -sum_s E_{M_s ~ q} F_s,
-    F_s = sum_{i in M_s} q(i in U_s) log p(x_i | z_s) - KL(q || pi) - price - wait_price sum_{i in M_s} q(i not in U_s),
+    F_s = sum_{i in M_s} q(i in U_s) log p(x_i | z_s) - KL(q || pi) - price - wait_price sum_{i in M_s} q(i not in U_s)
     F_T = sum_{i in M_T} log p(x_i | z_T) - price
 
 The prices, in nats, are part of the generative model: before every denoiser call generation breaks off with probability
@@ -12,15 +12,15 @@ The prices, in nats, are part of the generative model: before every denoiser cal
 geometric laws on the number of steps and on how long a position waits: where nothing is lost by it, positions go early
 and few steps are used. What is bounded is then the probability of x without a break, itself a bound of p(x).
 
-Two unbiased estimators of the gradient, REINFORCE with a leave-one-out baseline over the K trajectories of an example:
-``all_steps`` (rewards to go, one denoiser evaluation per distinct state) and ``one_step`` (one random step, weighted by
-T, one denoiser evaluation per trajectory where the posterior does not read states). Bound and surrogate are different
-numbers. Knows nothing of networks; a model of two laws and one evaluation is all it asks for.
+Its gradient is REINFORCE with a leave-one-out baseline over the K trajectories of an example: ``all_steps`` has
+rewards to go and one denoiser evaluation per distinct state; ``order_one_step.py`` is the cheaper estimator. Bound and
+surrogate are different numbers. Knows nothing of networks; a model of two laws and one evaluation is all it asks for.
 
-What ``all_steps`` rewards a set U_s with is what waiting gains the positions it leaves: from the cost at which they are
-unmasked later, their cost in the state at hand is taken away, a control variate whose expectation is known,
-sum_i (1 - q(i in U_s)) log p(x_i | z_s). Tokens that cost the same at any time then contribute no noise. Without it the
-closed form of the own step and the rewards to go of the later ones would cancel in the mean only.
+From its rewards to go ``all_steps`` takes a control variate besides the baseline: c times what the positions left
+masked would have cost in the state at hand, whose expectation c sum_i (1 - q(i in U_s)) log p(x_i | z_s) is known. A
+token that costs the same at any time would otherwise be counted in full by the steps to come and in part by this one,
+which cancels in the mean only. The best c depends on the law (1 where tokens cost what they cost, 0 where waiting makes
+everything certain), so it is regressed, on earlier batches, which keeps the estimator unbiased.
 
 Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S distinct states, L positions.
 """
@@ -28,7 +28,7 @@ Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -112,6 +112,7 @@ class OrderElbo:
         evaluations: denoiser evaluations made, one per state.
         score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
         score_variance_without_baseline: what it would be with nothing taken off the rewards.
+        control_moments: per step, what c is regressed on: covariance and variance; of ``all_steps`` only, else empty.
     """
 
     surrogate: Tensor
@@ -124,6 +125,7 @@ class OrderElbo:
     evaluations: int
     score_variance: Tensor
     score_variance_without_baseline: Tensor
+    control_moments: Tensor
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def all_steps(
     choose: Choose,
     price: float = 0.0,
     wait_price: float = 0.0,
+    entropy_bonus: float = 0.0,
+    control: Sequence[float] = (),
 ) -> OrderElbo:
     """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
 
@@ -179,6 +183,9 @@ def all_steps(
         choose: draws the sets.
         price: nats per step taken.
         wait_price: nats per step and position left masked at it.
+        entropy_bonus: added to F_s per nat of q's entropy at the step, for exploration; in the surrogate alone, the
+            bound is what it is.
+        control: c by step, from 1; independent of this batch. 0 where not given.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
@@ -207,12 +214,11 @@ def all_steps(
             zero_N = value_S.new_zeros(len(example_N), *value_S.shape[1:])
             return zero_N.index_copy(0, row_A, value_S[where_A])
 
-        waiting_S = (
-            torch.zeros_like(out.token_S)
-            if out.q is None
-            else expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))
-        )
-        value_N.append(spread(out.token_S - out.kl_S - price - wait_price * waiting_S))
+        bonus_S = waiting_S = torch.zeros_like(out.token_S)
+        if out.q is not None:
+            waiting_S = expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))
+            bonus_S = entropy_bonus * out.q.entropy() if entropy_bonus else bonus_S
+        value_N.append(spread(out.token_S - out.kl_S - price - wait_price * waiting_S + bonus_S))
         price_N = price_N + spread(price + wait_price * waiting_S.detach())
         token_N, kl_N = token_N + spread(out.token_S.detach()), kl_N + spread(out.kl_S.detach())
         steps_N = steps_N + masked_NL.any(-1)
@@ -229,7 +235,7 @@ def all_steps(
         log_prob_SL = out.reading.log_prob_SL.detach()
         token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
         paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1)
-        reward_N.append(spread(token_A - out.kl_S.detach()[where_A] - paid_A, each_A))
+        reward_N.append(spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - paid_A, each_A))
         left_N.append(spread(log_prob_SL.sum(-1)[where_A] - token_A, each_A))
         expected_left_N.append(spread(expected_left(out.q, log_prob_SL)))
         log_weight_N = log_weight_N + spread((token_A + pi_A.log_prob(chosen_AL) - log_q_A - paid_A).detach(), each_A)
@@ -238,15 +244,18 @@ def all_steps(
     reward_TN = torch.stack(reward_N)
     # U_s has no part in F_s, whose expectation over it is taken already.
     after_TN = (reward_TN.flip(0).cumsum(0).flip(0) - reward_TN)[: len(log_q_N)]
-    gain_TN = after_TN - torch.stack(left_N) if left_N else after_TN
+    left_TN = torch.stack(left_N) if left_N else after_TN
+    control_T1 = after_TN.new_tensor([*control, *[0.0] * len(after_TN)][: len(after_TN)])[:, None]
+    gain_TN = after_TN - control_T1 * left_TN
     advantage_TN = gain_TN - leave_one_out(gain_TN.reshape(-1, samples)).reshape(gain_TN.shape)
     scores = [advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
+    controls = [c * expected_N.sum() for c, expected_N in zip(control_T1[:, 0], expected_left_N, strict=True)]
     variance, plain_variance = (
         score_variance(weight_TN, direction_NL, B) if direction_NL else torch.zeros_like(token_N[0])
         for weight_TN in (advantage_TN, after_TN)
     )
     return OrderElbo(
-        surrogate=-torch.stack([*value_N, *expected_left_N, *scores]).sum() / (samples * response_BL.sum()),
+        surrogate=-(torch.stack([*value_N, *scores]).sum() + sum(controls)) / (samples * response_BL.sum()),
         bound_nats_B=per_example(kl_N + price_N - token_N, B),
         token_nats_B=per_example(-token_N, B),
         kl_nats_B=per_example(kl_N, B),
@@ -256,138 +265,15 @@ def all_steps(
         evaluations=evaluations,
         score_variance=variance,
         score_variance_without_baseline=plain_variance,
+        control_moments=control_moments(after_TN.view(-1, B, samples), left_TN.view(-1, B, samples)),
     )
 
 
-def one_step(
-    model: OrderModel[R],
-    response_BL: Tensor,
-    step_B: Tensor,
-    *,
-    budget: int,
-    samples: int,
-    choose: Choose,
-    price: float = 0.0,
-    wait_price: float = 0.0,
-) -> OrderElbo:
-    """The objective with one step evaluated, weighted by T; see ``all_steps``.
-
-    A posterior that reads states costs one denoiser evaluation per state on the way as well.
-
-    Args:
-        step_B: int64, the step evaluated of each example, uniform over 1 .. T.
-    """
-    B = len(response_BL)
-    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
-    step_N = step_B.repeat_interleave(samples)
-    masked_NL = response_BL[example_N]
-    zero_N = torch.zeros(len(example_N), device=response_BL.device)
-    log_q_N, steps_N = zero_N, zero_N.double()
-    direction_NL = torch.zeros_like(masked_NL, dtype=zero_N.dtype)
-    evaluations = 0
-    for step in range(1, int(step_B.max())):
-        row_A = (masked_NL.any(-1) & (step_N > step)).nonzero()[:, 0]
-        if not len(row_A):
-            break
-        left_A = torch.full_like(row_A, budget - step + 1)
-        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
-        log_prob_SL = None
-        if model.posterior_reads_states:
-            log_prob_SL = model.read(states).log_prob_SL
-            evaluations += len(states.example_S)
-        q_A = model.posterior_law(states, log_prob_SL).rows(where_A)
-        chosen_AL = choose(q_A, row_A, step)
-        log_q_A = q_A.log_prob(chosen_AL)
-        log_q_N = log_q_N.to(log_q_A.dtype).index_add(0, row_A, log_q_A)
-        along_AL = (chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach()
-        direction_NL = direction_NL.to(log_q_A.dtype).index_add(0, row_A, along_AL)
-        steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
-        masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
-
-    value_N = token_N = kl_N = price_N = zero_N
-    for last in (False, True):
-        row_A = (masked_NL.any(-1) & ((step_N == budget) == last)).nonzero()[:, 0]
-        if not len(row_A):
-            continue
-        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], budget - step_N[row_A] + 1)
-        out = term(model, states, last=last)
-        evaluations += len(states.example_S)
-        token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
-        paid_A = torch.full_like(token_A, price)
-        if out.q is not None:
-            paid_A = paid_A + wait_price * expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))[where_A]
-        value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - paid_A)
-        price_N = price_N.to(token_A.dtype).index_add(0, row_A, paid_A.detach())
-        token_N = token_N.to(token_A.dtype).index_add(0, row_A, token_A.detach())
-        kl_N = kl_N.to(token_A.dtype).index_add(0, row_A, kl_A.detach())
-    here_N = masked_NL.any(-1).double()
-    reward_BK = value_N.detach().view(B, samples)
-    advantage_N = (reward_BK - leave_one_out(reward_BK)).flatten()
-    return OrderElbo(
-        surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
-        bound_nats_B=budget * per_example(kl_N + price_N - token_N, B),
-        token_nats_B=budget * per_example(-token_N, B),
-        kl_nats_B=budget * per_example(kl_N, B),
-        price_nats_B=budget * per_example(price_N, B),
-        steps_BK=(steps_N + here_N).view(B, samples),
-        log_weight_BK=zero_N.new_zeros(B, 0),
-        evaluations=evaluations,
-        score_variance=score_variance(budget * advantage_N[None], [direction_NL], B),
-        score_variance_without_baseline=score_variance(budget * reward_BK.flatten()[None], [direction_NL], B),
-    )
-
-
-def iid_steps(
-    model: OrderModel[R],
-    response_BL: Tensor,
-    step_NL: Tensor,
-    *,
-    budget: int,
-    price: float = 0.0,
-    wait_price: float = 0.0,
-) -> OrderElbo:
-    """The bound for IID unmasking in T steps, every position at a step drawn uniformly; nothing to differentiate.
-
-    IID is its own posterior here, so the bound is the mean cost of the true tokens along its orders. A step at which
-    nothing falls is no step.
-
-    Args:
-        step_NL: int64, the step at which each position of each trajectory falls, 1 .. T.
-    """
-    B = len(response_BL)
-    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)
-    canvas_NL = response_BL[example_N]
-    token_N = log_weight_N = torch.zeros(len(example_N), device=response_BL.device)
-    steps_N = price_N = token_N.double()
-    evaluations = 0
-    for step in range(1, budget + 1):
-        masked_NL, left = canvas_NL & (step_NL >= step), budget - step + 1
-        falls_NL = canvas_NL & (step_NL == step)
-        row_A = masked_NL.any(-1).nonzero()[:, 0]
-        if not len(row_A):
-            break
-        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], torch.full_like(row_A, left))
-        log_prob_AL = model.read(states).log_prob_SL[where_A].detach()
-        evaluations += len(states.example_S)
-        token_N = token_N.to(log_prob_AL.dtype).index_add(0, row_A, log_prob_AL.sum(-1) / left)
-        here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
-        log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
-        steps_N = steps_N + falls_NL.any(-1)
-        waiting_N = (masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)
-        price_N = price_N + price * falls_NL.any(-1) + wait_price * waiting_N
-    zero_B = torch.zeros_like(per_example(token_N, B))
-    return OrderElbo(
-        surrogate=zero_B.sum(),
-        bound_nats_B=per_example(price_N - token_N, B),
-        token_nats_B=per_example(-token_N, B),
-        kl_nats_B=zero_B,
-        price_nats_B=per_example(price_N, B),
-        steps_BK=steps_N.view(B, -1),
-        log_weight_BK=(log_weight_N - price_N).view(B, -1),
-        evaluations=evaluations,
-        score_variance=zero_B.sum(),
-        score_variance_without_baseline=zero_B.sum(),
-    )
+def control_moments(after_TBK: Tensor, left_TBK: Tensor) -> Tensor:
+    """Covariance of rewards to go and control variate within examples, and the latter's variance: ``[T - 1, 2]``."""
+    after_TBK = after_TBK - after_TBK.mean(-1, keepdim=True)
+    left_TBK = left_TBK - left_TBK.mean(-1, keepdim=True)
+    return torch.stack(((after_TBK * left_TBK).mean((1, 2)), left_TBK.square().mean((1, 2))), dim=-1)
 
 
 def expected_left(q: NonEmptyBernoulli, value_SL: Tensor) -> Tensor:

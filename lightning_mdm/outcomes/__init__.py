@@ -4,6 +4,7 @@ Knows neither torch nor Lightning, so that reports read outcomes without loading
 """
 
 from lightning_mdm.outcomes.commit import commit_hash
+from lightning_mdm.outcomes.order_rows import ORDER_NATS, OrderRow, read_order_rows, write_order_rows
 from lightning_mdm.outcomes.records import BatchRecord, Cell, Outcome, canonical_json
 from lightning_mdm.outcomes.rows import (
     OutcomeRow,
@@ -18,8 +19,10 @@ from lightning_mdm.outcomes.rows import (
 from lightning_mdm.outcomes.store import OutcomeStore
 
 __all__ = [
+    "ORDER_NATS",
     "BatchRecord",
     "Cell",
+    "OrderRow",
     "Outcome",
     "OutcomeRow",
     "OutcomeStore",
@@ -28,8 +31,10 @@ __all__ = [
     "commit_hash",
     "frontier_row",
     "outcome_rows",
+    "read_order_rows",
     "read_outcomes",
     "read_rows",
+    "write_order_rows",
     "write_outcomes",
     "write_rows",
 ]

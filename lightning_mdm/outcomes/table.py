@@ -1,6 +1,7 @@
 """Flat dataclasses as csv files: fields are columns, and a wrong value is reported with file, line and column.
 
-Knows csv; knows nothing of what the columns mean. Types: text, int, float, bool (written 1 or 0), text or nothing.
+Knows csv; knows nothing of what the columns mean. Types: text, int, float, bool (written 1 or 0), text or nothing,
+float or nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _PARSERS: dict[str, Any] = {
     "float": float,
     "bool": lambda text: {"1": True, "0": False}[text],
     "str | None": lambda text: text or None,
+    "float | None": lambda text: float(text) if text else None,
 }
 
 

@@ -4,6 +4,8 @@ naming      what a policy is called
 points      rows with their seeds pooled
 tables      policies by step budgets, on the terminal and in Markdown
 figure      accuracy against denoiser evaluations
+order_*     what orders cost in nats, and when they unmask which position
+style       how figures look
 paired      tests on the same problems
 markdown    the text
 runs        reading run directories, writing the files
@@ -11,7 +13,21 @@ runs        reading run directories, writing the files
 
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.naming import display_name
+from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
+from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
 from lightning_mdm.report.runs import read_runs, report, write_report
 from lightning_mdm.report.tables import frontier_table
 
-__all__ = ["display_name", "frontier_figure", "frontier_table", "read_runs", "report", "write_report"]
+__all__ = [
+    "HeatmapPanel",
+    "display_name",
+    "frontier_figure",
+    "frontier_table",
+    "heatmap_figure",
+    "order_nats_figure",
+    "order_nats_table",
+    "read_runs",
+    "report",
+    "report_order_nats",
+    "write_report",
+]

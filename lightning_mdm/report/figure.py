@@ -5,22 +5,16 @@ Knows points and matplotlib's objects (no pyplot: nothing global, nothing that n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.points import Point, by_name, by_panel, is_adaptive, pool_seeds
-
-# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p")
+from lightning_mdm.report.style import COLOURS, MARKERS, evaluations_axis, legend_beside, panel_grid
 
 
 def frontier_figure(rows: Iterable[Row]) -> Figure:
@@ -35,32 +29,11 @@ def frontier_figure(rows: Iterable[Row]) -> Figure:
     points = pool_seeds(rows)
     panels = by_panel(points)
     styles = _styles(points)
-    columns = min(2, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5.6 * columns + 2.4, 4.3 * lines), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False)
-    for i, (panel, members) in enumerate(panels.items()):
-        axis = axes[i // columns][i % columns]
+    figure, axes = panel_grid(len(panels))
+    for axis, (panel, members) in zip(axes, panels.items(), strict=True):
         _draw(axis, members, styles)
         axis.set_title(panel.title, fontsize=10, loc="left")
-    for i in range(len(panels), lines * columns):
-        axes[i // columns][i % columns].set_axis_off()
-    handles: dict[str, Artist] = {}
-    for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(str(label), handle)
-    legend = figure.legend(
-        handles=handles.values(),
-        labels=handles.keys(),
-        loc="outside right upper",
-        title="solid: the whole budget used\nhollow, dashed: adaptive",
-        alignment="left",
-        title_fontsize=8,
-        fontsize=9,
-        frameon=False,
-    )
-    legend.get_title().set_color("0.35")
+    legend_beside(figure, "solid: the whole budget used\nhollow, dashed: adaptive")
     return figure
 
 
@@ -95,18 +68,10 @@ def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]
     margin = 0.04 * max(highest - lowest, 5.0)
     axis.set_ylim(max(lowest - margin, -2.0), min(highest + margin, 102.0))
     axis.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-    axis.set_xscale("log", base=2)
-    ticks = [2.0**i for i in range(math.ceil(math.log2(max(point.T for point in points))) + 1)]
-    axis.xaxis.set_major_locator(FixedLocator(ticks))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_xlabel("denoiser evaluations per problem (mean NFE, counted)")
+    evaluations_axis(axis, max(point.T for point in points))
     axis.set_ylabel("accuracy (%), bars: Wilson 95 % interval")
-    axis.grid(color="0.9", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     # Eight colours and nine markers: 72 combinations before two policies look the same.
-    return dict(zip(by_name(points), zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
+    return dict(zip(by_name(points), zip(cycle(COLOURS), cycle(MARKERS)), strict=False))

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LOOP_OPTIONS = frozenset({"end_of_sequence", "isolate_rows", "precision", "token_temperature"})
-"""Options of the decoding loop; every other option is a parameter of the policy."""
+LOOP_OPTIONS = frozenset({"end_of_sequence", "isolate_rows", "precision", "selector", "token_temperature"})
+"""Options of the decoding loop, and the hash of a selector; every other option is a parameter of the policy."""
 
 
 def display_name(policy: str, options: str) -> str:
@@ -33,16 +33,28 @@ def display_name(policy: str, options: str) -> str:
 def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Display names of (policy, options) pairs, told apart: loop options on which the pairs differ are appended.
 
-    E.g. ``top margin [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence.
+    E.g. ``top margin [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence. Of a
+    policy with several parameters those are left out on which all its pairs agree: ``learned beta=2``, ``learned``.
     """
     cells = list(dict.fromkeys(cells))
     loop = {cell: {key: value for key, value in _parse(cell[1]).items() if key in LOOP_OPTIONS} for cell in cells}
-    varying = [key for key in sorted(LOOP_OPTIONS) if len({json.dumps(loop[cell].get(key)) for cell in cells}) > 1]
+    # A policy without an option, as the heuristics have no selector, says nothing about those with it.
+    values = {key: {json.dumps(options[key]) for options in loop.values() if key in options} for key in LOOP_OPTIONS}
+    varying = [key for key in sorted(LOOP_OPTIONS) if len(values[key]) > 1]
     names = {}
     for cell in cells:
         suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])
-        names[cell] = display_name(*cell) + (f" [{suffix}]" if suffix else "")
+        names[cell] = display_name(cell[0], telling(cell, cells)) + (f" [{suffix}]" if suffix else "")
     return names
+
+
+def telling(cell: tuple[str, str], cells: Iterable[tuple[str, str]]) -> str:
+    """The options of a pair without those of several parameters that are the same for all pairs of its policy."""
+    own = {key: value for key, value in _parse(cell[1]).items() if key not in LOOP_OPTIONS and value is not None}
+    if len(own) < 2 or any(map(_is_policy, own.values())):
+        return cell[1]
+    others = [_parse(options) for policy, options in cells if policy == cell[0]]
+    return json.dumps({key: value for key, value in own.items() if any(o.get(key) != value for o in others)})
 
 
 def loop_options(options: str) -> dict[str, Any]:

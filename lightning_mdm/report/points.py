@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.outcomes import Row
@@ -25,6 +26,20 @@ class Panel:
     def title(self) -> str:
         """E.g. ``gsm8k, test, checkpoint 1f0c9a3e``."""
         return f"{self.task}, {self.split}, checkpoint {self.checkpoint[:8]}"
+
+
+class Named(Protocol):
+    """A point of any figure."""
+
+    @property
+    def panel(self) -> Panel: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def adaptive(self) -> bool: ...
+
+
+AnyPoint = TypeVar("AnyPoint", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -87,23 +102,23 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
 
 
-def by_panel(points: Iterable[Point]) -> dict[Panel, list[Point]]:
+def by_panel(points: Iterable[AnyPoint]) -> dict[Panel, list[AnyPoint]]:
     """The points of every panel, in the order given."""
-    panels: dict[Panel, list[Point]] = {}
+    panels: dict[Panel, list[AnyPoint]] = {}
     for point in points:
         panels.setdefault(point.panel, []).append(point)
     return panels
 
 
-def by_name(points: Iterable[Point]) -> dict[str, list[Point]]:
+def by_name(points: Iterable[AnyPoint]) -> dict[str, list[AnyPoint]]:
     """The points of every policy, in the order given."""
-    names: dict[str, list[Point]] = {}
+    names: dict[str, list[AnyPoint]] = {}
     for point in points:
         names.setdefault(point.name, []).append(point)
     return names
 
 
-def is_adaptive(curve: Iterable[Point]) -> bool:
+def is_adaptive(curve: Iterable[Named]) -> bool:
     """Whether the points are those of a policy that decides the number of steps itself."""
     return any(point.adaptive for point in curve)
 

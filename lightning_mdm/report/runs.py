@@ -5,15 +5,10 @@ Knows run directories; knows no model, no GPU and not the Trainer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
-from rich.console import Console
 
 from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, write_rows
 from lightning_mdm.outcomes.table import write_table
@@ -21,7 +16,8 @@ from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.paired import PairRow, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, pool_seeds
-from lightning_mdm.report.tables import frontier_table
+from lightning_mdm.report.style import save_figure
+from lightning_mdm.report.tables import frontier_table, print_table
 
 
 @dataclass(frozen=True)
@@ -95,11 +91,7 @@ def report(run_dirs: list[str], out: str | None = None) -> None:
     """
     runs = read_runs(run_dirs)
     table = frontier_table(runs.rows)
-    console = Console()
-    if not console.is_terminal:
-        # A file has no width to keep to, and folded cells are hard to search.
-        console = Console(width=max(console.width, console.measure(table).maximum))
-    console.print(table)
+    console = print_table(table)
     for note in runs.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     first = Path(run_dirs[0])
@@ -131,16 +123,7 @@ def _write(runs: Runs, out_dir: Path) -> Path:
     panels = by_panel(pool_seeds(runs.rows)).values()
     write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
     write_rows(out_dir / "frontier.csv", runs.rows)
-    _save(figure, out_dir / "frontier.png", {})
-    # No date and no random ids: the same rows give the same file, so that a committed figure changes only with them.
-    with matplotlib.rc_context({"svg.hashsalt": "lightning_mdm"}):
-        _save(figure, out_dir / "frontier.svg", {"Date": None})
+    save_figure(figure, out_dir / "frontier")
     path = out_dir / "report.md"
     path.write_text(report_markdown(runs.rows, solved, runs.notes), encoding="utf-8")
     return path
-
-
-def _save(figure: Figure, path: Path, metadata: dict[str, Any]) -> None:
-    draft = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(draft, metadata=metadata)
-    os.replace(draft, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,8 @@ from lightning_mdm.report.points import Panel, Point, by_name, by_panel, pool_se
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
 )
+
+_ANY_WIDTH = 10_000  # a console measures no more than fits on it
 
 
 def frontier_table(rows: Iterable[Row]) -> Table:
@@ -32,6 +34,18 @@ def frontier_table(rows: Iterable[Row]) -> Table:
         stack.add_row(Group(Text(panel_line(panel, points), style="bold"), _panel_table(points)))
     stack.add_row(Text(_CAPTION, style="dim"))
     return stack
+
+
+def print_table(table: Table) -> Console:
+    """Print a table, on a terminal folded to it; returns where it went, for what belongs below it."""
+    console = Console()
+    if console.is_terminal:
+        console.line()  # a progress bar may stand on this one
+    else:
+        # A file has no width to keep to, and folded cells are hard to search.
+        console = Console(width=max(console.width, Console(width=_ANY_WIDTH).measure(table).maximum))
+    console.print(table)
+    return console
 
 
 def frontier_markdown(points: Sequence[Point]) -> list[str]:

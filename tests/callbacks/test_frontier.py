@@ -308,6 +308,8 @@ def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
     denoiser = Oracle(data)
     sweep(tmp_path, denoiser, data, budgets=[1, 4], policies=[TopMargin(), IID()])
     assert denoiser.calls == 3 * (1 + 4)
+    found = {(row.policy, row.T) for row in read_rows(tmp_path / "frontier.csv")}
+    assert found == {("top_margin", 1), ("top_margin", 2), ("top_margin", 4), ("iid", 1), ("iid", 4)}
 
 
 def test_a_cell_half_decoded_is_finished(tmp_path: Path) -> None:

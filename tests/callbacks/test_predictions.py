@@ -10,7 +10,8 @@ import pytest
 
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, UnmaskingPolicy
+from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from runs import N_TEST, Answering, Oracle, few_problems, trainer
 
 FIELDS = ["problem", "prompt", "text", "answer", "nfe", "tokens", "steps"]

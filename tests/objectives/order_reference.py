@@ -130,6 +130,7 @@ class Enumerated:
     model: ToyModel
     price: float = 0.0
     wait_price: float = 0.0
+    entropy_bonus: float = 0.0
     given: frozenset[int] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
@@ -163,6 +164,24 @@ class Enumerated:
         """-E_q log(p / q), without any expectation in closed form."""
         possible = [sets for sets in self.sets if self.log_q(sets).item() > -math.inf]
         return -sum(self.log_q(sets).exp() * (self.log_joint(sets) - self.log_q(sets)) for sets in possible)
+
+    def objective(self) -> Tensor:
+        """The bound less the bonus for q's entropy at every step."""
+        total = self.bound_nats()
+        for sets in (sets for sets in self.sets if self.log_q(sets).item() > -math.inf):
+            weight, masked = self.log_q(sets).exp(), self.start
+            for step in range(1, len(sets) + 1):
+                left = self.model.budget - step + 1
+                if left > 1:
+                    q = [
+                        self.model.q(masked, frozenset(chosen), left)
+                        for size in range(1, len(masked) + 1)
+                        for chosen in itertools.combinations(sorted(masked), size)
+                    ]
+                    entropy = -sum(p * p.log() for p in q if p.item() > 0.0)
+                    total = total - self.entropy_bonus * weight * entropy
+                masked = masked - sets[step - 1]
+        return total
 
     def nats(self) -> Tensor:
         """-log p(x), over all trajectories."""

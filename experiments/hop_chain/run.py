@@ -1,0 +1,106 @@
+"""Learn the hop chain's order with several posteriors, estimators and seeds, and collect the rows behind the claim.
+
+python experiments/hop_chain/run.py [--jobs N] [--seeds 0 1 2] [--recipes state_aware ...]
+
+A run that is complete is not repeated; one that stopped goes on where it was. Each run is one ``lightning fit`` and one
+``lightning sweep`` of ``configs/hop_chain/order.yaml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CONFIG = "configs/hop_chain/order.yaml"
+RUNS = Path("runs/hop_chain")
+COLUMNS = ("policy", "T", "seed", "nats", "nats_sem", "nfe_mean", "optimum")
+
+# What each recipe changes in the configuration, whose own recipe is state_aware.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "state_aware": (),
+    "max_normalised": ("--model.posterior.family", "max_normalised"),
+    "max_normalised_one_step": (
+        "--model.posterior.family", "max_normalised", "--model.estimator", "one_step", "--trainer.max_steps", "3000",
+    ),
+    "more_hops": ("--data.law.hops", "3"),
+    "longer_chain": (
+        "--data.law.chain", "14", "--data.law.given", "12",
+    ),
+    "arranged_anew": (
+        "--data.law.arrangement", "per_problem",
+        "--model.selector.attends", "all", "--model.selector.positions", "64",
+        "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "64",
+    ),
+}  # fmt: skip
+
+
+OTHER_LAWS = {"more_hops", "longer_chain", "arranged_anew"}
+
+
+def lightning(*arguments: str, log: Path) -> None:
+    """Run the program in a process of its own, its output in a log."""
+    with open(log, "a") as file:
+        subprocess.run(
+            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def run(recipe: str, seed: int) -> Path:
+    """Train and evaluate one recipe with one seed, or take what is there."""
+    run_dir = RUNS / recipe / f"seed_{seed}"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    options = [
+        "--config", CONFIG, *RECIPES[recipe], "--run_dir", str(run_dir), "--seed_everything", str(seed),
+        "--model.noise_seed", str(seed), "--data.seed", str(seed),
+    ]  # fmt: skip
+    lightning("fit", *options, "--ckpt_path", "last", log=run_dir / "fit.log")
+    if not (run_dir / "order_nats.csv").exists():
+        last = str(run_dir / "checkpoints" / "last.ckpt")
+        lightning("sweep", *options, "--ckpt_path", last, log=run_dir / "sweep.log")
+    print(f"{run_dir} is complete", flush=True)
+    return run_dir / "order_nats.csv"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", default=["state_aware"], choices=RECIPES)
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pairs = [(recipe, seed) for recipe in options.recipes for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        files = list(pool.map(lambda pair: run(*pair), pairs))
+    path = HERE / "rows.csv"
+    kept: list[dict[str, str]] = []
+    redone = {(f"learned, {recipe}", str(seed)) for recipe, seed in pairs}
+    if path.exists():
+        with open(path, newline="") as file:
+            kept = [row for row in csv.DictReader(file) if (row["policy"], row["seed"]) not in redone]
+    for (recipe, seed), source in zip(pairs, files, strict=True):
+        with open(source, newline="") as file:
+            for row in csv.DictReader(file):
+                if row["policy"] == "learned":
+                    kept.append({**row, "policy": f"learned, {recipe}", "seed": str(seed)})
+                elif recipe in OTHER_LAWS | {"state_aware"} and seed == options.seeds[0]:
+                    # The heuristics learn nothing: once for each law is enough.
+                    row["policy"] += f", {recipe}" if recipe in OTHER_LAWS else ""
+                    name = (row["policy"], row["seed"], row["T"])
+                    kept = [r for r in kept if (r["policy"], r["seed"], r["T"]) != name] + [row]
+    kept.sort(key=lambda row: (row["policy"], int(row["seed"]), int(row["T"])))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

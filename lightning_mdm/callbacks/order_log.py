@@ -1,0 +1,35 @@
+"""What orders show in TensorBoard: their cost as curves and figure, and heat maps of when each position is unmasked.
+
+Knows rows, panels and loggers; nothing of decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lightning.pytorch.loggers import Logger
+
+from lightning_mdm.callbacks.frontier_log import writers
+from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.report import HeatmapPanel, display_name, heatmap_figure, order_nats_figure
+
+
+def log_order_nats(loggers: Iterable[Logger], rows: Sequence[OrderRow], step: int) -> None:
+    """The figure, and nats and NFE of every policy as curves over the budget T, with the optimum."""
+    for writer in writers(loggers):
+        writer.add_figure("order_nats", order_nats_figure(rows), step, close=False)
+        for row in rows:
+            where = f"{row.split}/{display_name(row.policy, row.options)}" + (f"/seed={row.seed}" if row.seed else "")
+            writer.add_scalar(f"order_nats_over_T/{where}", row.nats, row.T)
+            writer.add_scalar(f"order_nfe_over_T/{where}", row.nfe_mean, row.T)
+        optimum = {(row.split, row.T): row.optimum for row in rows if row.optimum is not None}
+        for (split, steps), nats in sorted(optimum.items()):
+            writer.add_scalar(f"order_nats_over_T/{split}/optimum", nats, steps)
+        writer.flush()
+
+
+def log_heatmap(loggers: Iterable[Logger], panels: Sequence[HeatmapPanel], budget: int, step: int) -> None:
+    """One figure per budget."""
+    for writer in writers(loggers):
+        writer.add_figure(f"order_heatmap/T={budget}", heatmap_figure(panels, budget), step, close=False)
+        writer.flush()

@@ -1,0 +1,144 @@
+"""What an order costs in nats, for every policy at every budget, inside the validation and test loops.
+
+The yardstick on laws whose optimal order is known. The states are revealed with the true tokens, so that policies are
+compared on the order alone. Nothing is evaluated while fitting, and nothing is kept for a later run: it costs one
+decode per cell, without any grading, and a stopped one begins again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_mdm.callbacks.evaluation import EvaluationCallback
+from lightning_mdm.callbacks.frontier import Run, denoiser_of, device_name, problems_of, selector_of, weights_hash
+from lightning_mdm.callbacks.order_log import log_order_nats
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.decoding.likelihood import true_token_nats
+from lightning_mdm.decoding.policies import POLICIES
+from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.state import Rows
+from lightning_mdm.metrics.order_nats import OrderCost, OrderNatsMetric
+from lightning_mdm.outcomes import (
+    ORDER_NATS,
+    OrderRow,
+    canonical_json,
+    commit_hash,
+    read_order_rows,
+    write_order_rows,
+)
+from lightning_mdm.report import report_order_nats
+
+
+class OrderNats(EvaluationCallback):
+    """-log-likelihood of the true tokens along the order of each policy; off without budgets.
+
+    Args:
+        policies: unmasking policies to compare; all that there are, with their default options, where not given (those
+            that are learned only where the module has a selector).
+        budgets: step budgets T.
+        seeds: seeds of the policies' noise; one cell each.
+        n_problems: how many problems of the split, the first ones; all where not given.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[UnmaskingPolicy] | None = None,
+        budgets: Sequence[int] = (),
+        seeds: Sequence[int] = (0,),
+        n_problems: int | None = None,
+    ) -> None:
+        if any(steps < 1 for steps in budgets):
+            raise ValueError(f"order_nats.budgets={list(budgets)}: a step budget is at least 1")
+        if n_problems is not None and n_problems < 1:
+            raise ValueError(f"order_nats.n_problems={n_problems}: give at least 1, or null for all")
+        self.all_policies = policies is None
+        policies = [kind() for kind in POLICIES] if policies is None else policies
+        self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
+        if len({run.name for run in self.runs}) < len(self.runs):
+            raise ValueError("order_nats.policies: a policy occurs twice with the same options, budget and seed")
+        self.n_problems = n_problems
+        self.active: list[Run] = []
+        self.wanted: set[int] = set()
+
+    def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        idle = trainer.sanity_checking or trainer.state.fn == TrainerFn.FITTING
+        self.active = [] if idle else self.runs_of(module)
+        if not self.active:
+            return
+        self.split = split
+        self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
+        self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
+
+    def runs_of(self, module: L.LightningModule) -> list[Run]:
+        """The runs to make with a module: without a selector, all policies are all heuristics."""
+        if self.runs and self.all_policies and selector_of(module, self.runs[0].steps) is None:
+            return [run for run in self.runs if not run.policy.learned]
+        return self.runs
+
+    def each_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        wanted = [row for row, problem in enumerate(batch.index_B.tolist()) if problem in self.wanted]
+        if not self.active or not wanted:
+            return
+        chosen = torch.tensor(wanted, device=batch.index_B.device)
+        rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
+        tokens_B = (rows.valid_BL & ~rows.prompt_BL).sum(-1)
+        denoiser, space = denoiser_of(module), problems_of(trainer).token_space
+        for run in self.active:
+            with trainer.precision_plugin.forward_context():
+                policy = run.policy.bound(selector_of(module, run.steps))
+                nats_B, trace = true_token_nats(denoiser, policy, rows, space, steps=run.steps, seed=run.seed)
+            self.metric.update(run.name, rows.index_B, nats_B, tokens_B, trace.nfe_B)
+
+    def finish(self, trainer: L.Trainer, module: L.LightningModule, prefix: str) -> None:
+        if not self.active:
+            return
+        costs = self.metric.compute()  # gathers from all processes, and is the same on each
+        for name, cost in costs.items():
+            # A mean of equal values: it changes nothing, and all processes may monitor it.
+            module.log(f"{prefix}/order_nats@{name}", cost.nats, sync_dist=True)
+        if trainer.is_global_zero:
+            self.publish(trainer, module, costs)
+
+    def publish(self, trainer: L.Trainer, module: L.LightningModule, costs: dict[str, OrderCost]) -> None:
+        """Write rows and figure into the run directory, log curves, print the table."""
+        data, path = problems_of(trainer), Path(trainer.default_root_dir) / ORDER_NATS
+        checkpoint, device = weights_hash(denoiser_of(module)), device_name(module.device)
+        optimum = {steps: data.optimum_nats(steps) for steps in {run.steps for run in self.active}}
+        selectors = {run.steps: self.selector_hash(module, run.steps) for run in self.active}
+        rows = []
+        for run in self.active:
+            options: dict[str, Any] = {**run.policy.options, "precision": str(trainer.precision)}
+            if run.policy.learned:
+                options["selector"] = selectors[run.steps]
+            row = OrderRow(
+                task=data.task, split=self.split, checkpoint=checkpoint, policy=run.policy.name,
+                options=canonical_json(options), T=run.steps, seed=run.seed, **costs[run.name]._asdict(),
+                optimum=optimum[run.steps], device=device, commit=commit_hash(), adaptive=run.policy.adaptive,
+            )  # fmt: skip
+            rows.append(row)
+        if path.exists():
+            # Another split of the same weights stays; what belongs to other weights is history.
+            rows += [
+                row for row in read_order_rows(path)
+                if (row.task, row.checkpoint) == (data.task, checkpoint) and row.split != self.split
+                and json.loads(row.options).get("selector") in (None, *selectors.values())
+            ]  # fmt: skip
+        write_order_rows(path, rows)
+        report_order_nats(rows, path.parent)
+        log_order_nats(trainer.loggers, rows, trainer.global_step)
+
+    @staticmethod
+    def selector_hash(module: L.LightningModule, steps: int) -> str | None:
+        """Content hash of the selector for a budget, ``None`` where the module is a denoiser alone."""
+        selector = selector_of(module, steps)
+        return None if selector is None else weights_hash(selector)

@@ -1,0 +1,160 @@
+"""The bound over orders by one random step, weighted by T, and the same bound for IID orders.
+
+``one_step`` costs one denoiser evaluation per trajectory where the posterior reads no states; what it is an estimate of
+is in ``order_elbo.py``.
+
+Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S distinct states, L positions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.objectives.order_elbo import (
+    Choose,
+    OrderElbo,
+    OrderModel,
+    R,
+    States,
+    expected_left,
+    leave_one_out,
+    per_example,
+    score_variance,
+    term,
+)
+
+
+def one_step(
+    model: OrderModel[R],
+    response_BL: Tensor,
+    step_B: Tensor,
+    *,
+    budget: int,
+    samples: int,
+    choose: Choose,
+    price: float = 0.0,
+    wait_price: float = 0.0,
+    entropy_bonus: float = 0.0,
+) -> OrderElbo:
+    """The objective with one step evaluated, weighted by T; see ``all_steps``.
+
+    A posterior that reads states costs one denoiser evaluation per state on the way as well.
+
+    Args:
+        step_B: int64, the step evaluated of each example, uniform over 1 .. T.
+    """
+    B = len(response_BL)
+    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
+    step_N = step_B.repeat_interleave(samples)
+    masked_NL = response_BL[example_N]
+    zero_N = torch.zeros(len(example_N), device=response_BL.device)
+    log_q_N, steps_N = zero_N, zero_N.double()
+    direction_NL = torch.zeros_like(masked_NL, dtype=zero_N.dtype)
+    evaluations = 0
+    for step in range(1, int(step_B.max())):
+        row_A = (masked_NL.any(-1) & (step_N > step)).nonzero()[:, 0]
+        if not len(row_A):
+            break
+        left_A = torch.full_like(row_A, budget - step + 1)
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
+        log_prob_SL = None
+        if model.posterior_reads_states:
+            log_prob_SL = model.read(states).log_prob_SL
+            evaluations += len(states.example_S)
+        q_A = model.posterior_law(states, log_prob_SL).rows(where_A)
+        chosen_AL = choose(q_A, row_A, step)
+        log_q_A = q_A.log_prob(chosen_AL)
+        log_q_N = log_q_N.to(log_q_A.dtype).index_add(0, row_A, log_q_A)
+        along_AL = (chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach()
+        direction_NL = direction_NL.to(log_q_A.dtype).index_add(0, row_A, along_AL)
+        steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
+        masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
+
+    value_N = token_N = kl_N = price_N = zero_N
+    for last in (False, True):
+        row_A = (masked_NL.any(-1) & ((step_N == budget) == last)).nonzero()[:, 0]
+        if not len(row_A):
+            continue
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], budget - step_N[row_A] + 1)
+        out = term(model, states, last=last)
+        evaluations += len(states.example_S)
+        token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
+        paid_A, bonus_A = torch.full_like(token_A, price), torch.zeros_like(token_A)
+        if out.q is not None:
+            paid_A = paid_A + wait_price * expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))[where_A]
+            bonus_A = entropy_bonus * out.q.entropy()[where_A] if entropy_bonus else bonus_A
+        value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - paid_A + bonus_A)
+        price_N = price_N.to(token_A.dtype).index_add(0, row_A, paid_A.detach())
+        token_N = token_N.to(token_A.dtype).index_add(0, row_A, token_A.detach())
+        kl_N = kl_N.to(token_A.dtype).index_add(0, row_A, kl_A.detach())
+    here_N = masked_NL.any(-1).double()
+    reward_BK = value_N.detach().view(B, samples)
+    advantage_N = (reward_BK - leave_one_out(reward_BK)).flatten()
+    return OrderElbo(
+        surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
+        bound_nats_B=budget * per_example(kl_N + price_N - token_N, B),
+        token_nats_B=budget * per_example(-token_N, B),
+        kl_nats_B=budget * per_example(kl_N, B),
+        price_nats_B=budget * per_example(price_N, B),
+        steps_BK=(steps_N + here_N).view(B, samples),
+        log_weight_BK=zero_N.new_zeros(B, 0),
+        evaluations=evaluations,
+        score_variance=score_variance(budget * advantage_N[None], [direction_NL], B),
+        score_variance_without_baseline=score_variance(budget * reward_BK.flatten()[None], [direction_NL], B),
+        control_moments=zero_N.new_zeros(0, 2),
+    )
+
+
+def iid_steps(
+    model: OrderModel[R],
+    response_BL: Tensor,
+    step_NL: Tensor,
+    *,
+    budget: int,
+    price: float = 0.0,
+    wait_price: float = 0.0,
+) -> OrderElbo:
+    """The bound for IID unmasking in T steps, every position at a step drawn uniformly; nothing to differentiate.
+
+    IID is its own posterior here, so the bound is the mean cost of the true tokens along its orders. A step at which
+    nothing falls is no step.
+
+    Args:
+        step_NL: int64, the step at which each position of each trajectory falls, 1 .. T.
+    """
+    B = len(response_BL)
+    example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)
+    canvas_NL = response_BL[example_N]
+    token_N = log_weight_N = torch.zeros(len(example_N), device=response_BL.device)
+    steps_N = price_N = token_N.double()
+    evaluations = 0
+    for step in range(1, budget + 1):
+        masked_NL, left = canvas_NL & (step_NL >= step), budget - step + 1
+        falls_NL = canvas_NL & (step_NL == step)
+        row_A = masked_NL.any(-1).nonzero()[:, 0]
+        if not len(row_A):
+            break
+        states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], torch.full_like(row_A, left))
+        log_prob_AL = model.read(states).log_prob_SL[where_A].detach()
+        evaluations += len(states.example_S)
+        token_N = token_N.to(log_prob_AL.dtype).index_add(0, row_A, log_prob_AL.sum(-1) / left)
+        here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
+        log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
+        steps_N = steps_N + falls_NL.any(-1)
+        waiting_N = (masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)
+        price_N = price_N + price * falls_NL.any(-1) + wait_price * waiting_N
+    zero_B = torch.zeros_like(per_example(token_N, B))
+    return OrderElbo(
+        surrogate=zero_B.sum(),
+        bound_nats_B=per_example(price_N - token_N, B),
+        token_nats_B=per_example(-token_N, B),
+        kl_nats_B=zero_B,
+        price_nats_B=per_example(price_N, B),
+        steps_BK=steps_N.view(B, -1),
+        log_weight_BK=(log_weight_N - price_N).view(B, -1),
+        evaluations=evaluations,
+        score_variance=zero_B.sum(),
+        score_variance_without_baseline=zero_B.sum(),
+        control_moments=zero_B.new_zeros(0, 2),
+    )

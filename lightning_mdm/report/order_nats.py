@@ -1,0 +1,129 @@
+"""What orders cost in nats, as a figure and as a table, each with the optimum where the task knows it.
+
+Knows points, matplotlib's objects and rich; knows nothing of decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
+from lightning_mdm.report.points import by_name, by_panel, is_adaptive
+from lightning_mdm.report.style import COLOURS, MARKERS, evaluations_axis, legend_beside, panel_grid, save_figure
+from lightning_mdm.report.tables import print_table
+
+OPTIMUM = "optimum"
+_BLACK = "#000000"
+_LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
+_CAPTION = "nats per sequence: -log-likelihood of the true tokens along the order; @ mean NFE; bold: least at this T"
+
+
+def order_nats_figure(rows: Iterable[OrderRow]) -> Figure:
+    """Nats per sequence against mean NFE, one line per policy; the optimum over T in black; a panel as in the frontier.
+
+    Bars are standard errors; seeds are pooled. Points of infinitely many nats are left out.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    points = order_points(rows)
+    panels = by_panel(points)
+    figure, axes = panel_grid(len(panels))
+    colours = [colour for colour in COLOURS if colour != _BLACK]  # black is the optimum's
+    styles = dict(zip(by_name(points), zip(cycle(colours), cycle(MARKERS)), strict=False))
+    for axis, (panel, members) in zip(axes, panels.items(), strict=True):
+        _draw(axis, members, styles)
+        axis.set_title(panel.title, fontsize=10, loc="left")
+    legend_beside(figure, _LEGEND)
+    return figure
+
+
+def order_nats_table(rows: Iterable[OrderRow]) -> Table:
+    """Policies by step budgets, the optimum last; one table per task, split and checkpoint, stacked.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    stack = Table.grid(padding=(0, 0, 1, 0))
+    for panel, points in by_panel(order_points(rows)).items():
+        seeds = max(point.seeds for point in points)
+        line = f"{panel.title}, n = {max(point.n for point in points)}" + (f" x {seeds} seeds" if seeds > 1 else "")
+        stack.add_row(Group(Text(line, style="bold"), _panel_table(points)))
+    stack.add_row(Text(_CAPTION, style="dim"))
+    return stack
+
+
+def report_order_nats(rows: Sequence[OrderRow], out_dir: Path) -> None:
+    """Print the table and write the figure, ``order_nats.png`` and ``order_nats.svg``."""
+    save_figure(order_nats_figure(rows), out_dir / "order_nats")
+    print_table(order_nats_table(rows))
+
+
+def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, tuple[str, str]]) -> None:
+    for name, curve in by_name(points).items():
+        shown = sorted(
+            (point for point in curve if math.isfinite(point.nats)), key=lambda point: (point.nfe_mean, point.T)
+        )
+        colour, marker = styles[name]
+        adaptive = is_adaptive(curve)
+        axis.errorbar(
+            [max(point.nfe_mean, 1e-3) for point in shown],
+            [point.nats for point in shown],
+            yerr=[point.sem for point in shown],
+            label=name,
+            color=colour,
+            marker=marker,
+            markersize=6,
+            markerfacecolor="white" if adaptive else colour,
+            markeredgewidth=1.4,
+            linestyle="--" if adaptive else "-",
+            linewidth=1.5,
+            elinewidth=0.9,
+            alpha=0.95,
+        )
+    best = optimum_curve(points)
+    if best:
+        # With bars of its own, if only empty ones: legends list lines first.
+        axis.errorbar(
+            list(best),
+            list(best.values()),
+            yerr=0.0,
+            label=OPTIMUM,
+            color=_BLACK,
+            marker="*",
+            linewidth=1.5,
+            zorder=1.5,
+        )
+    evaluations_axis(axis, max(point.T for point in points))
+    axis.set_ylabel("nats per sequence, bars: standard error")
+
+
+def _panel_table(points: Sequence[OrderPoint]) -> Table:
+    budgets = sorted({point.T for point in points})
+    least = {T: min(point.nats for point in points if point.T == T) for T in budgets}
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("policy", min_width=10, overflow="fold")
+    for T in budgets:
+        table.add_column(f"T={T}", justify="right", no_wrap=True)
+    for name, curve in by_name(points).items():
+        cells = {point.T: _cell(point, point.nats == least[point.T]) for point in curve}
+        table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
+    best = optimum_curve(points)
+    if best:
+        table.add_row(Text(OPTIMUM), *(Text(f"{best[T]:.2f}" if T in best else "") for T in budgets), style="bold")
+    return table
+
+
+def _cell(point: OrderPoint, least: bool) -> Text:
+    return Text.assemble((f"{point.nats:.2f}", "bold" if least else ""), (f"\n@{point.nfe_mean:.2f}", "dim"))

@@ -1,0 +1,85 @@
+"""Points of ``order_nats.csv``: what the order of a policy costs at a budget, seeds pooled.
+
+Knows rows; knows nothing of how they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.report.naming import distinct_names
+from lightning_mdm.report.points import Panel
+
+
+@dataclass(frozen=True)
+class OrderPoint:
+    """A policy at a step budget, over all seeds.
+
+    Args:
+        panel: where it belongs.
+        name: display name, unique within the rows given.
+        T: step budget.
+        n: problems.
+        seeds: number of seeds pooled.
+        nats: mean per sequence.
+        sem: its standard error; the seeds evaluate the same problems, so they do not narrow it. ``nan`` where unknown.
+        nfe_mean: denoiser evaluations per problem and seed, counted.
+        optimum: the least expected nats in T steps, where the task knows it.
+        adaptive: whether the policy decides the number of steps.
+    """
+
+    panel: Panel
+    name: str
+    T: int
+    n: int
+    seeds: int
+    nats: float
+    sem: float
+    nfe_mean: float
+    optimum: float | None
+    adaptive: bool
+
+
+def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
+    """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no rows of what orders cost: give order_nats.budgets, then sweep")
+    names = distinct_names((row.policy, row.options) for row in rows)
+    groups: dict[tuple[Panel, tuple[str, str], int], list[OrderRow]] = {}
+    for row in rows:
+        panel = Panel(row.task, row.split, row.checkpoint)
+        groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
+    panels, cells = list(dict.fromkeys(panel for panel, _, _ in groups)), list(names)
+    ordered = sorted(groups, key=lambda group: (panels.index(group[0]), cells.index(group[1]), group[2]))
+    return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+
+
+def optimum_curve(points: Iterable[OrderPoint]) -> dict[int, float]:
+    """The optimum at every step budget at which it is known, ascending."""
+    known = {point.T: point.optimum for point in points if point.optimum is not None}
+    return dict(sorted(known.items()))
+
+
+def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:
+    n = sum(row.n for row in rows)
+    sems = [row.nats_sem for row in rows if row.nats_sem is not None]
+    return OrderPoint(
+        panel=panel,
+        name=name,
+        T=rows[0].T,
+        n=max(row.n for row in rows),
+        seeds=len(rows),
+        nats=sum(row.nats * row.n for row in rows) / n,
+        sem=sum(sems) / len(sems) if sems else math.nan,
+        nfe_mean=sum(row.nfe_mean * row.n for row in rows) / n,
+        optimum=rows[0].optimum,
+        adaptive=rows[0].adaptive,
+    )

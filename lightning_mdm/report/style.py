@@ -1,0 +1,80 @@
+"""How every figure of a report looks: colours, panels, the axis of denoiser evaluations, the legend, the files.
+
+Knows matplotlib's objects (no pyplot: nothing global, nothing that needs a screen); knows nothing of what is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p")
+
+
+def panel_grid(n: int) -> tuple[Figure, list[Axes]]:
+    """A figure of ``n`` panels, two beside each other, with room for a legend."""
+    columns = min(2, n)
+    lines = math.ceil(n / columns)
+    figure = Figure(figsize=(5.6 * columns + 2.4, 4.3 * lines), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis in axes[n:]:
+        axis.set_axis_off()
+    return figure, axes[:n]
+
+
+def evaluations_axis(axis: Axes, most: int) -> None:
+    """Denoiser evaluations along x, up to ``most``, and the look of a panel."""
+    axis.set_xscale("log", base=2)
+    ticks = [2.0**i for i in range(math.ceil(math.log2(most)) + 1)]
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xlabel("denoiser evaluations per problem (mean NFE, counted)")
+    axis.grid(color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_beside(figure: Figure, title: str) -> None:
+    """One legend for all panels, on the right."""
+    handles: dict[str, Artist] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(str(label), handle)
+    legend = figure.legend(
+        handles=handles.values(),
+        labels=handles.keys(),
+        loc="outside right upper",
+        title=title,
+        alignment="left",
+        title_fontsize=8,
+        fontsize=9,
+        frameon=False,
+    )
+    legend.get_title().set_color("0.35")
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write ``<stem>.png`` and ``<stem>.svg``, each in one piece."""
+    _save(figure, stem.with_suffix(".png"), {})
+    # No date and no random ids: the same rows give the same file, so that a committed figure changes only with them.
+    with matplotlib.rc_context({"svg.hashsalt": "lightning_mdm"}):
+        _save(figure, stem.with_suffix(".svg"), {"Date": None})
+
+
+def _save(figure: Figure, path: Path, metadata: dict[str, Any]) -> None:
+    draft = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
+    figure.savefig(draft, metadata=metadata)
+    os.replace(draft, path)

@@ -1,0 +1,123 @@
+"""The configurations that learn orders: how they parse, and that they train, sweep and start from trained denoisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_mdm.cli import main
+from lightning_mdm.laws.hop_chain import HopChain
+from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.outcomes import read_order_rows, read_rows
+from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, program, tiny
+
+LAWS: dict[str, Any] = {"hop_chain": HopChain(chain=10, free=6, given=16), "markov_chain": MarkovChain()}
+CONFIGS = {task: REPOSITORY / "configs" / task / "order.yaml" for task in LAWS}
+BUDGETS = [1, 2, 3, 4, 5, 6, 8, 10]
+QUICK = [
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.n_validation=3",
+    "--data.n_test=5", "--data.batch_size=2", "--model.samples=2", "--model.validation_samples=1",
+    "--order_heatmap.samples=2",
+]  # fmt: skip
+ORDER_MODEL = """
+model:
+  init_args: {budgets: [2, 4], samples: 2, validation_samples: 1, selector: {width: 8, heads: 2, mlp_width: 8}}
+trainer: {max_steps: 2, val_check_interval: 2}
+frontier: {policies: [Learned], budgets: [2], fit_policies: []}
+order_heatmap: {samples: 2, problems: 1}
+"""
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dict[str, Any]:
+    """What a command would run with."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, args), "--print_config"])
+    assert ended.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("task", LAWS)
+def test_the_net_is_the_law_of_the_data(capsys: pytest.CaptureFixture[str], task: str) -> None:
+    found = printed_config(capsys, "fit", "--config", CONFIGS[task])
+    law = found["data"]["init_args"]["law"]
+    assert found["model"]["init_args"]["net"] == law
+    assert type(LAWS[task])(**law) == LAWS[task]
+    length = LAWS[task].length
+    assert found["model"]["init_args"]["selector"]["positions"] == length
+    assert found["model"]["init_args"]["posterior"]["net"]["positions"] == length
+    assert (found["frontier"]["budgets"], found["order_nats"]["budgets"]) == ([], BUDGETS)
+    assert found["order_nats"]["policies"] is None
+    # Options that several kinds of net have: whole laws are told apart, whatever is given.
+    given = ["--data.law.seed=3", "--data.law.vocab_size=5"]
+    found = printed_config(capsys, "fit", "--config", CONFIGS[task], *given)
+    assert found["model"]["init_args"]["net"] == {**law, "seed": 3, "vocab_size": 5}
+
+
+@pytest.mark.parametrize("task", LAWS)
+def test_fit_and_sweep(tmp_path: Path, task: str) -> None:
+    options = ["--config", CONFIGS[task], "--run_dir", tmp_path, *QUICK]
+    program("fit", *options)
+    assert not (tmp_path / "order_nats.csv").exists()
+    printed = program("sweep", *options, "--ckpt_path", "last").splitlines()
+    assert printed[-1] == str(tmp_path)
+    assert any(line.split()[:1] == ["optimum"] for line in printed)
+    assert not (tmp_path / "frontier.csv").exists()
+    rows = read_order_rows(tmp_path / "order_nats.csv")
+    assert {row.T: row.optimum for row in rows} == {T: pytest.approx(LAWS[task].optimum_nats(T)) for T in BUDGETS}
+    assert {(row.task, row.split, row.n) for row in rows} == {(task, "test", 5)}
+    assert {"learned", "top_margin"} <= {row.policy for row in rows}
+    if task == "hop_chain":  # there the optimum holds for every sequence
+        assert all(row.optimum is not None and row.nats > row.optimum - 1e-4 for row in rows)
+
+
+def refused(message: str, capsys: pytest.CaptureFixture[str], *args: str | Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(arg) for arg in args])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, run = tmp_path / "denoiser", tmp_path / "order"
+    options: list[str | Path] = [*tiny(tmp_path), "--run_dir", base]
+    program("fit", *options, "--trainer.max_steps", "1", "--frontier.fit_policies", "[]")
+    weights = base / "checkpoints" / "last.ckpt"
+    text = WORD_PROBLEMS.read_text(encoding="utf-8").replace("denoiser.DenoiserModule", "order_module.OrderModule")
+    for name, content in (("base.yaml", text), ("order.yaml", ORDER_MODEL)):
+        (tmp_path / name).write_text(content)
+    first, *rest = [part for part in tiny(tmp_path) if part != "--config"]
+    files = [tmp_path / "base.yaml", *rest, tmp_path / "order.yaml"]
+    assert first == str(WORD_PROBLEMS)
+    order = [*(part for file in files for part in ("--config", file)), "--run_dir", run]
+    start = ["--model.denoiser_ckpt", weights]
+
+    printed = program("fit", *order, *start)
+    beside = weights.with_name("tokenizer.json")
+    assert f"The tokenizer is that of the denoiser: {beside}" in printed
+    assert f"The denoiser starts from the weights in {weights}." in printed
+    assert yaml.safe_load((run / "fit.yaml").read_text())["data"]["init_args"]["tokenizer_path"] == str(beside)
+    last = run / "checkpoints" / "last.ckpt"
+    assert last.with_name("tokenizer.json").read_text() == beside.read_text()
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in (weights, last)]
+    for name in (name for name in states[0] if name.startswith("denoiser.")):
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=0, atol=1e-6)  # averaging rounds
+
+    refused("holds a trained model already: go on with it by --ckpt_path last", capsys, "fit", *order, *start)
+    printed = program("fit", *order, *start, "--ckpt_path", "last")
+    assert "is at update 2 of 2: complete; nothing is trained again." in printed
+    assert "The denoiser starts" not in printed
+    assert "The tokenizer is" not in printed, "the checkpoint has its own"
+
+    printed = program("sweep", *order, "--ckpt_path", last)
+    assert printed.splitlines()[-1] == str(run)
+    assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
+
+    wrong = ["--model.net.width", "32"]
+    refused("model.net.width=32, but", capsys, "sweep", *order, *wrong, "--ckpt_path", last)
+    refused("give it as model.denoiser_ckpt to learn an order", capsys, "sweep", *order, "--ckpt_path", weights)
+    refused("holds a selector too", capsys, "sweep", *options, "--ckpt_path", last)
