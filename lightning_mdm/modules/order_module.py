@@ -353,9 +353,10 @@ class OrderModule(L.LightningModule):
         self.log("train/token_nats_per_token", elbo.token_nats_B.sum() / tokens)
         self.log("train/order_kl_nats_per_token", elbo.kl_nats_B.sum() / tokens)
         self.log(f"train/bound_nats@T={budget}", elbo.bound_nats_B.mean())
-        self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
-        self.log(f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min())
-        self.log(f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max())
+        if self.estimator == "all_steps":  # the other follows no trajectory to its end
+            self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
+            self.log(f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min())
+            self.log(f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max())
         self.log("train/score_variance", elbo.score_variance)
         self.log("train/score_variance_without_baseline", elbo.score_variance_without_baseline)
         self.log("train/denoiser_evaluations", float(elbo.evaluations))
