@@ -10,7 +10,7 @@ TASK := configs/word_problems
 
 help:
 	@echo "make sweep-steps    train briefly, decode with every policy at every budget, draw the frontier"
-	@echo "make train-default  train the default denoiser from nothing and refresh the weights that ship"
+	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
 	@echo "make check          format, lint, types, import contracts"
 	@echo "make format         apply format and lint fixes"
@@ -45,6 +45,8 @@ train-default: $(VENV)/.run
 			runs/word_problems_stage_$$stage runs/word_problems_stage_$$stage/checkpoints; \
 	done
 	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_stage_$(lastword $(STAGES))
+	$(BIN)/lightning fit --config $(TASK)/order.yaml --ckpt_path last
+	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_order
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS)
