@@ -23,7 +23,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
-from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain, net_to_plain
+from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
 from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -162,7 +162,7 @@ class OrderModule(L.LightningModule):
             ignore=["net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "prices"]
         )
         self.save_hyperparameters(
-            {"net": net_to_plain(net), "selector": asdict(selector), "posterior": asdict(posterior),
+            {"net": asdict(net), "selector": asdict(selector), "posterior": asdict(posterior),
              "budgets": list(budgets), "prices": list(prices)}
         )  # fmt: skip
         self.joint = denoiser == "joint"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 from lightning_mdm.laws.hop_chain import HopChain
@@ -13,7 +13,7 @@ from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 
 NetConfig: TypeAlias = TransformerConfig | HopChain | MarkovChain
-KINDS: dict[str, type[NetConfig]] = {kind.__name__: kind for kind in (TransformerConfig, HopChain, MarkovChain)}
+KINDS: tuple[type[NetConfig], ...] = (TransformerConfig, HopChain, MarkovChain)
 
 
 def build_denoiser(config: NetConfig, vocab_size: int) -> ReadableDenoiser:
@@ -33,14 +33,12 @@ def build_denoiser(config: NetConfig, vocab_size: int) -> ReadableDenoiser:
     return denoiser
 
 
-def net_to_plain(config: NetConfig) -> dict[str, Any]:
-    """The configuration as plain values, for a checkpoint."""
-    return {"kind": type(config).__name__, **asdict(config)}
-
-
 def net_from_plain(config: NetConfig | Mapping[str, Any]) -> NetConfig:
-    """The configuration from plain values; one that is no mapping stays what it is."""
+    """The configuration from the plain values of ``dataclasses.asdict``; one that is no mapping stays what it is.
+
+    No two kinds have the same options, so that these say which kind it is.
+    """
     if not isinstance(config, Mapping):
         return config
-    values = dict(config)
-    return KINDS[values.pop("kind", "TransformerConfig")](**values)
+    kind = next(kind for kind in KINDS if {option.name for option in fields(kind)} == set(config))
+    return kind(**config)
