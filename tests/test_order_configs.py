@@ -12,9 +12,11 @@ import yaml
 from lightning_mdm.cli import main
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.outcomes import read_order_rows, read_rows
 from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, program, tiny
 
+ORDERS = sorted((REPOSITORY / "configs" / "word_problems").glob("order*.yaml"))
 LAWS: dict[str, Any] = {"hop_chain": HopChain(chain=10, free=6, given=16), "markov_chain": MarkovChain()}
 CONFIGS = {task: REPOSITORY / "configs" / task / "order.yaml" for task in LAWS}
 BUDGETS = [1, 2, 3, 4, 5, 6, 8, 10]
@@ -75,6 +77,21 @@ def test_fit_and_sweep(tmp_path: Path, task: str) -> None:
         assert all(row.optimum is not None and row.nats > row.optimum - 1e-4 for row in rows)
 
 
+def test_the_order_that_ships_fits_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two files of `make sweep-steps`, one update long."""
+    monkeypatch.chdir(REPOSITORY)
+    layers = [part for file in ORDERS for part in ("--config", file)]
+    assert [file.stem for file in ORDERS] == ["order", "order_from_shipped"]
+    options = [
+        *layers, "--run_dir", tmp_path, "--trainer.max_steps", "1", "--trainer.val_check_interval", "1",
+        "--trainer.limit_val_batches", "0", "--data.batch_size", "2", "--data.n_validation", "2", "--data.n_test", "2",
+        "--model.samples", "2", "--trainer.enable_progress_bar", "false",
+    ]  # fmt: skip
+    denoiser = REPOSITORY / "experiments" / "word_problems" / "denoiser.safetensors"
+    program("fit", *options, "--model.denoiser_ckpt", denoiser)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
 def refused(message: str, capsys: pytest.CaptureFixture[str], *args: str | Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main([str(arg) for arg in args])
@@ -116,6 +133,13 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     printed = program("sweep", *order, "--ckpt_path", last)
     assert printed.splitlines()[-1] == str(run)
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
+
+    alone = OrderModule.load_from_checkpoint(last, map_location="cpu")
+    alone.save_order(tmp_path / "order.safetensors")
+    again = program(
+        "fit", *order, *start, "--run_dir", tmp_path / "more", "--model.init_from", tmp_path / "order.safetensors"
+    )
+    assert "order.safetensors" in again
 
     wrong = ["--model.net.width", "32"]
     refused("model.net.width=32, but", capsys, "sweep", *order, *wrong, "--ckpt_path", last)
