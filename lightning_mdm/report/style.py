@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white, and a
-# dark purple after it, so that every policy there is has a colour of its own.
+# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white, and
+# a dark purple after it, so that every policy there is has a colour of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082")
 MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p")
 
