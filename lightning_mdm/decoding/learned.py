@@ -57,7 +57,8 @@ class Learned(UnmaskingPolicy):
     Args:
         rule: ``greedy`` takes the likeliest set: every position with probability above 1/2, or the most probable one;
             ``sampled`` draws from the selector's law.
-        beta: test-time factor on the selector's probabilities, min(1, beta p): above 1 fewer steps, below 1 more.
+        beta: test-time factor on the selector's probabilities, min(1, beta p): above 1 fewer steps, below 1 more. The
+            greedy rule then takes p > 1 / (2 beta), so at 1/2 and below one position at a time.
         price: nats per step that the selector is told to weigh, for selectors trained with several.
 
     Raises:
