@@ -352,6 +352,7 @@ class OrderModule(L.LightningModule):
         self.log("train/bound_nats_per_token", elbo.bound_nats_B.sum() / tokens, prog_bar=True)
         self.log("train/token_nats_per_token", elbo.token_nats_B.sum() / tokens)
         self.log("train/order_kl_nats_per_token", elbo.kl_nats_B.sum() / tokens)
+        self.log("train/price_nats_per_token", elbo.price_nats_B.sum() / tokens)
         self.log(f"train/bound_nats@T={budget}", elbo.bound_nats_B.mean())
         if self.estimator == "all_steps":  # the other follows no trajectory to its end
             self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
@@ -405,6 +406,7 @@ class OrderModule(L.LightningModule):
             ("importance_weighted_nats", importance_weighted_nats(elbo.log_weight_BK).mean(), rows),
             ("token_nats", elbo.token_nats_B.mean(), rows),
             ("order_kl_nats", elbo.kl_nats_B.mean(), rows),
+            ("price_nats", elbo.price_nats_B.mean(), rows),
             ("steps_of_q", elbo.steps_BK.mean(), rows),
         ):
             self.means[f"{part}{where}"].to(self.device).update(value, weight)

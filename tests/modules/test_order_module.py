@@ -284,7 +284,7 @@ def test_the_bounds_of_every_budget_and_price_are_logged(tmp_path: Path, ckpt: s
     parts = ("bound_nats", "bound_nats_per_token", "importance_weighted_nats", "token_nats", "order_kl_nats")
     assert set(found) == {
         f"{stage}/{part}@T={budget}/{name}{price}"
-        for part in (*parts, "steps_of_q")
+        for part in (*parts, "price_nats", "steps_of_q")
         for budget in (2, 3)
         for name in ("learned", "iid")
         for price in ("", "/price=0.5")
@@ -300,6 +300,11 @@ def test_the_bounds_of_every_budget_and_price_are_logged(tmp_path: Path, ckpt: s
             if name == "iid":
                 assert paid == pytest.approx(bound + 0.5 * found[f"{stage}/steps_of_q{where}"], rel=1e-5)
             assert paid > bound
+            parts_sum = sum(
+                found[f"{stage}/{part}{where}/price=0.5"] for part in ("token_nats", "order_kl_nats", "price_nats")
+            )
+            assert paid == pytest.approx(parts_sum, rel=1e-5)
+            assert found[f"{stage}/price_nats{where}"] == 0.0
 
 
 def test_training_logs_the_bound_and_what_q_does(tmp_path: Path, ckpt: str) -> None:
@@ -307,7 +312,7 @@ def test_training_logs_the_bound_and_what_q_does(tmp_path: Path, ckpt: str) -> N
     found = {name: float(value) for name, value in run.callback_metrics.items()}
     assert set(found) == {
         "train/surrogate", "train/bound_nats_per_token", "train/token_nats_per_token",
-        "train/order_kl_nats_per_token", "train/bound_nats@T=3", "train/steps_of_q@T=3",
+        "train/order_kl_nats_per_token", "train/price_nats_per_token", "train/bound_nats@T=3", "train/steps_of_q@T=3",
         "train/fewest_steps_of_q@T=3", "train/most_steps_of_q@T=3", "train/score_variance",
         "train/score_variance_without_baseline", "train/denoiser_evaluations",
     }  # fmt: skip
