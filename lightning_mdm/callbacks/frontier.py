@@ -116,7 +116,7 @@ class Frontier(EvaluationCallback):
     def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         """Find out what there is to decode, and what is decoded already."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        self.active = self.fit_runs if fitting else self.runs_of(module)
+        self.active = self.fit_runs if fitting else runs_of(self.runs, self.all_policies, module)
         self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
         self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
         if trainer.sanity_checking or not self.active:
@@ -156,12 +156,6 @@ class Frontier(EvaluationCallback):
         options = {**self.decoding.describe(run.policy), "precision": str(trainer.precision)}
         selector = selector_of(module, run.steps) if run.policy.learned else None
         return options if selector is None else {**options, "selector": weights_hash(selector)}
-
-    def runs_of(self, module: L.LightningModule) -> list[Run]:
-        """The runs to decode with a module: without a selector, all policies are all heuristics."""
-        if self.all_policies and selector_of(module, self.runs[0].steps if self.runs else 1) is None:
-            return [run for run in self.runs if not run.policy.learned]
-        return self.runs
 
     def record(self, trainer: L.Trainer, name: str, outcomes: Sequence[Outcome]) -> None:
         """Count outcomes and note their problems as done."""
@@ -308,6 +302,13 @@ def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
     """The selector that a module has learned for a budget, or ``None`` where it is a denoiser alone."""
     selector_for = cast(Callable[[int], Selector | None], module.selector_for)
     return selector_for(steps)
+
+
+def runs_of(runs: list[Run], all_policies: bool, module: L.LightningModule) -> list[Run]:
+    """The runs to make with a module: without a selector, all policies are all heuristics."""
+    if runs and all_policies and selector_of(module, runs[0].steps) is None:
+        return [run for run in runs if not run.policy.learned]
+    return runs
 
 
 def weights_hash(net: nn.Module) -> str:

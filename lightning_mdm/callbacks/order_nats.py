@@ -17,7 +17,15 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
-from lightning_mdm.callbacks.frontier import Run, denoiser_of, device_name, problems_of, selector_of, weights_hash
+from lightning_mdm.callbacks.frontier import (
+    Run,
+    denoiser_of,
+    device_name,
+    problems_of,
+    runs_of,
+    selector_of,
+    weights_hash,
+)
 from lightning_mdm.callbacks.order_log import log_order_nats
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.likelihood import true_token_nats
@@ -72,18 +80,12 @@ class OrderNats(EvaluationCallback):
 
     def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         idle = trainer.sanity_checking or trainer.state.fn == TrainerFn.FITTING
-        self.active = [] if idle else self.runs_of(module)
+        self.active = [] if idle else runs_of(self.runs, self.all_policies, module)
         if not self.active:
             return
         self.split = split
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
-
-    def runs_of(self, module: L.LightningModule) -> list[Run]:
-        """The runs to make with a module: without a selector, all policies are all heuristics."""
-        if self.runs and self.all_policies and selector_of(module, self.runs[0].steps) is None:
-            return [run for run in self.runs if not run.policy.learned]
-        return self.runs
 
     def each_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         wanted = [row for row, problem in enumerate(batch.index_B.tolist()) if problem in self.wanted]
