@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.points import Point, by_name, by_panel, is_adaptive, pool_seeds
-from lightning_mdm.report.style import COLOURS, MARKERS, evaluations_axis, legend_beside, panel_grid
+from lightning_mdm.report.style import COLOURS, MARKERS, draw_curve, evaluations_axis, legend_beside, panel_grid
 
 
 def frontier_figure(rows: Iterable[Row]) -> Figure:
@@ -41,28 +41,13 @@ def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]
     lowest, highest = 100.0, 0.0
     for name, curve in by_name(points).items():
         curve = sorted(curve, key=lambda point: (point.nfe_mean, point.T))
-        colour, marker = styles[name]
-        adaptive = is_adaptive(curve)
         accuracy = [100 * point.accuracy for point in curve]
-        axis.errorbar(
-            [max(point.nfe_mean, 1e-3) for point in curve],
-            accuracy,
-            # The interval of a pooled accuracy is rounded to whole problems and may miss it by a hair.
-            yerr=[
-                [max(0.0, y - 100 * point.low) for y, point in zip(accuracy, curve, strict=True)],
-                [max(0.0, 100 * point.high - y) for y, point in zip(accuracy, curve, strict=True)],
-            ],
-            label=name,
-            color=colour,
-            marker=marker,
-            markersize=6,
-            markerfacecolor="white" if adaptive else colour,
-            markeredgewidth=1.4,
-            linestyle="--" if adaptive else "-",
-            linewidth=1.5,
-            elinewidth=0.9,
-            alpha=0.95,
-        )
+        # The interval of a pooled accuracy is rounded to whole problems and may miss it by a hair.
+        bars = [
+            [max(0.0, y - 100 * point.low) for y, point in zip(accuracy, curve, strict=True)],
+            [max(0.0, 100 * point.high - y) for y, point in zip(accuracy, curve, strict=True)],
+        ]
+        draw_curve(axis, [point.nfe_mean for point in curve], accuracy, bars, name, styles[name], is_adaptive(curve))
         lowest = min(lowest, *(100 * point.low for point in curve))
         highest = max(highest, *(100 * point.high for point in curve))
     margin = 0.04 * max(highest - lowest, 5.0)
@@ -73,5 +58,4 @@ def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]
 
 
 def _styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-    # Eight colours and nine markers: 72 combinations before two policies look the same.
     return dict(zip(by_name(points), zip(cycle(COLOURS), cycle(MARKERS)), strict=False))

@@ -20,7 +20,15 @@ from rich.text import Text
 from lightning_mdm.outcomes import OrderRow
 from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
 from lightning_mdm.report.points import by_name, by_panel, is_adaptive
-from lightning_mdm.report.style import COLOURS, MARKERS, evaluations_axis, legend_beside, panel_grid, save_figure
+from lightning_mdm.report.style import (
+    COLOURS,
+    MARKERS,
+    draw_curve,
+    evaluations_axis,
+    legend_beside,
+    panel_grid,
+    save_figure,
+)
 from lightning_mdm.report.tables import print_table
 
 OPTIMUM = "optimum"
@@ -75,23 +83,8 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, tuple[str,
         shown = sorted(
             (point for point in curve if math.isfinite(point.nats)), key=lambda point: (point.nfe_mean, point.T)
         )
-        colour, marker = styles[name]
-        adaptive = is_adaptive(curve)
-        axis.errorbar(
-            [max(point.nfe_mean, 1e-3) for point in shown],
-            [point.nats for point in shown],
-            yerr=[point.sem for point in shown],
-            label=name,
-            color=colour,
-            marker=marker,
-            markersize=6,
-            markerfacecolor="white" if adaptive else colour,
-            markeredgewidth=1.4,
-            linestyle="--" if adaptive else "-",
-            linewidth=1.5,
-            elinewidth=0.9,
-            alpha=0.95,
-        )
+        nfe, nats, bars = ([getattr(point, field) for point in shown] for field in ("nfe_mean", "nats", "sem"))
+        draw_curve(axis, nfe, nats, bars, name, styles[name], is_adaptive(curve))
     best = optimum_curve(points)
     if best:
         # With bars of its own, if only empty ones: legends list lines first.

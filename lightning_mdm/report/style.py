@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white, and
-# a dark purple after it, so that every policy there is has a colour of its own.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082")
-MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p")
+# purple and brown after it, so that every policy there is has a colour of its own, beside a black optimum too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082", "#8C564B")
+# Their number shares no factor with that of the colours, with black or without: a hundred looks, not ten.
+MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
 
 
 def panel_grid(n: int) -> tuple[Figure, list[Axes]]:
@@ -33,6 +35,34 @@ def panel_grid(n: int) -> tuple[Figure, list[Axes]]:
     for axis in axes[n:]:
         axis.set_axis_off()
     return figure, axes[:n]
+
+
+def draw_curve(
+    axis: Axes,
+    nfe: Sequence[float],
+    values: Sequence[float],
+    bars: Any,
+    name: str,
+    look: tuple[str, str],
+    adaptive: bool,
+) -> None:
+    """One policy's values against mean NFE, ascending; hollow and dashed where the policy decides the steps."""
+    colour, marker = look
+    axis.errorbar(
+        [max(x, 1e-3) for x in nfe],
+        values,
+        yerr=bars,
+        label=name,
+        color=colour,
+        marker=marker,
+        markersize=6,
+        markerfacecolor="white" if adaptive else colour,
+        markeredgewidth=1.4,
+        linestyle="--" if adaptive else "-",
+        linewidth=1.5,
+        elinewidth=0.9,
+        alpha=0.95,
+    )
 
 
 def evaluations_axis(axis: Axes, most: int) -> None:
