@@ -1,4 +1,4 @@
-"""A bidirectional transformer trunk: RMSNorm, rotary positions, SwiGLU, no biases.
+"""A transformer trunk, bidirectional or causal: RMSNorm, rotary positions, SwiGLU, no biases.
 
 Knows nothing of tokens, masks or diffusion: it maps embeddings and a padding mask to hidden states.
 It holds no buffers, so distributed evaluation with uneven shards never waits for a buffer broadcast.
@@ -73,7 +73,7 @@ def writing(config: TransformerConfig, inputs: int) -> nn.Linear:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all valid positions, with rotary queries and keys."""
+    """Multi-head self-attention over the positions allowed, with rotary queries and keys."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -81,11 +81,11 @@ class Attention(nn.Module):
         self.qkv = reading(config, config.width, 3 * config.width)
         self.out = writing(config, config.width)
 
-    def forward(self, x_BLD: Tensor, attend_B11L: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
         q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        mixed_BHLK = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_B11L)
+        mixed_BHLK = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_B1LL)
         return self.out(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
 
 
@@ -112,17 +112,23 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BLD: Tensor, attend_B11L: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), attend_B11L, cos, sin)
+    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), attend_B1LL, cos, sin)
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final norm: embeddings ``[B, L, D]`` to hidden states ``[B, L, D]``."""
+    """A stack of blocks and a final norm: embeddings ``[B, L, D]`` to hidden states ``[B, L, D]``.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    Args:
+        config: its shape.
+        causal: whether a position attends to itself and those before it alone, or to all.
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.causal = causal
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
@@ -135,7 +141,9 @@ class Transformer(nn.Module):
         position = torch.arange(x_BLD.shape[1], device=x_BLD.device) if position_BL is None else position_BL[:, None]
         angles = rotary_angles(position, self.config.width // self.config.heads, self.config.rope_base)
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
-        attend_B11L = valid_BL[:, None, None, :]
+        attend_B1LL = valid_BL[:, None, None, :]  # of size 1 where all positions may attend to the same ones
+        if self.causal:
+            attend_B1LL = attend_B1LL & valid_BL.new_ones(x_BLD.shape[1], x_BLD.shape[1]).tril()
         for block in self.blocks:
-            x_BLD = block(x_BLD, attend_B11L, cos, sin)
+            x_BLD = block(x_BLD, attend_B1LL, cos, sin)
         return self.norm(x_BLD)

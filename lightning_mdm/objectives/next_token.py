@@ -1,0 +1,60 @@
+"""The next-token objective: the exact -log-likelihood of a response, by the chain rule from left to right.
+
+    -log p(x | prompt) = sum_i -log p(x_i | prompt, x_1 .. x_i-1)      (nats)
+
+Nothing is sampled and nothing bounded: what is reported is the likelihood itself, and what is differentiated is its
+mean per response token.
+
+Shapes: B rows, L positions, Q response positions per row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """One evaluation of the objective.
+
+    Args:
+        surrogate: scalar to differentiate, the batch's nats per response token.
+        nats_B: -log p(response | prompt) of each row, nats per sequence, detached.
+        n_tokens_B: response tokens of each row, the denominator of nats per token.
+        n_right: response tokens that are the likeliest prediction, in the batch.
+    """
+
+    surrogate: Tensor
+    nats_B: Tensor
+    n_tokens_B: Tensor
+    n_right: Tensor
+
+
+def next_token(logits_BQV: Tensor, query_BQ: Tensor, tokens_BL: Tensor, response_BL: Tensor) -> NextToken:
+    """The objective from a causal net's logits at queried positions.
+
+    Args:
+        logits_BQV: logits given the tokens to the left, at ``query_BQ``, which covers every response position once.
+        query_BQ: queried positions, distinct within a row.
+        tokens_BL: the sequence.
+        response_BL: the positions whose tokens count.
+    """
+    target_BQ, counts_BQ = tokens_BL.gather(1, query_BQ), response_BL.gather(1, query_BQ)
+    logits_BQV = logits_BQV.to(torch.promote_types(logits_BQV.dtype, torch.float32))
+    nll_BQ = F.cross_entropy(logits_BQV.transpose(1, 2), target_BQ, reduction="none").where(counts_BQ, 0.0)
+    n_tokens_B, nats_B = response_BL.sum(-1), nll_BQ.sum(-1)
+    right_BQ = (logits_BQV.argmax(-1) == target_BQ) & counts_BQ
+    return NextToken(nats_B.sum() / n_tokens_B.sum().clamp(min=1), nats_B.detach(), n_tokens_B, right_BQ.sum())
+
+
+def reads_left_to_right(prompt_BL: Tensor, valid_BL: Tensor) -> Tensor:
+    """Whether every given token stands before the first one to generate, a boolean scalar.
+
+    Otherwise a causal net would have to generate without seeing all that is given.
+    """
+    to_generate_BL = valid_BL & ~prompt_BL
+    return ~(prompt_BL & valid_BL & (to_generate_BL.cumsum(-1) > 0)).any()
