@@ -1,7 +1,7 @@
 """Small exact operations on categoricals and on subsets of positions.
 
-Confidence, margin and entropy of logits; inverse-transform sampling in float64; the best n of each row with ties
-broken at random. Knows nothing of models, policies or text.
+Confidence, margin, entropy and divergence of logits; inverse-transform sampling in float64; the best n of each row with
+ties broken at random. Knows nothing of models, policies or text.
 
 Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 """
@@ -39,6 +39,17 @@ def entropy(logits_NV: Tensor) -> Tensor:
     cost_N = (ratio_NV * gap_NV.clamp_(min=-1e4)).sum(-1).double()
     odds_N = ratio_NV.sum(-1).double()
     return torch.log1p(odds_N) - cost_N / (1.0 + odds_N)
+
+
+def divergence(logits_NV: Tensor, other_NV: Tensor) -> Tensor:
+    """KL(p || q) in nats of the distributions p, q of two sets of logits, float64 ``[N]``.
+
+    Infinite where p holds something possible that q does not.
+    """
+    log_p_NV, log_q_NV = logits_NV.double().log_softmax(-1), other_NV.double().log_softmax(-1)
+    p_NV = log_p_NV.exp()
+    # 0 log 0 is 0, whatever q says.
+    return (p_NV * (log_p_NV - log_q_NV)).where(p_NV > 0.0, 0.0).sum(-1).clamp(min=0.0)
 
 
 def sample_categorical(logits_NV: Tensor, uniform_N: Tensor) -> Tensor:

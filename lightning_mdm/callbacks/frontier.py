@@ -25,12 +25,14 @@ from lightning_mdm.callbacks.evaluation import EvaluationCallback
 from lightning_mdm.callbacks.frontier_log import DecodedExample, log_cells, log_examples, log_frontier
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.frontier import FrontierMetric
+from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.selector import Selector
 from lightning_mdm.outcomes import (
     BatchRecord,
@@ -68,8 +70,8 @@ class Frontier(EvaluationCallback):
     """The accuracy-vs-steps frontier.
 
     Args:
-        policies: unmasking policies to compare; all that there are, with their default options, where not given (those
-            that are learned only where the module has a selector).
+        policies: unmasking policies to compare; all that the module and the task can run, with their default options,
+            where not given (see ``runs_of``).
         budgets: step budgets T.
         seeds: seeds of the decoding noise; one cell each.
         decoding: end-of-sequence handling and token sampling.
@@ -116,7 +118,11 @@ class Frontier(EvaluationCallback):
     def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         """Find out what there is to decode, and what is decoded already."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        self.active = self.fit_runs if fitting else runs_of(self.runs, self.all_policies, module)
+        runs, all_policies = (self.fit_runs, False) if fitting else (self.runs, self.all_policies)
+        self.active = []
+        if runs:
+            self.facts = SplitFacts(problems_of(trainer), split)
+            self.active = runs_of(runs, all_policies, module, self.facts)
         self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
         self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
         if trainer.sanity_checking or not self.active:
@@ -154,6 +160,8 @@ class Frontier(EvaluationCallback):
     def options(self, trainer: L.Trainer, module: L.LightningModule, run: Run) -> dict[str, Any]:
         """All that decides what a run decodes beside denoiser, problems, budget and seed."""
         options = {**self.decoding.describe(run.policy), "precision": str(trainer.precision)}
+        if "token_frequency" in run.policy.reads:
+            options["token_frequency"] = self.facts.frequency_hash
         selector = selector_of(module, run.steps) if run.policy.learned else None
         return options if selector is None else {**options, "selector": weights_hash(selector)}
 
@@ -189,7 +197,7 @@ class Frontier(EvaluationCallback):
         rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            policy = run.policy.bound(selector_of(module, run.steps))
+            policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
             trace = self.decoding.decode(denoiser, policy, rows, data.token_space, run.steps, run.seed)
         tokens_BL, nfe = trace.tokens_BL.cpu(), trace.nfe_B.tolist()  # waits for the device
         seconds = time.perf_counter() - start
@@ -304,11 +312,40 @@ def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
     return selector_for(steps)
 
 
-def runs_of(runs: list[Run], all_policies: bool, module: L.LightningModule) -> list[Run]:
-    """The runs to make with a module: without a selector, all policies are all heuristics."""
-    if runs and all_policies and selector_of(module, runs[0].steps) is None:
-        return [run for run in runs if not run.policy.learned]
-    return runs
+def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, facts: SplitFacts) -> list[Run]:
+    """The runs to make: the one answer to which policies a module can run on the problems of a split.
+
+    Of all policies those are run that are learned only where the module has a selector, those that follow an order only
+    where the task knows one, and a sequential one only with a causal net, which in turn runs nothing else. A sequential
+    policy takes one step per token: it is run once, with the smallest budget that is enough for every problem.
+
+    Raises:
+        ValueError: a policy asked for that a causal net cannot run, or no budget that is enough for a sequential one.
+    """
+    causal = isinstance(denoiser_of(module), CausalDenoiser)
+    if all_policies:
+        runs = [
+            run for run in runs
+            if run.policy.sequential == causal
+            and not (run.policy.learned and selector_of(module, run.steps) is None)
+            and not ("order" in run.policy.reads and not facts.ordered)
+        ]  # fmt: skip
+    sequential = [run for run in runs if run.policy.sequential]
+    if causal and len(sequential) < len(runs):
+        other = next(run.policy for run in runs if not run.policy.sequential)
+        raise ValueError(
+            f"policy {type(other).__name__}: a causal net knows nothing to the right of the first masked token, so it "
+            "runs no policy but Autoregressive; choose that, or a masked denoiser"
+        )
+    if not sequential:
+        return list(runs)
+    enough = [run.steps for run in sequential if run.steps >= facts.longest_response]
+    if not enough:
+        raise ValueError(
+            f"policy {type(sequential[0].policy).__name__} takes one step per token, and the longest response of the "
+            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that"
+        )
+    return [run for run in runs if not run.policy.sequential or run.steps == min(enough)]
 
 
 def weights_hash(net: nn.Module) -> str:

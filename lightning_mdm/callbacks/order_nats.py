@@ -28,6 +28,7 @@ from lightning_mdm.callbacks.frontier import (
 )
 from lightning_mdm.callbacks.order_log import log_order_nats
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.likelihood import true_token_nats
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
@@ -48,8 +49,8 @@ class OrderNats(EvaluationCallback):
     """-log-likelihood of the true tokens along the order of each policy; off without budgets.
 
     Args:
-        policies: unmasking policies to compare; all that there are, with their default options, where not given (those
-            that are learned only where the module has a selector).
+        policies: unmasking policies to compare; all that the module and the task can run, with their default options,
+            where not given (see ``runs_of``).
         budgets: step budgets T.
         seeds: seeds of the policies' noise; one cell each.
         n_problems: how many problems of the split, the first ones; all where not given.
@@ -80,9 +81,11 @@ class OrderNats(EvaluationCallback):
 
     def begin(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         idle = trainer.sanity_checking or trainer.state.fn == TrainerFn.FITTING
-        self.active = [] if idle else runs_of(self.runs, self.all_policies, module)
-        if not self.active:
+        self.active = []
+        if idle or not self.runs:
             return
+        self.facts = SplitFacts(problems_of(trainer), split)
+        self.active = runs_of(self.runs, self.all_policies, module, self.facts)
         self.split = split
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
@@ -97,7 +100,7 @@ class OrderNats(EvaluationCallback):
         denoiser, space = denoiser_of(module), problems_of(trainer).token_space
         for run in self.active:
             with trainer.precision_plugin.forward_context():
-                policy = run.policy.bound(selector_of(module, run.steps))
+                policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
                 nats_B, trace = true_token_nats(denoiser, policy, rows, space, steps=run.steps, seed=run.seed)
             self.metric.update(run.name, rows.index_B, nats_B, tokens_B, trace.nfe_B)
 
@@ -122,6 +125,8 @@ class OrderNats(EvaluationCallback):
             options: dict[str, Any] = {**run.policy.options, "precision": str(trainer.precision)}
             if run.policy.learned:
                 options["selector"] = selectors[run.steps]
+            if "token_frequency" in run.policy.reads:
+                options["token_frequency"] = self.facts.frequency_hash
             row = OrderRow(
                 task=data.task, split=self.split, checkpoint=checkpoint, policy=run.policy.name,
                 options=canonical_json(options), T=run.steps, seed=run.seed, **costs[run.name]._asdict(),

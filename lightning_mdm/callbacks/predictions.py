@@ -8,8 +8,9 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_mdm.callbacks.frontier import denoiser_of, problems_of, selector_of
+from lightning_mdm.callbacks.frontier import Run, denoiser_of, problems_of, runs_of, selector_of
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
@@ -46,6 +47,8 @@ class Predictions(Callback):
         return Path(trainer.default_root_dir) / f"predictions.rank{trainer.global_rank}.jsonl"
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.facts = SplitFacts(problems_of(trainer), "predict")
+        runs_of([Run(self.policy, self.steps, self.seed)], False, pl_module, self.facts)  # or says why it cannot
         self.path(trainer).parent.mkdir(parents=True, exist_ok=True)
         self.path(trainer).write_text("")
         self.problems = {problem.index: problem for problem in problems_of(trainer).problems("predict")}
@@ -55,7 +58,7 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         data = problems_of(trainer)
-        policy = self.policy.bound(selector_of(pl_module, self.steps))
+        policy = self.policy.bound(selector_of(pl_module, self.steps)).informed(self.facts)
         with trainer.precision_plugin.forward_context():
             trace = self.decoding.decode(denoiser_of(pl_module), policy, batch, data.token_space, self.steps, self.seed)
         response_BL = batch.response_BL

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -117,6 +117,13 @@ class ProblemDataModule(L.LightningDataModule, ABC):
 
     def optimum_nats(self, steps: int) -> float | None:
         """The least expected -log-likelihood of a response in ``steps`` steps; ``None`` where nobody knows."""
+        return None
+
+    def order(self, problem: Problem) -> Sequence[int] | None:
+        """When each response token would best be found, one number per token, smaller ones first and equal ones alike.
+
+        A solver's order, for the policy ``GivenOrder``; ``None`` where the task knows none.
+        """
         return None
 
     # What the framework uses.

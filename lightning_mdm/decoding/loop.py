@@ -109,10 +109,12 @@ def decode(
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
     forward_passes = 0
     left = [L + 1] * len(nfe_B)
+    active = list(range(len(nfe_B)))
+    earlier: tuple[Prediction, ...] = ()
 
     for step in range(1, budget + 1):
         before, left = left, masked_BL.sum(-1).tolist()  # the loop's one look at where its rows are
-        active = [row for row, n in enumerate(left) if n]
+        previous, active = active, [row for row, n in enumerate(left) if n]
         if not active:
             break
         if any(left[row] == before[row] for row in active):
@@ -120,6 +122,9 @@ def decode(
         rows_A = torch.tensor(active, device=tokens_BL.device)
         tokens_AL, masked_AL = tokens_BL[rows_A], masked_BL[rows_A]
 
+        if earlier and len(active) < len(previous):
+            kept = [place for place, row in enumerate(previous) if left[row]]
+            earlier = tuple(prediction.rows(kept) for prediction in earlier)
         query_AQ = masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(left)]
         logits_AQV, hidden_ALD = denoiser(tokens_AL, canvas.valid_BL[rows_A], query_AQ)
         logits_AQV = logits_AQV.to(torch.promote_types(logits_AQV.dtype, torch.float32))  # bfloat16 would rank in ties
@@ -139,8 +144,10 @@ def decode(
             budget_B=torch.full_like(rows_A, budget),
             steps_left_B=torch.full_like(rows_A, budget - step + 1),
             noise=noise.rows(rows_A),
+            earlier=earlier,
         )
         chosen_AL = policy(state, prediction)
+        earlier = (prediction, *earlier)[: policy.memory]
         outside = outside | (chosen_AL & ~masked_AL).any()
         chosen_AL = chosen_AL & masked_AL
         for observer in observers:

@@ -1,4 +1,4 @@
-"""The unmasking policies that can be compared: the heuristics, and the list of all.
+"""The unmasking policies that can be compared: the common heuristics, and the list of all.
 
 To add a policy: write its class here, or in a file of its own, and add it to ``POLICIES``; configurations, figures and
 tests find it there.
@@ -14,8 +14,11 @@ from torch import Tensor
 
 from lightning_mdm.categorical import top_n
 from lightning_mdm.decoding.learned import Learned
-from lightning_mdm.decoding.policy import RankedPolicy, SelectorNet, UnmaskingPolicy
+from lightning_mdm.decoding.noisy import Noisy
+from lightning_mdm.decoding.places import Autoregressive, Dilated, GivenOrder, PCSampler
+from lightning_mdm.decoding.policy import Fact, RankedPolicy, SelectorNet, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor
 from lightning_mdm.noise import Stream
 
 
@@ -148,6 +151,8 @@ class Blocks(UnmaskingPolicy):
     def __post_init__(self) -> None:
         if isinstance(self.policy, Blocks):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
+        if "order" in self.policy.reads:
+            raise ValueError(f"policy={type(self.policy).__name__}: its order is one of the whole canvas; use it alone")
         if self.block_length < 1:
             raise ValueError(f"block_length={self.block_length}: a block has at least one position")
 
@@ -159,8 +164,19 @@ class Blocks(UnmaskingPolicy):
     def learned(self) -> bool:
         return self.policy.learned
 
+    @property
+    def reads(self) -> frozenset[Fact]:
+        return self.policy.reads
+
+    @property
+    def memory(self) -> int:
+        return self.policy.memory
+
     def bound(self, selector: SelectorNet | None) -> Self:
         return replace(self, policy=self.policy.bound(selector))
+
+    def informed(self, facts: TaskFacts) -> Self:
+        return replace(self, policy=self.policy.informed(facts))
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         n_B1, budget_B1 = state.canvas_BL.sum(-1, keepdim=True), state.budget_B[:, None]
@@ -182,9 +198,16 @@ POLICIES: tuple[type[UnmaskingPolicy], ...] = (
     TopProbability,
     TopMargin,
     Entropy,
+    Noisy,
+    PCSampler,
     LeftToRight,
+    Dilated,
     ConfidenceThreshold,
+    ConfidenceFactor,
     EntropyBounded,
+    KLASS,
     Blocks,
+    GivenOrder,
     Learned,
+    Autoregressive,
 )

@@ -1,8 +1,9 @@
 """What an unmasking policy is: which of the masked positions to unmask now.
 
-A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction`` and returns
-a subset of ``state.masked_BL``, non-empty in every row. It knows nothing of the denoiser, of how tokens are drawn or of
-when a row is finished. Its ranking never sees the token sampler's noise, and equal scores are ordered at random.
+A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction``, and where
+it asks for that what the task knows of a problem, and returns a subset of ``state.masked_BL``, non-empty in every row.
+It knows nothing of the denoiser, of how tokens are drawn or of when a row is finished. Its ranking never sees the token
+sampler's noise, and equal scores are ordered at random.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, Self, final
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self, final
 
 import torch
 from torch import Tensor
@@ -34,6 +36,21 @@ class SelectorNet(Protocol):
     ) -> Tensor: ...
 
 
+Fact = Literal["token_frequency", "order"]
+
+
+class TaskFacts(Protocol):
+    """What a task knows beside its problems; asked only by policies that read it."""
+
+    def token_frequency(self) -> Tensor:
+        """How often each token stands in a response, float64 ``[V]``, positive, with sum 1."""
+        ...
+
+    def order(self, problem: int) -> Sequence[int] | None:
+        """When each response token of a problem is to be unmasked: smaller numbers first, equal ones alike."""
+        ...
+
+
 class UnmaskingPolicy(ABC):
     """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
 
@@ -51,6 +68,25 @@ class UnmaskingPolicy(ABC):
     def learned(self) -> bool:
         """Whether a trained selector decides: such a policy has to be ``bound`` to one."""
         return False
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it takes one token per step, the leftmost, whatever the budget: as a causal net must be decoded."""
+        return False
+
+    @property
+    def reads(self) -> frozenset[Fact]:
+        """What it has to be told by the task: such a policy has to be ``informed``."""
+        return frozenset()
+
+    @property
+    def memory(self) -> int:
+        """How many earlier predictions of the run it looks at."""
+        return 0
+
+    def informed(self, facts: TaskFacts) -> Self:
+        """The same policy with what the task knows in place, where it reads that."""
+        return self
 
     def bound(self, selector: SelectorNet | None) -> Self:
         """The same policy with the module's selector in place, where it asks for one.

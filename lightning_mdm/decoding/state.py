@@ -5,11 +5,12 @@ Shapes: B rows, L positions, Q queried positions per row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lightning_mdm import categorical
@@ -68,13 +69,14 @@ class DecodingState:
     Args:
         tokens_BL: int64, the mask token at every position of ``masked_BL`` and perhaps at others not shown here.
         masked_BL: bool, the positions a policy may choose from.
-        canvas_BL: bool, the positions that were masked when decoding began.
+        canvas_BL: bool, the positions that were masked when decoding of the part at hand began.
         valid_BL: bool, the positions that are not padding.
         step: number of this pass of the loop, from 1.
         is_last: whether it is the last one; everything masked is unmasked then.
         budget_B: int64, T: the steps allowed in all for the positions at hand.
         steps_left_B: int64, steps left including this one; where it is 1, everything masked is unmasked.
         noise: random numbers of these rows.
+        earlier: the predictions of the steps before, the latest first, for policies with a ``memory``.
     """
 
     tokens_BL: Tensor
@@ -86,6 +88,7 @@ class DecodingState:
     budget_B: Tensor
     steps_left_B: Tensor
     noise: RowNoise
+    earlier: tuple[Prediction, ...] = ()
 
     @property
     def quota_B(self) -> Tensor:
@@ -98,8 +101,13 @@ class DecodingState:
 
     def within(self, subset_BL: Tensor, budget_B: Tensor, steps_left_B: Tensor) -> DecodingState:
         """The same rows with fewer positions to choose from and their own number of steps for them."""
-        masked_BL = self.masked_BL & subset_BL
-        return replace(self, masked_BL=masked_BL, budget_B=budget_B, steps_left_B=steps_left_B)
+        return replace(
+            self,
+            masked_BL=self.masked_BL & subset_BL,
+            canvas_BL=self.canvas_BL & subset_BL,
+            budget_B=budget_B,
+            steps_left_B=steps_left_B,
+        )
 
 
 class Prediction:
@@ -120,6 +128,12 @@ class Prediction:
         self.query_BQ = query_BQ
         self.length = length
         self.hidden_BLD = hidden_BLD
+
+    def rows(self, chosen: Sequence[int]) -> Prediction:
+        """The predictions for some of the rows."""
+        kept = torch.tensor(chosen, device=self.query_BQ.device)
+        hidden_BLD = None if self.hidden_BLD is None else self.hidden_BLD[kept]
+        return Prediction(self.logits_BQV[kept], self.query_BQ[kept], self.length, hidden_BLD)
 
     def spread(self, value_BQ: Tensor) -> Tensor:
         """Values per slot, placed at their positions: ``[B, L]``, 0 elsewhere."""
@@ -143,6 +157,19 @@ class Prediction:
     def top_margin_BL(self) -> Tensor:
         """Probability of the likeliest token minus that of the second, float64."""
         return self.statistic(categorical.top_margin)
+
+    @cached_property
+    def best_token_BL(self) -> Tensor:
+        """The likeliest token, int64; the lowest id among equals."""
+        return self.statistic(lambda logits_NV: logits_NV.argmax(-1))
+
+    def divergence_BL(self, earlier: Prediction) -> Tensor:
+        """KL divergence of these distributions from those of an earlier step of the same rows, nats, float64."""
+        slot_BQ = torch.arange(earlier.query_BQ.shape[1], device=self.query_BQ.device).expand(earlier.query_BQ.shape)
+        # Masked positions were masked before too; of slots that are none, whose values mean nothing, any will do.
+        place_BQ = earlier.spread(slot_BQ).gather(1, self.query_BQ)
+        before_BQV = torch.take_along_dim(earlier.logits_BQV, place_BQ[:, :, None], dim=1)
+        return self.spread(categorical.divergence(self.logits_BQV, before_BQV))
 
     @cached_property
     def entropy_BL(self) -> Tensor:

@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LOOP_OPTIONS = frozenset({"end_of_sequence", "isolate_rows", "precision", "selector", "token_temperature"})
-"""Options of the decoding loop, and the hash of a selector; every other option is a parameter of the policy."""
+LOOP_OPTIONS = frozenset(
+    {"end_of_sequence", "isolate_rows", "precision", "selector", "token_frequency", "token_temperature"}
+)
+"""Options of the decoding loop, and hashes of what a policy was told; every other option is a parameter of it."""
 
 
 def display_name(policy: str, options: str) -> str:

@@ -19,8 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white, and
-# purple and brown after it, so that every policy there is has a colour of its own, beside a black optimum too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082", "#8C564B")
+# darker and lighter ones after it, so that every policy there is has a colour of its own, beside a black optimum too.
+# So many are no longer told apart by colour alone: each has a marker of its own kind as well.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082", "#8C564B",
+    "#8B0000", "#004D40", "#B8860B", "#9A6FB0", "#7CB342", "#C2185B", "#546E7A", "#1A237E",
+)  # fmt: skip
 # Their number shares no factor with that of the colours, with black or without: a hundred looks, not ten.
 MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
 

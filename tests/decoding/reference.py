@@ -12,27 +12,38 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.policies import (
     IID,
+    KLASS,
     POLICIES,
+    Autoregressive,
     Blocks,
+    ConfidenceFactor,
     ConfidenceThreshold,
+    Dilated,
     Entropy,
     EntropyBounded,
+    GivenOrder,
     LeftToRight,
+    Noisy,
+    PCSampler,
     TopMargin,
     TopProbability,
 )
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.vocabulary import TokenSpace
-from toys import ToySelector
+from toys import ToyFacts, ToySelector
 
+FACTS = ToyFacts()
 SAME = 1e-9  # scores closer than this are ties
 
 SetLaw = dict[frozenset[int], float]
@@ -40,6 +51,16 @@ Memory = tuple[int, int]
 """What a run remembers between steps: the block at hand, and the time of the latest set in it (IID's; -1: none yet)."""
 
 VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
+    Noisy: (
+        Noisy(),
+        Noisy("probability", "gaussian", 0.3, quota="even"),
+        Noisy("log_probability", fading=True, quota="cosine"),
+        Noisy("entropy", coefficient=0.0),
+    ),
+    PCSampler: (PCSampler(), PCSampler(decay=0.0), PCSampler(decay=0.1, clip=0.8)),
+    Dilated: (Dilated(), Dilated(3)),
+    ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
+    KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 2.0, 2)),
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
     EntropyBounded: (EntropyBounded(0.0), EntropyBounded(0.7)),
     Blocks: (
@@ -48,6 +69,10 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Blocks(LeftToRight(), 1),
         Blocks(ConfidenceThreshold(0.6), 3),
         Blocks(EntropyBounded(0.7), 2),
+        Blocks(Noisy(), 2),
+        Blocks(Dilated(), 3),
+        Blocks(PCSampler(), 3),
+        Blocks(KLASS(0.4, 0.6, 1), 3),
         Blocks(Learned("greedy", beta=2.0), 2).bound(ToySelector()),
         Blocks(Learned("sampled"), 3).bound(ToySelector()),
     ),
@@ -64,7 +89,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
 
 def instances() -> list[UnmaskingPolicy]:
     """Every policy of ``POLICIES``, with the options that the tests try."""
-    return [policy for kind in POLICIES for policy in (VARIANTS[kind] if kind in VARIANTS else (kind(),))]
+    return [policy.informed(FACTS) for kind in POLICIES for policy in VARIANTS.get(kind) or (kind(),)]
 
 
 def label(policy: UnmaskingPolicy) -> str:
@@ -86,6 +111,7 @@ class View:
         budget: T.
         steps_left: including this one.
         memory: of the run so far.
+        earlier: token probabilities of the masked positions at the steps before, the latest first.
         tokens: of the whole row, mask ids and padding included.
         valid: positions that are no padding.
     """
@@ -97,6 +123,7 @@ class View:
     budget: int
     steps_left: int
     memory: Memory = (0, -1)
+    earlier: tuple[Mapping[int, list[float]], ...] = ()
     tokens: tuple[int, ...] = ()
     valid: tuple[int, ...] = ()
 
@@ -167,6 +194,110 @@ def entropy_bounded(policy: EntropyBounded, view: View) -> SetLaw:
     return best({i: -h[i] for i in view.masked}, n)
 
 
+def plackett_luce(weight: Mapping[int, float], n: int) -> SetLaw:
+    """The first ``n`` draws without replacement in proportion to the weights: what Gumbel noise does to a ranking."""
+    law: SetLaw = defaultdict(float)
+    for order in itertools.permutations(weight, n):
+        q, left = 1.0, sum(weight.values())
+        for i in order:
+            q, left = q * weight[i] / left, left - weight[i]
+        law[frozenset(order)] += q
+    return dict(law)
+
+
+def normal_ranking(mean: Mapping[int, float], scale: float, n: int) -> SetLaw:
+    """The ``n`` largest of independent normal variables, by quadrature over the smallest of them."""
+    x = np.linspace(min(mean.values()) - 12.0 * scale, max(mean.values()) + 12.0 * scale, 8001)
+    law = {}
+    for chosen in itertools.combinations(mean, n):
+        density = 0.0
+        for least in chosen:
+            term = norm.pdf(x, mean[least], scale)
+            for i in mean:
+                if i != least:
+                    term = term * (norm.sf if i in chosen else norm.cdf)(x, mean[i], scale)
+            density = density + term
+        law[frozenset(chosen)] = float(np.trapezoid(density, x))
+    return law
+
+
+def noisy(policy: Noisy, view: View) -> SetLaw:
+    certainty = {
+        "margin": margin, "probability": top, "log_probability": lambda p: math.log(top(p)),
+        "entropy": lambda p: -entropy(p),
+    }[policy.certainty]  # fmt: skip
+    score = {i: certainty(view.p[i]) for i in view.masked}
+    t = Fraction(view.steps_left - 1, view.budget)
+    share = math.cos(math.pi / 2 * (1 - t)) if policy.quota == "cosine" else t
+    scheduled = max(1, len(view.masked) - math.floor(len(view.canvas) * share + 1e-9))
+    n = view.quota if policy.quota == "even" else scheduled
+    scale = policy.coefficient * (float(share) if policy.fading else 1.0)
+    if n >= len(score) or scale == 0.0:
+        return best(score, n)
+    if policy.noise == "gumbel":
+        return plackett_luce({i: math.exp(s / scale) for i, s in score.items()}, n)
+    return normal_ranking(score, scale, n)
+
+
+def pc_sampler(policy: PCSampler, view: View) -> SetLaw:
+    frequency = FACTS.token_frequency().tolist()
+    score = {}
+    for i in view.masked:
+        token = view.p[i].index(max(view.p[i]))
+        calibrated = min(policy.clip, -view.p[i][token] * math.log(frequency[token]))
+        score[i] = math.exp(-policy.decay * view.canvas.index(i)) * calibrated
+    return best(score, view.quota)
+
+
+def dilated_groups(n: int, base: int) -> list[set[int]]:
+    """The groups of places 0 .. n - 1, without empty ones."""
+    rounds = max(1, next(r for r in itertools.count() if base**r >= n))
+    groups: list[set[int]] = []
+    for t in range(1, rounds + 1):
+        apart = max(1, n // base**t)
+        groups.append({k for k in range(n) if k % apart == 0}.difference(*groups))
+    if len(groups) > 1 and len(groups[-1]) < len(groups[-2]):
+        last = groups.pop()
+        groups[-1] |= last
+    return [group for group in groups if group]
+
+
+def dilated(policy: Dilated, view: View) -> SetLaw:
+    for group in dilated_groups(len(view.canvas), policy.base):
+        left = frozenset(view.canvas[k] for k in group) & set(view.masked)
+        if left:
+            return {left: 1.0}
+    raise AssertionError("the groups hold every position")
+
+
+def confidence_factor(policy: ConfidenceFactor, view: View) -> SetLaw:
+    falling = sorted((top(view.p[i]) for i in view.masked), reverse=True)
+    fits = [n for n, c in enumerate(falling, start=1) if (n + 1) * (1.0 - c) < policy.factor]
+    return best({i: top(view.p[i]) for i in view.masked}, max([1, *fits]))
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0.0)
+
+
+def klass(policy: KLASS, view: View) -> SetLaw:
+    run = [view.p, *view.earlier[: policy.history]]
+    rest = [] if len(run) <= policy.history else [
+        i for i in view.masked
+        if top(view.p[i]) > policy.threshold
+        and all(kl(now[i], before[i]) < policy.divergence for now, before in itertools.pairwise(run))
+    ]  # fmt: skip
+    return {frozenset(rest): 1.0} if rest else best({i: top(view.p[i]) for i in view.masked}, view.quota)
+
+
+def given_order(policy: GivenOrder, view: View) -> SetLaw:
+    return best({i: -FACTS.RANKS[view.canvas.index(i)] for i in view.masked}, view.quota)
+
+
+def autoregressive(policy: Autoregressive, view: View) -> SetLaw:
+    return {frozenset({min(view.masked)}): 1.0}
+
+
 def blocks(policy: Blocks, view: View) -> dict[tuple[frozenset[int], Memory], float]:
     length = max(policy.block_length, math.ceil(len(view.canvas) / view.budget))
     parts = [view.canvas[start : start + length] for start in range(0, len(view.canvas), length)]
@@ -175,6 +306,7 @@ def blocks(policy: Blocks, view: View) -> dict[tuple[frozenset[int], Memory], fl
     inner = replace(
         view,
         masked=tuple(i for i in part if i in view.masked),
+        canvas=part,
         budget=ends[1] - ends[0],
         steps_left=ends[1] - view.step + 1,
         memory=view.memory if view.memory[0] == number else (number, -1),
@@ -215,6 +347,13 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     EntropyBounded: entropy_bounded,
     Blocks: blocks,
     Learned: learned,
+    Noisy: noisy,
+    PCSampler: pc_sampler,
+    Dilated: dilated,
+    ConfidenceFactor: confidence_factor,
+    KLASS: klass,
+    GivenOrder: given_order,
+    Autoregressive: autoregressive,
 }
 
 
@@ -265,13 +404,17 @@ def decode_law(
             return [(p.index(max(p)), 1.0)]
         return [(token, q) for token, q in enumerate(p) if q > 0.0]
 
-    def go(tokens: tuple[int, ...], order: tuple[int, ...], step: int, weight: float, memory: Memory) -> None:
+    def go(
+        tokens: tuple[int, ...], order: tuple[int, ...], step: int, weight: float, memory: Memory,
+        earlier: tuple[Mapping[int, list[float]], ...],
+    ) -> None:  # fmt: skip
         masked = tuple(i for i in canvas if tokens[i] == space.mask_id)
         if not masked:
             law[tokens, order] += weight
             return
-        p = probabilities(tokens)
-        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory, tokens, valid)
+        p = dict(enumerate(probabilities(tokens)))
+        now = {i: p[i] for i in masked}
+        view = View(masked, canvas, now, step, steps, steps - step + 1, memory, earlier, tokens, valid)
         for (chosen, remembered), q_set in set_law(policy, view).items():
             positions = sorted(chosen)
             for drawn in itertools.product(*(token_law(p[i]) for i in positions)):
@@ -283,9 +426,9 @@ def decode_law(
                 for i in canvas:
                     if ends and i > ends[0] and after[i] == space.mask_id:
                         after[i], when[i] = space.eos_id, step
-                go(tuple(after), tuple(when), step + 1, q, remembered)
+                go(tuple(after), tuple(when), step + 1, q, remembered, (now, *earlier))
 
-    go(start, (0,) * len(start), 1, 1.0, (0, -1))
+    go(start, (0,) * len(start), 1, 1.0, (0, -1), ())
     return dict(law)
 
 

@@ -9,18 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.reference import View, set_law
+from decoding.reference import FACTS, View, set_law
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.likelihood import true_token_nats
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
+    KLASS,
     POLICIES,
+    Autoregressive,
     Blocks,
+    ConfidenceFactor,
     ConfidenceThreshold,
+    Dilated,
     Entropy,
     EntropyBounded,
     LeftToRight,
+    PCSampler,
     TopMargin,
     TopProbability,
 )
@@ -52,15 +57,20 @@ class Seen(Tabular):
 
 
 VARIANTS: dict[type[UnmaskingPolicy], list[UnmaskingPolicy]] = {
+    KLASS: [KLASS(0.4, 0.6, 1)],
     ConfidenceThreshold: [ConfidenceThreshold(0.6)],
     EntropyBounded: [EntropyBounded(0.7)],
     Blocks: [Blocks(TopMargin(), 2), Blocks(Learned(), 2)],
     Learned: [Learned(), Learned("sampled"), Learned(beta=1.5)],
 }
-ALL = [policy.bound(confident) for kind in POLICIES for policy in VARIANTS.get(kind) or [kind()]]  # type: ignore[arg-type]
+ALL = [
+    policy.bound(confident).informed(FACTS)  # type: ignore[arg-type]
+    for kind in POLICIES for policy in VARIANTS.get(kind) or [kind()]
+]  # fmt: skip
 DETERMINISTIC = [
     TopProbability(), TopMargin(), Entropy(), LeftToRight(), ConfidenceThreshold(0.6), EntropyBounded(0.7),
-    Blocks(TopMargin(), 2),
+    Blocks(TopMargin(), 2), PCSampler(0.1).informed(FACTS), Dilated(), ConfidenceFactor(1.2), KLASS(0.4, 0.6, 1),
+    KLASS(0.0, 1.0, 2), Autoregressive(),
 ]  # fmt: skip
 
 
@@ -94,13 +104,14 @@ def probabilities(denoiser: Tabular, state: tuple[int, ...]) -> list[list[float]
 def walk(denoiser: Tabular, policy: UnmaskingPolicy, true: tuple[int, ...], steps: int) -> tuple[float, list[int]]:
     """nats and order of a deterministic policy, in plain Python, by the reference's definition of the policy."""
     state, order, nats, memory = [MASK] * LENGTH, [0] * LENGTH, 0.0, (0, -1)
-    canvas = tuple(range(LENGTH))
+    canvas, earlier = tuple(range(LENGTH)), ()
     for step in range(1, steps + 1):
         masked = tuple(i for i in canvas if state[i] == MASK)
         if not masked:
             break
         p = probabilities(denoiser, tuple(state))
-        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory)
+        view = View(masked, canvas, {i: p[i] for i in masked}, step, steps, steps - step + 1, memory, earlier)
+        earlier = (view.p, *earlier)
         (((chosen, memory), certainty),) = set_law(policy, view).items()
         assert certainty == pytest.approx(1.0)
         for i in chosen:

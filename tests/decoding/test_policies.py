@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.reference import instances, label
+from decoding.reference import FACTS, instances, label
 from laws import assert_follows
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
+    KLASS,
     POLICIES,
     Blocks,
     ConfidenceThreshold,
@@ -29,7 +30,8 @@ from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Fixed, Mixing, ToySelector, random_rows, repeated, rows
 
-FAMILY = [(Blocks(TopMargin(), 3) if kind is Blocks else kind()).bound(ToySelector()) for kind in POLICIES]
+TRIED = {Blocks: Blocks(TopMargin(), 3), KLASS: KLASS(0.2, 4.0, 1)}
+FAMILY = [(TRIED.get(kind) or kind()).bound(ToySelector()).informed(FACTS) for kind in POLICIES]
 SIX = TokenSpace(6, eos_id=None, pad_id=0)
 
 
@@ -131,8 +133,9 @@ def test_wrong_options_are_named(build: object, message: str) -> None:
 
 def test_names_and_options_describe_a_policy() -> None:
     assert [kind().name for kind in POLICIES if kind is not Blocks] == [
-        "iid", "top_probability", "top_margin", "entropy", "left_to_right", "confidence_threshold", "entropy_bounded",
-        "learned",
+        "iid", "top_probability", "top_margin", "entropy", "noisy", "pc_sampler", "left_to_right", "dilated",
+        "confidence_threshold", "confidence_factor", "entropy_bounded", "klass", "given_order", "learned",
+        "autoregressive",
     ]  # fmt: skip
     wrapped = Blocks(ConfidenceThreshold(0.7), 4)
     assert wrapped.name == "blocks"
