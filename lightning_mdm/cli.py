@@ -114,6 +114,7 @@ class CLI(LightningCLI):
         if path is None and config.model is not None:
             take_tokenizer(config)
         if path is not None and config.model is not None:
+            check_objective(config.model.class_path, self.trained_with, path)
             check_model(config.model.init_args, self.trained_with, path)
 
     @override
@@ -217,6 +218,19 @@ def hyper_parameters(path: Path) -> dict[str, Any]:
     return dict(checkpoint.get("hyper_parameters", {}))
 
 
+def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> None:
+    """Tell nets that read from left to right from those that read in any order: their options look alike.
+
+    Raises:
+        ValueError: the configured model is of one kind and the checkpoint of the other.
+    """
+    configured = class_path.rpartition(".")[2] == "AutoregressiveModule"
+    found = trained.get("objective") == "next_token"
+    if trained and configured != found:
+        kind = "an autoregressive net" if found else "a masked denoiser"
+        raise ValueError(f"ckpt_path={path} holds {kind}: give the configuration that it was trained with")
+
+
 def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], path: Path) -> None:
     """Compare the configured model with the one in a checkpoint, its net option by option.
 
@@ -272,10 +286,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def report_command(args: Sequence[str]) -> None:
-    """``lightning report RUN [RUN ...] [--out DIR]``."""
+    """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true]``."""
     description = "Join runs into one table, figure and report with paired tests; print the table and the path."
     parser = Parser(prog="lightning report", description=description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories with a frontier.csv.")
     parser.add_argument("--out", help="Where to write; by default the run's own directory, of several 'report' beside.")
+    parser.add_argument(
+        "--one_panel", type=bool, default=False, help="Show all denoisers of a task and split in one panel."
+    )
     options = parser.parse_args(list(args))
-    report(options.runs, options.out)
+    report(options.runs, options.out, options.one_panel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import POLICIES as ALL_POLICIES
 from lightning_mdm.metrics.statistics import mcnemar, wilson
 from lightning_mdm.outcomes import (
     BatchRecord,
@@ -32,6 +34,7 @@ from lightning_mdm.report import display_name, frontier_figure, frontier_table, 
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
+from lightning_mdm.report.style import COLOURS, MARKERS
 
 N = 40
 LOOP = {"end_of_sequence": "as_tokens", "token_temperature": 0.0}
@@ -100,7 +103,8 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    assert {field.name for field in fields(DecodingOptions)} | {"precision", "selector"} == LOOP_OPTIONS
+    told = {"checkpoint", "precision", "selector", "token_frequency"}
+    assert {field.name for field in fields(DecodingOptions)} | told == LOOP_OPTIONS
 
 
 def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
@@ -335,3 +339,31 @@ def test_loads_neither_torch_nor_lightning() -> None:
     code = "import sys, lightning_mdm.report; print({'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = save(tmp_path / "first", *sweep((0,)))
+    rows, outcomes = sweep((0,), checkpoint="abcdef0123")
+    keep = [row for row in rows if row.policy == "iid"]
+    ours = [replace(row, policy="autoregressive") for row in rows if row.policy == "top_margin" and row.T == 4]
+    second = save(tmp_path / "second", keep + ours, [row for row in outcomes if row.policy == "iid"])
+    report([str(first), str(second)], str(tmp_path / "apart"))
+    apart = (tmp_path / "apart" / "report.md").read_text(encoding="utf-8")
+    assert apart.count("\n## ") == 2
+    report([str(first), str(second)], str(tmp_path / "joined"), one_panel=True)
+    text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
+    assert text.count("\n## ") == 1
+    assert "## word_problems, test, checkpoint 1f0c9a3e + abcdef01" in text
+    for name in ("iid [checkpoint=1f0c9a3e]", "iid [checkpoint=abcdef01]", "top margin", "autoregressive"):
+        assert f"| {name} |" in text, "only what is ambiguous is told apart"
+    assert "iid [checkpoint=abcdef01]" in (tmp_path / "joined" / "paired.csv").read_text(encoding="utf-8")
+    assert read_rows(tmp_path / "joined" / "frontier.csv") == read_rows(tmp_path / "apart" / "frontier.csv")
+    fewer = save(tmp_path / "fewer", [replace(row, n=N - 1) for row in keep], [])
+    with pytest.raises(ValueError, match=rf"decoded {N - 1} and {N} test problems of word_problems"):
+        report([str(first), str(fewer)], str(tmp_path / "no"), one_panel=True)
+
+
+def test_every_policy_has_a_colour_of_its_own() -> None:
+    assert len(set(COLOURS)) == len(COLOURS) > len(ALL_POLICIES), "one is the optimum's"
+    looks = list(itertools.islice(zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False), 100))
+    assert len(set(looks)) == 100

@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
@@ -128,16 +129,15 @@ class DenoiserModule(L.LightningModule):
         return batch.index_B
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        matrices = [p for p in self.denoiser.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.denoiser.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas)
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate),
+        return adamw_with_warmup(
+            self.denoiser,
+            learning_rate=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            final_learning_rate=self.final_learning_rate,
+            total=int(self.trainer.estimated_stepping_batches),
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
@@ -162,6 +162,27 @@ def masked_diffusion(
     logits_BQV = denoiser(masked_tokens_BL, batch.valid_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
     return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting)
+
+
+def adamw_with_warmup(
+    net: nn.Module,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    warmup_steps: int,
+    final_learning_rate: float,
+    total: int,
+) -> OptimizerLRScheduler:
+    """AdamW on all of a net, decaying matrices only, with the learning rate of ``learning_rate_factor``."""
+    matrices = [p for p in net.parameters() if p.ndim >= 2]
+    vectors = [p for p in net.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, final_learning_rate)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, final: float) -> float:

@@ -8,6 +8,7 @@ order_*     what orders cost in nats, and when they unmask which position
 style       how figures look
 paired      tests on the same problems
 markdown    the text
+together    several denoisers in one panel
 runs        reading run directories, writing the files
 """
 

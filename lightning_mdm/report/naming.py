@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 LOOP_OPTIONS = frozenset(
-    {"end_of_sequence", "isolate_rows", "precision", "selector", "token_frequency", "token_temperature"}
+    {"checkpoint", "end_of_sequence", "isolate_rows", "precision", "selector", "token_frequency", "token_temperature"}
 )
-"""Options of the decoding loop, and hashes of what a policy was told; every other option is a parameter of it."""
+"""Options of the decoding loop, hashes of what a policy was told, and the denoiser where several share a panel; every
+other option is a parameter of the policy."""
 
 
 def display_name(policy: str, options: str) -> str:

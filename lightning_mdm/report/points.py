@@ -24,8 +24,9 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """E.g. ``gsm8k, test, checkpoint 1f0c9a3e``."""
-        return f"{self.task}, {self.split}, checkpoint {self.checkpoint[:8]}"
+        """E.g. ``gsm8k, test, checkpoint 1f0c9a3e``; of several together, all of them."""
+        checkpoints = " + ".join(checkpoint[:8] for checkpoint in self.checkpoint.split("+"))
+        return f"{self.task}, {self.split}, checkpoint {checkpoints}"
 
 
 class Named(Protocol):

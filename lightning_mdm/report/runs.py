@@ -18,6 +18,7 @@ from lightning_mdm.report.paired import PairRow, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, pool_seeds
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
+from lightning_mdm.report.together import together
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,20 @@ def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
     return _write(read_runs(run_dirs), Path(out_dir))
 
 
-def report(run_dirs: list[str], out: str | None = None) -> None:
+def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False) -> None:
     """Prints the frontier of one or more runs as a table, writes the report and prints its path.
 
     Args:
         run_dirs: run directories, each with a frontier.csv.
         out: where to write. Default: the run's own directory; of several runs, ``report`` beside the first.
+        one_panel: show all denoisers of a task and split together, rather than each in a panel of its own; see
+            ``together``. The rows written stay what they are.
 
     Raises:
-        ValueError: as :func:`read_runs`.
+        ValueError: as :func:`read_runs`, or as ``together``.
     """
-    runs = read_runs(run_dirs)
+    apart = read_runs(run_dirs)
+    runs = Runs(*together(apart.rows, apart.outcomes), apart.notes) if one_panel else apart
     table = frontier_table(runs.rows)
     console = print_table(table)
     for note in runs.notes:
@@ -97,6 +101,7 @@ def report(run_dirs: list[str], out: str | None = None) -> None:
     first = Path(run_dirs[0])
     default = first if len({Path(run) for run in run_dirs}) == 1 else first.parent / "report"
     path = _write(runs, Path(out) if out is not None else default)
+    write_rows(path.with_name("frontier.csv"), apart.rows)
     print(path)
 
 

@@ -1,0 +1,53 @@
+"""Several denoisers in one panel: an autoregressive net beside a masked one, or one denoiser before and after.
+
+Knows rows; knows nothing of files. What stands in a panel together must have decoded the same problems.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from lightning_mdm.outcomes import OutcomeRow, Row, canonical_json
+
+AnyRow = TypeVar("AnyRow", Row, OutcomeRow)
+
+
+def together(rows: Sequence[Row], outcomes: Sequence[OutcomeRow]) -> tuple[list[Row], list[OutcomeRow]]:
+    """The same rows as if one checkpoint had decoded all of a task and split.
+
+    That checkpoint is named by all of them, joined with ``+``. Where several of them decoded with one policy and the
+    same options, the options say which one it was.
+
+    Raises:
+        ValueError: the rows of a task and split are of different numbers of problems.
+    """
+    checkpoints: dict[tuple[str, str], dict[str, None]] = {}
+    users: dict[tuple[str, str, str, str], set[str]] = {}
+    sizes: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        where = (row.task, row.split)
+        checkpoints.setdefault(where, {})[row.checkpoint] = None
+        users.setdefault((*where, row.policy, row.options), set()).add(row.checkpoint)
+        sizes.setdefault(where, set()).add(row.n)
+    for (task, split), found in sizes.items():
+        if len(checkpoints[task, split]) > 1 and len(found) > 1:
+            raise ValueError(
+                f"the runs decoded {' and '.join(map(str, sorted(found)))} {split} problems of {task}: denoisers are "
+                "compared on the same problems; sweep them with the same data, or report them apart"
+            )
+
+    def joined(given: Iterable[AnyRow]) -> list[AnyRow]:
+        result = []
+        for row in given:
+            where, options = (row.task, row.split), row.options
+            if len(users.get((*where, row.policy, options), ())) > 1:
+                options = canonical_json({**json.loads(options), "checkpoint": row.checkpoint[:8]})
+            result.append(
+                replace(row, checkpoint="+".join(checkpoints.get(where, {row.checkpoint: None})), options=options)
+            )
+        return result
+
+    return joined(rows), joined(outcomes)
