@@ -19,15 +19,26 @@ from collections.abc import Callable
 import torch
 
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import POLICIES, Blocks, TopMargin
+from lightning_mdm.decoding.policies import POLICIES, Autoregressive, Blocks, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
+from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.selector import OrderNetConfig, Selector
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
 
 VOCABULARY, PROMPT, RESPONSE = 512, 78, 48  # the default task
+
+
+class Facts:
+    """Something to tell the policies that ask for it."""
+
+    def token_frequency(self) -> torch.Tensor:
+        return torch.full((VOCABULARY,), 1 / VOCABULARY, dtype=torch.float64)
+
+    def order(self, problem: int) -> list[int]:
+        return list(range(RESPONSE))
 
 
 def main() -> None:
@@ -68,9 +79,13 @@ def main() -> None:
 
     # Untrained, it keeps to the IID schedule: what is timed is what it costs to ask.
     selector = Selector(config.width, OrderNetConfig()).to(device).eval()
-    policies = [(Blocks(TopMargin()) if kind is Blocks else kind()).bound(selector) for kind in POLICIES]
+    policies = [
+        (Blocks(TopMargin()) if kind is Blocks else kind()).bound(selector).informed(Facts()) for kind in POLICIES
+    ]
     work = {"bare, response logits": lambda: bare(True), "bare, all logits": lambda: bare(False)}
-    work |= {policy.label: decoded(policy) for policy in policies}
+    work |= {policy.label: decoded(policy) for policy in policies if not policy.sequential}
+    causal = CausalDenoiser(VOCABULARY, config).to(device).eval()
+    work["causal net, whole response"] = lambda: decode(causal, Autoregressive(), rows, space, steps=RESPONSE)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for repeat in range(options.repeats + 2):
         for name, task in work.items():

@@ -203,7 +203,8 @@ def test_the_configuration_trains_sweeps_and_joins_the_figure(
     (tmp_path / "tiny.yaml").write_text(TINY)
     (tmp_path / "task.yaml").write_text(TINY_WORD_PROBLEMS.split("frontier")[0])
     files = [part for file in (config, tmp_path / "tiny.yaml", tmp_path / "task.yaml") for part in ("--config", file)]
-    run, masked = tmp_path / "run", tmp_path / "masked"
+    run, masked, beside = tmp_path / "run", tmp_path / "masked", tmp_path / "beside"
+    beside.mkdir()
     fit = program("fit", *files, "--run_dir", run, "--trainer.max_steps", "2", "--frontier.fit_problems", "1")
     assert "Traceback" not in fit
     last = run / "checkpoints" / "last.ckpt"
@@ -215,16 +216,16 @@ def test_the_configuration_trains_sweeps_and_joins_the_figure(
     assert json.loads(row.options)["end_of_sequence"] == "close"
     program("predict", *files, "--run_dir", run, "--ckpt_path", last)
 
-    program("fit", *tiny(tmp_path), "--run_dir", masked, "--trainer.max_steps", "2")
+    program("fit", *tiny(beside), "--run_dir", masked, "--trainer.max_steps", "2")
     other = masked / "checkpoints" / "last.ckpt"
-    program("sweep", *tiny(tmp_path), "--run_dir", masked, "--ckpt_path", other)
+    program("sweep", *tiny(beside), "--run_dir", masked, "--ckpt_path", other)
     program("report", masked, run, "--out", tmp_path / "joined", "--one_panel", "true")
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
     assert text.count("\n## word_problems, test, checkpoint ") == 1
     assert "| autoregressive [end_of_sequence=close] |" in text
     for options, kind in (
         ([*files, "--ckpt_path", other], "a masked denoiser"),
-        ([*tiny(tmp_path), "--ckpt_path", last], "an autoregressive net"),
+        ([*tiny(beside), "--ckpt_path", last], "an autoregressive net"),
     ):
         with pytest.raises(SystemExit):
             main([str(part) for part in ["sweep", *options, "--run_dir", tmp_path / "no"]])
