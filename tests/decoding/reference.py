@@ -60,7 +60,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     PCSampler: (PCSampler(), PCSampler(decay=0.0), PCSampler(decay=0.1, clip=0.8)),
     Dilated: (Dilated(), Dilated(3)),
     ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
-    KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 2.0, 2)),
+    KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 0.5, 2)),
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
     EntropyBounded: (EntropyBounded(0.0), EntropyBounded(0.7)),
     Blocks: (

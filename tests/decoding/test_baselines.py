@@ -134,6 +134,9 @@ def test_frequent_tokens_and_late_positions_wait() -> None:
         PCSampler(decay=0.01, clip=2.0): [3, 1, 2],
     }.items():
         assert fixed(policy.informed(Facts()), p, steps=3).order.step_BL.tolist() == [order]
+    # Places are those of the canvas: when the middle is gone, the last position is no nearer.
+    p = [[0.2, 0.4, 0.1, 0.1, 0.1, 0.1], [0.0, 0.01, 0.99, 0, 0, 0], [0.0, 0.1, 0.9, 0, 0, 0]]
+    assert fixed(PCSampler(decay=0.8).informed(Facts()), p, steps=3).order.step_BL.tolist() == [[2, 1, 3]]
 
 
 class Scripted:
