@@ -40,9 +40,10 @@ def together(rows: Sequence[Row], outcomes: Sequence[OutcomeRow]) -> tuple[list[
             )
 
     def joined(given: Iterable[AnyRow]) -> list[AnyRow]:
-        result = []
+        result: list[AnyRow] = []
         for row in given:
-            where, options = (row.task, row.split), row.options
+            where: tuple[str, str] = (row.task, row.split)
+            options = row.options
             if len(users.get((*where, row.policy, options), ())) > 1:
                 options = canonical_json({**json.loads(options), "checkpoint": row.checkpoint[:8]})
             result.append(
