@@ -1,9 +1,11 @@
-"""The non-empty Bernoulli law over sets: independent coins on the masked positions, conditioned on not all failing.
+"""What a law over the sets to unmask is, and the non-empty Bernoulli law.
+
+The latter is independent coins on the masked positions, conditioned on not all failing:
 
     P(U) = prod_{i in U} p_i prod_{i in M \\ U} (1 - p_i) / Z,    Z = 1 - prod_{i in M} (1 - p_i),    {} != U in M
 
-The one law of selector and approximate posterior. Everything is computed from log p and log(1 - p), so that p = 1 and
-p next to 0 are exact. Knows nothing of tokens or models.
+Selector and approximate posterior share one law, this one or that of ``finishing_law.py``. Everything is computed from
+log p and log(1 - p), so that p = 1 and p next to 0 are exact. Knows nothing of tokens or models.
 
 Shapes: B rows, L positions.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +31,61 @@ def log1mexp(x: Tensor) -> Tensor:
     close_BL = (-x.masked_fill(~near_BL, -1.0).expm1()).log()
     far_BL = (-x.masked_fill(near_BL, -1.0).exp()).log1p()
     return torch.where(near_BL, close_BL, far_BL)
+
+
+class UnmaskingLaw(Protocol):
+    """A law over non-empty subsets of each row's masked positions."""
+
+    @property
+    def masked_BL(self) -> Tensor:
+        """M, bool."""
+        ...
+
+    @property
+    def logit_BL(self) -> Tensor:
+        """The logit of each position's coin."""
+        ...
+
+    @property
+    def marginal_BL(self) -> Tensor:
+        """P(i in U); 0 where not masked."""
+        ...
+
+    def rows(self, index_N: Tensor) -> Self:
+        """The law of some of the rows, or of rows repeated."""
+        ...
+
+    def moved(self, by_BL: Tensor, by_B: Tensor | None = None) -> Self:
+        """The law with something added to the logits of its coins, and to that of finishing where there is one."""
+        ...
+
+    def scaled(self, factor: float) -> Self:
+        """The law with min(1, factor * p) in place of every probability, ``factor`` > 0."""
+        ...
+
+    def log_prob(self, chosen_BL: Tensor) -> Tensor:
+        """log P(U) of non-empty subsets of the masked positions, ``[B]``."""
+        ...
+
+    def score(self, chosen_BL: Tensor) -> Tensor:
+        """The gradient of log P(U) with respect to the law's logits, detached: ``[B, number of logits]``."""
+        ...
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other) in nats, ``[B]``, for a law over the same positions."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, ``[B]``."""
+        ...
+
+    def sample(self, uniform_B: Tensor, uniform_BL: Tensor) -> Tensor:
+        """One set per row, bool ``[B, L]``, from float64 uniforms of (0, 1)."""
+        ...
+
+    def likeliest(self, uniform_BL: Tensor) -> Tensor:
+        """The set of the greedy rule, bool ``[B, L]``; float64 uniforms order equal positions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,9 +107,18 @@ class NonEmptyBernoulli:
         """The law with p = sigmoid(logits)."""
         return cls(F.logsigmoid(logits_BL), F.logsigmoid(-logits_BL), masked_BL)
 
+    @property
+    def logit_BL(self) -> Tensor:
+        """log p_i / (1 - p_i)."""
+        return self.log_p_BL - self.log_not_p_BL
+
     def rows(self, index_N: Tensor) -> NonEmptyBernoulli:
         """The law of some of the rows, or of rows repeated."""
         return NonEmptyBernoulli(self.log_p_BL[index_N], self.log_not_p_BL[index_N], self.masked_BL[index_N])
+
+    def moved(self, by_BL: Tensor, by_B: Tensor | None = None) -> NonEmptyBernoulli:
+        """The law with something added to its logits, p being below 1; it has no other logit to add ``by_B`` to."""
+        return NonEmptyBernoulli.from_logits(self.logit_BL + by_BL, self.masked_BL)
 
     def scaled(self, factor: float) -> NonEmptyBernoulli:
         """The law with min(1, factor * p) in place of p, ``factor`` > 0."""
@@ -77,6 +144,10 @@ class NonEmptyBernoulli:
         """log P(U) of non-empty subsets of the masked positions, ``[B]``; 0 in a row without masked positions."""
         log_BL = torch.where(chosen_BL, self.log_p_BL, self.log_not_p_BL)
         return log_BL.masked_fill(~self.masked_BL, 0.0).sum(-1) - self.log_z_B
+
+    def score(self, chosen_BL: Tensor) -> Tensor:
+        """The gradient of log P(U) with respect to the logits, detached, ``[B, L]``."""
+        return (chosen_BL.to(self.log_p_BL.dtype) - self.marginal_BL).detach()
 
     def kl(self, other: NonEmptyBernoulli) -> Tensor:
         """KL(self || other) in nats, ``[B]``, for a law over the same positions."""
@@ -119,7 +190,7 @@ class NonEmptyBernoulli:
         Args:
             uniform_BL: float64 uniforms that order equal positions.
         """
-        odds_BL = self.log_p_BL - self.log_not_p_BL
+        odds_BL = self.logit_BL
         one_B = torch.ones_like(self.masked_BL[:, 0], dtype=torch.int64)
         best_BL = top_n(odds_BL.clamp(max=torch.finfo(odds_BL.dtype).max), self.masked_BL, one_B, uniform_BL)
         return (self.masked_BL & (odds_BL > 0.0)) | best_BL

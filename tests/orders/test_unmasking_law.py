@@ -236,6 +236,17 @@ def test_a_row_without_masked_positions_has_no_gradient_and_spoils_none() -> Non
     assert bool((logits_BL.grad[1] != 0.0).all())
 
 
+@pytest.mark.parametrize("row", DIFFERENTIATED)
+def test_the_score_is_the_gradient_of_the_enumerated_log_probability(row: str) -> None:
+    for chosen in [u for u, a in of(law_of(ROWS[row])).items() if a.item() > -INF]:
+        logits_1L = leaf(ROWS[row])
+        law = tied(logits_1L, ROWS[row])
+        (expected,) = torch.autograd.grad(of(law)[chosen], logits_1L)
+        got = law.score(as_mask(chosen))
+        assert not got.requires_grad
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
+
+
 # Draws.
 
 
@@ -306,6 +317,21 @@ def test_scaling_multiplies_every_probability_up_to_one(name: str, factor: float
 def test_scaling_keeps_small_probabilities_exactly() -> None:
     scaled = law_of([-40.0, -35.0, None, None]).scaled(0.5)
     torch.testing.assert_close(scaled.log_not_p_BL[0, :2], -0.5 * law_of([-40.0, -35.0]).log_p_BL[0].exp())
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if INF not in row])
+def test_a_moved_law_has_its_odds_multiplied(name: str) -> None:
+    by_1L = torch.tensor([[0.7, -1.3, 2.0, -0.2]], dtype=torch.float64, requires_grad=True)
+    law = law_of(ROWS[name])
+    moved, masked = law.moved(by_1L), law.masked_BL[0].nonzero()[:, 0].tolist()
+    factor = by_1L[0].exp().tolist()
+    weight = {u: float(a.exp()) * math.prod(factor[i] for i in u) for u, a in of(law).items()}
+    for chosen, w in weight.items():
+        assert moved.log_prob(as_mask(chosen)).exp().item() == pytest.approx(w / sum(weight.values()), rel=1e-9)
+    if len(masked) > 1:
+        (gradient_1L,) = torch.autograd.grad(moved.log_prob(as_mask((masked[0],))).sum(), by_1L)
+        torch.testing.assert_close(gradient_1L, moved.score(as_mask((masked[0],))), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(law.moved(torch.zeros(1, 4)).log_prob(law.masked_BL), law.log_prob(law.masked_BL))
 
 
 def test_rows_are_picked_and_repeated() -> None:
