@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mdm.decoding.state import Rows
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.output import DenoiserOutput
 
 
@@ -28,22 +30,30 @@ class ToySelector:
     Args:
         place: weight of where a position stands; with 0, positions of equal confidence tie.
         offset: added to every logit.
+        finish: added to the logit of finishing; ``None``: that is no decision of its own.
     """
 
     place: float = 0.6
     offset: float = 0.3
+    finish: float | None = None
 
     def __call__(
         self, hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
         price: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> UnmaskingLaw:  # fmt: skip
         top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.unbind(-1)
         # Counted over the whole row: the number of tokens 0 that are visible.
         zeros_B = ((hidden_BLD[:, :, 0] > 0.5) & valid_BL).sum(-1)
         place_L = torch.arange(masked_BL.shape[1], device=masked_BL.device) % 3 - 1.0
         row_B = self.offset + 0.2 * zeros_B + 0.25 * price - 0.4 * steps_left_B - 0.1 * masked_BL.sum(-1)
         own_BL = 1.5 * top_BL + 0.8 * margin_BL - 0.5 * entropy_BL - 0.1 * odds_BL.clamp(max=5.0)
-        return own_BL + self.place * place_L + row_B[:, None]
+        logits_BL = own_BL + self.place * place_L + row_B[:, None]
+        if self.finish is None:
+            return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
+        # At stake is all that is masked.
+        stake_B = (0.5 * entropy_BL + 0.1 * place_L).masked_fill(~masked_BL, 0.0).sum(-1)
+        finish_B = self.finish + 0.3 * zeros_B + 0.2 * price + 0.1 * steps_left_B - stake_B
+        return FinishingBernoulli.from_logits(logits_BL, finish_B, masked_BL)
 
 
 class ToyFacts:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_mdm.decoding.policy import SelectorNet, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 Rule = Literal["greedy", "sampled"]
 
@@ -29,7 +29,7 @@ def selector_law(
     valid_BL: Tensor,
     steps_left_B: Tensor,
     price: float,
-) -> NonEmptyBernoulli:
+) -> UnmaskingLaw:
     """pi(U | z): the selector's law over the sets to unmask now; in training and in decoding the same.
 
     Raises:
@@ -46,8 +46,7 @@ def selector_law(
         ),
         dim=-1,
     )
-    logits_BL = selector(prediction.hidden_BLD, confidence_BLF, valid_BL, masked_BL, steps_left_B, price)
-    return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
+    return selector(prediction.hidden_BLD, confidence_BLF, valid_BL, masked_BL, steps_left_B, price)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from torch import Tensor
 from lightning_mdm.categorical import top_n
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
+from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 
 class SelectorNet(Protocol):
-    """Logits ``[B, L]`` of unmasking each masked position now; see ``lightning_mdm.nets.selector.Selector``."""
+    """The law of the set to unmask now; see ``lightning_mdm.nets.selector.Selector``."""
 
     def __call__(
         self,
@@ -33,7 +34,7 @@ class SelectorNet(Protocol):
         masked_BL: Tensor,
         steps_left_B: Tensor,
         price: float,
-    ) -> Tensor: ...
+    ) -> UnmaskingLaw: ...
 
 
 Fact = Literal["token_frequency", "order"]

@@ -19,9 +19,9 @@ from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
 from lightning_mdm.nets.denoiser import ReadableDenoiser
 from lightning_mdm.nets.posterior_net import PosteriorNet
-from lightning_mdm.nets.selector import Selector
+from lightning_mdm.nets.selector import OrderReading, Selector
 from lightning_mdm.objectives.order_elbo import States
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class BatchModel:
         return self.posterior.reads_states
 
     @cached_property
-    def score_BL(self) -> Tensor:
-        """The posterior's scores: its one look at the clean sequence."""
+    def scores(self) -> OrderReading:
+        """The posterior's one look at the clean sequence."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             embedded_BLD = self.denoiser.embed(self.batch.tokens_BL)
         return self.posterior.scores(embedded_BLD, self.batch.valid_BL, self.batch.response_BL, self.budget, self.price)
@@ -102,15 +102,15 @@ class BatchModel:
                 margin_SQ = (p_SQV.gather(-1, true_SQ1).squeeze(-1) - other_SQ).masked_fill(~asked_SQ, 0.0)
             return StateReading(prediction, prediction.spread(log_SQ), prediction.spread(margin_SQ))
 
-    def selector_law(self, states: States, reading: StateReading) -> NonEmptyBernoulli:
+    def selector_law(self, states: States, reading: StateReading) -> UnmaskingLaw:
         """pi(U | z)."""
         return selector_law(
             self.selector, reading.prediction, states.masked_SL, self.batch.valid_BL[states.example_S],
             states.steps_left_S, self.price,
         )  # fmt: skip
 
-    def posterior_law(self, states: States, log_prob_SL: Tensor | None) -> NonEmptyBernoulli:
+    def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
         """q(U | M, x)."""
-        return self.posterior.law(
-            self.score_BL[states.example_S], states.masked_SL, log_prob_SL, states.steps_left_S, self.budget, self.price
-        )
+        example_S = states.example_S
+        read = OrderReading(self.scores.value_BL[example_S], self.scores.mean_BD[example_S])
+        return self.posterior.law(read, states.masked_SL, log_prob_SL, pi, states.steps_left_S, self.budget, self.price)

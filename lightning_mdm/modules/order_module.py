@@ -6,10 +6,10 @@ Knows nothing of heuristics or of text. What is optimised is in ``objectives/ord
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,26 +17,27 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
 from lightning_mdm.modules.order_batch import BatchModel
+from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
 from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
-from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps, importance_weighted_nats
+from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
-Family = Literal["state_aware", "max_normalised"]
+Family = Literal["state_aware", "relative", "max_normalised"]
 Estimator = Literal["all_steps", "one_step"]
 Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
-IMITATED_LOGIT = 4.0  # the logit that a margin of 1 is worth in the warm start
+BudgetDraw = Literal["uniform", "by_cost"]
+IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
 MEMORY = 0.95  # of the control variate's regression, per update with the same budget
 LEAST_VARIANCE = 1e-6
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
@@ -47,7 +48,8 @@ class PosteriorConfig:
     """The approximate posterior.
 
     Args:
-        family: ``state_aware``, or ``max_normalised`` (following Fox et al., arXiv 2602.23968).
+        family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law), or
+            ``max_normalised`` (following Fox et al., arXiv 2602.23968).
         net: shape of the net that reads the clean sequence.
         order_temperature: of the max-normalised family, at the beginning of training.
         final_order_temperature: what it is lowered to linearly until training ends.
@@ -78,14 +80,19 @@ class OrderModule(L.LightningModule):
         denoising_weight: with ``joint``, the weight of the plain masked-diffusion objective beside the bound.
         selector: shape of the selector.
         posterior: the approximate posterior.
+        finishing: whether finishing is a decision of its own, apart from the coins of the positions (see
+            ``orders/finishing_law.py``); of the state-aware family only.
         selectors: one selector and posterior for every budget (``shared``) or one each (``per_budget``).
         budgets: step budgets T >= 2, one drawn for each update.
+        budget_draw: ``uniform``, or ``by_cost``: with probability in proportion to 1 / T, so that every budget gets
+            about as many denoiser evaluations, and the small ones, whose orders are hardest to find, the most updates.
         prices: nats per step, one drawn for each update; the selector is told which.
         wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
         estimator: ``all_steps`` or ``one_step``.
         samples: trajectories K >= 2 of each example.
         validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
         warm_start_steps: first updates, spent on imitating the true token's margin.
+        warm_start_margin: the margin at which an imitated probability is 1/2.
         entropy_bonus: weight of q's entropy in the surrogate at the beginning of training, for exploration; it falls
             linearly to 0.
         entropy_fades_by: share of training after which it is 0.
@@ -111,14 +118,17 @@ class OrderModule(L.LightningModule):
         denoising_weight: float = 1.0,
         selector: OrderNetConfig = OrderNetConfig(),  # noqa: B008 (frozen)
         posterior: PosteriorConfig = PosteriorConfig(),
+        finishing: bool = False,
         selectors: Sharing = "shared",
         budgets: Sequence[int] = (2, 3, 4, 5, 6, 8, 10),
+        budget_draw: BudgetDraw = "uniform",
         prices: Sequence[float] = (0.0,),
         wait_price: float = 0.0,
         estimator: Estimator = "all_steps",
         samples: int = 8,
         validation_samples: int = 8,
         warm_start_steps: int = 0,
+        warm_start_margin: float = 0.8,
         entropy_bonus: float = 0.0,
         entropy_fades_by: float = 0.5,
         offset_fades_by: float | None = None,
@@ -131,6 +141,7 @@ class OrderModule(L.LightningModule):
         for name, value, choices in (
             ("denoiser", denoiser, get_args(Training)),
             ("selectors", selectors, get_args(Sharing)),
+            ("budget_draw", budget_draw, get_args(BudgetDraw)),
             ("estimator", estimator, get_args(Estimator)),
         ):
             if value not in choices:
@@ -153,6 +164,12 @@ class OrderModule(L.LightningModule):
             )
         if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
             raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
+        family = posterior["family"] if isinstance(posterior, dict) else posterior.family
+        if finishing and family == "max_normalised":
+            raise ValueError(
+                "model.finishing=true, model.posterior.family='max_normalised': this family cannot decide about "
+                "finishing; choose state_aware or relative"
+            )
         net = net_from_plain(net)  # plain where restored from a checkpoint
         selector = OrderNetConfig(**selector) if isinstance(selector, dict) else selector
         if isinstance(posterior, dict):
@@ -168,6 +185,7 @@ class OrderModule(L.LightningModule):
         self.joint = denoiser == "joint"
         self.denoising_weight = denoising_weight
         self.budgets = list(budgets)
+        self.budget_draw: BudgetDraw = budget_draw
         self.prices = list(prices)
         self.wait_price = wait_price
         self.posterior_config = posterior
@@ -175,6 +193,7 @@ class OrderModule(L.LightningModule):
         self.samples = samples
         self.validation_samples = validation_samples
         self.warm_start_steps = warm_start_steps
+        self.warm_start_margin = warm_start_margin
         self.entropy_bonus = entropy_bonus
         self.entropy_fades_by = entropy_fades_by
         self.offset_fades_by = offset_fades_by
@@ -189,16 +208,18 @@ class OrderModule(L.LightningModule):
         self.denoiser.requires_grad_(self.joint)
         names = ["shared"] if selectors == "shared" else [f"T{budget}" for budget in budgets]
         width = self.denoiser.width
-        kind: Callable[[int, OrderNetConfig], PosteriorNet] = StateAware
+        kind: Callable[[int, OrderNetConfig], PosteriorNet] = partial(
+            StateAware, finishes=finishing, relative=posterior.family == "relative"
+        )
         if posterior.family == "max_normalised":
             kind = partial(MaxNormalised, order_temperature=posterior.order_temperature)
-        self.selectors = nn.ModuleDict({name: Selector(width, selector) for name in names})
+        self.selectors = nn.ModuleDict({name: Selector(width, selector, finishing) for name in names})
         self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
         if init_from is not None:
             load_net(self.order_nets, init_from, option="model.init_from")
         # Moments by budget and step, for the estimator's control variate.
         self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
-        self.means: defaultdict[str, MeanMetric] = defaultdict(MeanMetric)
+        self.bounds = OrderBounds()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
@@ -266,7 +287,7 @@ class OrderModule(L.LightningModule):
         self.anneal(step)
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
-        budget = self.budgets[int(which[0] * len(self.budgets))]
+        budget = self.drawn_budget(float(which[0]))
         price = self.prices[int(which[1] * len(self.prices))]
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
@@ -284,6 +305,12 @@ class OrderModule(L.LightningModule):
             surrogate = surrogate + self.denoising_weight * denoising.surrogate
         # Parameters without a part in this update would stop distributed training, which waits for their gradients.
         return surrogate + sum(0.0 * p.sum() for p in self.parameters() if p.requires_grad)
+
+    def drawn_budget(self, uniform: float) -> int:
+        """The budget of an update, from a uniform of (0, 1)."""
+        weights = [1.0 / budget if self.budget_draw == "by_cost" else 1.0 for budget in self.budgets]
+        reached = list(accumulate(weights))
+        return next(b for b, up_to in zip(self.budgets, reached, strict=True) if uniform * reached[-1] < up_to)
 
     def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
         """The bound and its surrogate on one batch."""
@@ -318,15 +345,16 @@ class OrderModule(L.LightningModule):
         left_B = (t_B1[:, 0] * model.budget).ceil().long().clamp(min=2)
         states = States(torch.arange(len(response_BL), device=response_BL.device), masked_BL, left_B)
         reading = model.read(states)
-        target_BL = IMITATED_LOGIT * reading.margin_SL
+        target_BL = IMITATED_LOGIT * (reading.margin_SL - self.warm_start_margin)
         pi = model.selector_law(states, reading)
-        offset_B1 = model.selector.offset(left_B)[:, None]
-        error_BL = (pi.log_p_BL - pi.log_not_p_BL - offset_B1 - target_BL).square()
-        if model.posterior_reads_states:
-            q = model.posterior_law(states, reading.log_prob_SL.detach())
-            error_BL = error_BL + (q.log_p_BL - q.log_not_p_BL - offset_B1 - target_BL).square()
+        error_BL = (pi.logit_BL - offset_of(model.selector, left_B) - target_BL).square()
+        if model.posterior.reads_selector:
+            pass  # it starts as the selector
+        elif model.posterior_reads_states:
+            q = model.posterior_law(states, reading.log_prob_SL.detach(), pi)
+            error_BL = error_BL + (q.logit_BL - offset_of(model.posterior, left_B) - target_BL).square()
         else:
-            error_BL = error_BL + (model.score_BL - reading.margin_SL).square()
+            error_BL = error_BL + (model.scores.value_BL - reading.margin_SL).square()
         return error_BL[masked_BL].mean()
 
     def trained(self, step: int) -> float:
@@ -365,10 +393,10 @@ class OrderModule(L.LightningModule):
     # Evaluation.
 
     def on_validation_epoch_start(self) -> None:
-        self.means.clear()
+        self.bounds.clear()
 
     def on_test_epoch_start(self) -> None:
-        self.means.clear()
+        self.bounds.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.evaluate(batch)
@@ -377,44 +405,30 @@ class OrderModule(L.LightningModule):
         self.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_means("val")
+        self.bounds.log(self, "val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_means("test")
+        self.bounds.log(self, "test")
 
     def evaluate(self, batch: Batch) -> None:
-        """Bounds on -log p(x) of the learned order and of IID, on draws that are the same at every evaluation."""
+        """Bounds on -log p(x) of the learned order and of IID, on draws that are the same at every evaluation.
+
+        The learned order at every budget with the first price, and at the largest with every price; IID, which knows no
+        price, once for each budget.
+        """
         M, response_BL = self.validation_samples, batch.response_BL
         noise = trajectories(RowNoise(0, batch.index_B), M)
-        for budget in self.budgets:
-            for price in self.prices:
-                model = self.batch_model(batch, budget, price)
-                choose = partial(draw_sets, noise, 0)
-                learned = all_steps(model, response_BL, samples=M, choose=choose, **self.terms(model))
+        cells = [(budget, self.prices[0]) for budget in self.budgets]
+        cells += [(max(self.budgets), price) for price in self.prices[1:]]
+        for budget, price in cells:
+            model = self.batch_model(batch, budget, price)
+            choose = partial(draw_sets, noise, 0)
+            learned = all_steps(model, response_BL, samples=M, choose=choose, **self.terms(model))
+            self.bounds.add("learned", learned, batch, budget, price)
+            if price == self.prices[0]:
                 times_NL = 1 + (noise.uniform_BL(Stream.MASK, 0, response_BL.shape[1]) * budget).long()
                 iid = iid_steps(model, response_BL, times_NL, **self.terms(model))
-                for name, elbo in {"learned": learned, "iid": iid}.items():
-                    self.add_means(name, elbo, batch, budget, price)
-
-    def add_means(self, name: str, elbo: OrderElbo, batch: Batch, budget: int, price: float) -> None:
-        """Collect the figures of one policy at one budget and price."""
-        where = f"@T={budget}/{name}" + (f"/price={price}" if price else "")
-        tokens, rows = batch.response_BL.sum(), len(batch)
-        for part, value, weight in (
-            ("bound_nats", elbo.bound_nats_B.mean(), rows),
-            ("bound_nats_per_token", elbo.bound_nats_B.sum() / tokens, tokens),
-            ("importance_weighted_nats", importance_weighted_nats(elbo.log_weight_BK).mean(), rows),
-            ("token_nats", elbo.token_nats_B.mean(), rows),
-            ("order_kl_nats", elbo.kl_nats_B.mean(), rows),
-            ("price_nats", elbo.price_nats_B.mean(), rows),
-            ("steps_of_q", elbo.steps_BK.mean(), rows),
-        ):
-            self.means[f"{part}{where}"].to(self.device).update(value, weight)
-
-    def log_means(self, split: str) -> None:
-        """Log what was collected; the metrics gather it from all processes."""
-        for name, mean in self.means.items():
-            self.log(f"{split}/{name}", mean.compute(), sync_dist=True)  # equal on all: it changes nothing
+                self.bounds.add("iid", iid, batch, budget, price)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The problems of the batch; the ``Predictions`` callback decodes them."""
@@ -430,13 +444,19 @@ class OrderModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def offset_of(net: Selector | PosteriorNet, steps_left_B: Tensor) -> Tensor:
+    """The pull of the IID schedule in a net's logits, ``[B, 1]``; 0 where it has none."""
+    offset = net.offset if isinstance(net, Selector | StateAware) else None
+    return torch.zeros_like(steps_left_B)[:, None] if offset is None else offset(steps_left_B)[:, None]
+
+
 def trajectories(noise: RowNoise, samples: int) -> RowNoise:
     """The noise of every trajectory: a problem's K trajectories are keyed like K problems."""
     index_BK = noise.index_B[:, None] * samples + torch.arange(samples, device=noise.index_B.device)
     return RowNoise(noise.seed, index_BK.flatten())
 
 
-def draw_sets(noise: RowNoise, first: int, law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+def draw_sets(noise: RowNoise, first: int, law: UnmaskingLaw, row_A: Tensor, step: int) -> Tensor:
     """Sets of some trajectories at a step, from draws that belong to (problem, trajectory, update, step)."""
     rows = noise.rows(row_A)
     length = law.masked_BL.shape[1]

@@ -16,22 +16,23 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.selector import IIDOffset, OrderNet, OrderNetConfig
+from lightning_mdm.nets.selector import (
+    FIRST_FINISH,
+    LEAST_NATS,
+    WAVES,
+    FinishHead,
+    IIDOffset,
+    OrderNet,
+    OrderNetConfig,
+    OrderReading,
+    step_features,
+)
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
-WAVES = 4
-BUDGET_TABLES = 17
-"""Every budget has its own table of positions (from 16 on they share one): the best orders have other pivots."""
-EVIDENCE = 5
-"""Log-likelihood and likelihood of the true token, 1 / steps left, the logarithm of T, the price."""
-
-
-def budget_features(budget: int) -> list[float]:
-    """Features in which neighbouring budgets differ clearly, as the best orders of T = 2 and T = 3 may."""
-    octaves = math.log2(budget)
-    waves = [wave(math.pi * k * octaves / 2.0) for k in range(1, WAVES + 1) for wave in (math.cos, math.sin)]
-    return [math.log(budget), 1.0 / budget, *waves]
+GIVEN = 3
+"""1 / steps left, the logarithm of T, the price."""
 
 
 class PosteriorNet(nn.Module, ABC):
@@ -44,13 +45,16 @@ class PosteriorNet(nn.Module, ABC):
     """
 
     reads_states: bool
+    reads_selector: bool = False
 
     def __init__(self, embedding_width: int, config: OrderNetConfig, last_scale: float) -> None:
         super().__init__()
-        self.net = OrderNet(embedding_width, len(budget_features(2)) + 1, config, last_scale, BUDGET_TABLES)
+        self.net = OrderNet(embedding_width, 2 + 2 * WAVES + 1, config, last_scale)
 
-    def scores(self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int, price: float) -> Tensor:
-        """Scores ``[B, L]`` of the clean sequence's positions, read once.
+    def scores(
+        self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int, price: float
+    ) -> OrderReading:
+        """Scores of the clean sequence's positions, read once.
 
         Args:
             embedded_BLD: embeddings of the clean tokens.
@@ -59,21 +63,24 @@ class PosteriorNet(nn.Module, ABC):
             budget: T.
             price: nats per step.
         """
-        feature_F = embedded_BLD.new_tensor([*budget_features(budget), math.sqrt(price)])
-        feature_BLF = feature_F.expand(*valid_BL.shape, -1)
-        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, budget)
+        steps_B = torch.full_like(valid_BL[:, 0], budget, dtype=torch.int64)
+        price_B1 = torch.full_like(steps_B, 0, dtype=torch.float64)[:, None] + math.sqrt(price)
+        feature_BF = torch.cat((step_features(steps_B), price_B1), dim=-1).to(embedded_BLD.dtype)
+        feature_BLF = feature_BF[:, None].expand(-1, valid_BL.shape[1], -1)
+        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, steps_B)
 
     @abstractmethod
     def law(
-        self, score_SL: Tensor, masked_SL: Tensor, log_prob_SL: Tensor | None, steps_left_S: Tensor, budget: int,
-        price: float,
-    ) -> NonEmptyBernoulli:  # fmt: skip
+        self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
+        steps_left_S: Tensor, budget: int, price: float,
+    ) -> UnmaskingLaw:  # fmt: skip
         """The law of the next set.
 
         Args:
-            score_SL: scores of each state's example.
+            read: what ``scores`` gave for each state's example.
             masked_SL: M.
             log_prob_SL: the true tokens' log-likelihoods in the state; ``None`` for families that read no states.
+            pi: the selector's law in the state; ``None`` for families that read no states.
             steps_left_S: steps left including this one, at least 2.
             budget: T.
             price: nats per step.
@@ -97,10 +104,10 @@ class MaxNormalised(PosteriorNet):
         self.register_buffer("order_temperature", torch.tensor(order_temperature))
 
     def law(
-        self, score_SL: Tensor, masked_SL: Tensor, log_prob_SL: Tensor | None, steps_left_S: Tensor, budget: int,
-        price: float,
-    ) -> NonEmptyBernoulli:  # fmt: skip
-        return max_normalised(score_SL, masked_SL, float(self.order_temperature))
+        self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
+        steps_left_S: Tensor, budget: int, price: float,
+    ) -> UnmaskingLaw:  # fmt: skip
+        return max_normalised(read.value_BL, masked_SL, float(self.order_temperature))
 
 
 class StateAware(PosteriorNet):
@@ -109,34 +116,55 @@ class StateAware(PosteriorNet):
     Args:
         embedding_width: D.
         config: shape.
+        finishes: as the selector's.
+        relative: start from the selector's law in place of the IID schedule, and move its logits: at first q = pi, and
+            the bound improves the selector's own draws; what the truth adds is learned on top.
         evidence_width: inner width of the small function.
     """
 
     reads_states = True
 
-    def __init__(self, embedding_width: int, config: OrderNetConfig, evidence_width: int = 32) -> None:
-        super().__init__(embedding_width, config, last_scale=0.3)
+    def __init__(
+        self,
+        embedding_width: int,
+        config: OrderNetConfig,
+        finishes: bool = False,
+        relative: bool = False,
+        evidence_width: int = 32,
+    ) -> None:
+        super().__init__(embedding_width, config, last_scale=0.0 if relative else 0.3)
+        self.reads_selector = relative
         last = nn.Linear(evidence_width, 1, bias=False)
         nn.init.zeros_(last.weight)
-        self.evidence = nn.Sequential(nn.Linear(EVIDENCE, evidence_width), nn.GELU(), last)
-        self.offset = IIDOffset()
+        self.evidence = nn.Sequential(nn.Linear(2 + GIVEN, evidence_width), nn.GELU(), last)
+        self.offset = IIDOffset() if not relative else None
+        first = 0.0 if relative else FIRST_FINISH
+        self.finish = FinishHead(config.width, 1 + GIVEN, config.logit_cap, first) if finishes else None
         self.logit_cap = config.logit_cap
 
     def law(
-        self, score_SL: Tensor, masked_SL: Tensor, log_prob_SL: Tensor | None, steps_left_S: Tensor, budget: int,
-        price: float,
-    ) -> NonEmptyBernoulli:  # fmt: skip
+        self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
+        steps_left_S: Tensor, budget: int, price: float,
+    ) -> UnmaskingLaw:  # fmt: skip
         assert log_prob_SL is not None, "a state-aware posterior reads states"
+        score_SL = read.value_BL
         log_prob_SL = log_prob_SL.to(score_SL.dtype)
-        given_SL3 = torch.stack(
-            (
-                (1.0 / steps_left_S.to(score_SL.dtype))[:, None].expand_as(score_SL),
-                torch.full_like(score_SL, math.log(budget)),
-                torch.full_like(score_SL, math.sqrt(price)),
-            ),
-            dim=-1,
+        left_S = 1.0 / steps_left_S.to(score_SL.dtype)
+        given_SG = torch.stack(
+            (left_S, torch.full_like(left_S, math.log(budget)), torch.full_like(left_S, math.sqrt(price))), dim=-1
         )
-        seen_SLE = torch.cat((torch.stack((log_prob_SL, log_prob_SL.exp()), dim=-1), given_SL3), dim=-1)
+        evidence_SL2 = torch.stack((log_prob_SL, log_prob_SL.exp()), dim=-1)
+        seen_SLE = torch.cat((evidence_SL2, given_SG[:, None].expand(-1, score_SL.shape[1], -1)), dim=-1)
         logits_SL = score_SL + self.evidence(seen_SLE).squeeze(-1)
         logits_SL = self.logit_cap * torch.tanh(logits_SL / self.logit_cap)
-        return NonEmptyBernoulli.from_logits(logits_SL + self.offset(steps_left_S)[:, None], masked_SL)
+        finish_S = None
+        if self.finish is not None:
+            cost_S1 = (LEAST_NATS - log_prob_SL.masked_fill(~masked_SL, 0.0).sum(-1, keepdim=True)).log()
+            finish_S = self.finish(read.mean_BD, torch.cat((cost_S1, given_SG), dim=-1))
+        if self.offset is None:
+            assert pi is not None, "a relative posterior moves the selector's law"
+            return pi.moved(logits_SL, finish_S)
+        logits_SL = logits_SL + self.offset(steps_left_S)[:, None]
+        if finish_S is None:
+            return NonEmptyBernoulli.from_logits(logits_SL, masked_SL)
+        return FinishingBernoulli.from_logits(logits_SL, finish_S, masked_SL)

@@ -8,19 +8,30 @@ Shapes: B rows, L positions, Q masked positions per row, D width of the hidden s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 CONFIDENCE = 4
 """Confidence features per position: top probability, margin, entropy and log-odds."""
-CONTEXT = 3
-"""Features of the row: 1 / steps left, the logarithm of the masked positions per step left, the price."""
+WAVES = 4
+CONTEXT = 2 + 2 * WAVES + 2
+"""Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
+STEP_TABLES = 17
+"""Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
+Start = Literal["iid", "confidence"]
 LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
+LEAST_NATS = 1e-3  # and what all tokens left are expected to cost, here
+FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
+FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,9 @@ class OrderNetConfig:
         attends: ``masked`` sees the positions to choose from, whose hidden states know the rest; ``all`` sees every
             position, for denoisers whose hidden states hold nothing but their own token.
         logit_cap: logits stay below this in size, smoothly.
+        start: where an untrained selector begins. ``iid``: probability 1 / steps left for every position, to explore;
+            ``confidence``: above 1/2 from a top probability of ``start_threshold`` on, to improve on that policy.
+        start_threshold: in (0, 1).
     """
 
     layers: int = 1
@@ -46,8 +60,14 @@ class OrderNetConfig:
     positions: int = 0
     attends: Literal["masked", "all"] = "masked"
     logit_cap: float = 12.0
+    start: Start = "iid"
+    start_threshold: float = 0.95
 
     def __post_init__(self) -> None:
+        if self.start not in get_args(Start):
+            raise ValueError(f"start={self.start!r}: choose one of {', '.join(get_args(Start))}")
+        if not 0.0 < self.start_threshold < 1.0:
+            raise ValueError(f"start_threshold={self.start_threshold}: give a probability above 0 and below 1")
         if self.positions < 0:
             raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
         if self.attends not in ("masked", "all"):
@@ -74,8 +94,8 @@ class Places(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(0.2 * torch.randn(tables, positions, width))
 
-    def forward(self, slot_BQ: Tensor, table: int, length: int) -> Tensor:
-        """Vectors ``[B, Q, width]`` of the positions ``slot_BQ`` of a canvas of ``length``, from one of the tables.
+    def forward(self, slot_BQ: Tensor, table_B: Tensor, length: int) -> Tensor:
+        """Vectors ``[B, Q, width]`` of the positions ``slot_BQ`` of a canvas of ``length``, from each row's table.
 
         Raises:
             ValueError: a canvas longer than the table.
@@ -83,7 +103,20 @@ class Places(nn.Module):
         tables, positions, _ = self.weight.shape
         if length > positions:
             raise ValueError(f"positions={positions}: the canvas has {length} positions; give at least as many")
-        return self.weight[min(table, tables - 1)][slot_BQ]
+        return self.weight[table_B.clamp(max=tables - 1)[:, None], slot_BQ]
+
+
+@dataclass(frozen=True)
+class OrderReading:
+    """What an ``OrderNet`` makes of a row.
+
+    Args:
+        value_BL: one number per masked position, 0 elsewhere.
+        mean_BD: the mean of what it computed at the masked positions.
+    """
+
+    value_BL: Tensor
+    mean_BD: Tensor
 
 
 class OrderNet(nn.Module):
@@ -94,17 +127,14 @@ class OrderNet(nn.Module):
         features: F, besides the hidden states.
         config: shape.
         last_scale: scale of the last layer's initial weights; 0 starts from nothing.
-        tables: tables of the position embedding, where there is one.
     """
 
-    def __init__(
-        self, hidden_width: int, features: int, config: OrderNetConfig, last_scale: float, tables: int = 1
-    ) -> None:
+    def __init__(self, hidden_width: int, features: int, config: OrderNetConfig, last_scale: float) -> None:
         super().__init__()
         self.config = config
         self.read_hidden = nn.Linear(hidden_width, config.width)
         self.read_features = nn.Linear(features, config.width, bias=False)
-        self.places = Places(tables, config.positions, config.width) if config.positions else None
+        self.places = Places(STEP_TABLES, config.positions, config.width) if config.positions else None
         self.trunk = Transformer(config.transformer)
         self.last = nn.Linear(config.width, 1)
         with torch.no_grad():
@@ -112,16 +142,16 @@ class OrderNet(nn.Module):
             self.last.bias.zero_()
 
     def forward(
-        self, hidden_BLD: Tensor, feature_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, table: int = 0
-    ) -> Tensor:
-        """One number per masked position, ``[B, L]``, 0 elsewhere.
+        self, hidden_BLD: Tensor, feature_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_B: Tensor
+    ) -> OrderReading:
+        """One number per masked position, and what there is to say of the row.
 
         Args:
             hidden_BLD: hidden states or embeddings.
             feature_BLF: features; read where attended.
             valid_BL: True where a position is not padding.
             masked_BL: the positions asked about; some in every row.
-            table: of the position embedding; beyond the last one, the last one.
+            steps_B: number of steps, which chooses the table of positions.
         """
         attended_BL = masked_BL if self.config.attends == "masked" else valid_BL
         most = int(attended_BL.sum(-1).max())
@@ -129,27 +159,63 @@ class OrderNet(nn.Module):
         x_BQD = self.read_hidden(torch.take_along_dim(hidden_BLD, slot_BQ[:, :, None], dim=1))
         x_BQD = x_BQD + self.read_features(torch.take_along_dim(feature_BLF, slot_BQ[:, :, None], dim=1))
         if self.places is not None:
-            x_BQD = x_BQD + self.places(slot_BQ, table, masked_BL.shape[1])
+            x_BQD = x_BQD + self.places(slot_BQ, steps_B, masked_BL.shape[1])
         x_BQD = x_BQD.to(self.last.weight.dtype)  # under autocast the residual stream keeps float32, as the denoiser's
         x_BQD = self.trunk(x_BQD, attended_BL.gather(1, slot_BQ), slot_BQ)
         value_BQ = self.last(x_BQD).squeeze(-1)
         value_BQ = value_BQ.to(torch.promote_types(value_BQ.dtype, torch.float32))  # bfloat16 would spoil the laws
         value_BQ = self.config.logit_cap * torch.tanh(value_BQ / self.config.logit_cap)
-        return value_BQ.new_zeros(masked_BL.shape).scatter(1, slot_BQ, value_BQ).masked_fill(~masked_BL, 0.0)
+        value_BL = value_BQ.new_zeros(masked_BL.shape).scatter(1, slot_BQ, value_BQ).masked_fill(~masked_BL, 0.0)
+        asked_BQ1 = masked_BL.gather(1, slot_BQ)[:, :, None]
+        mean_BD = x_BQD.masked_fill(~asked_BQ1, 0.0).sum(1) / asked_BQ1.sum(1)
+        return OrderReading(value_BL, mean_BD)
+
+
+class FinishHead(nn.Module):
+    """The logit of unmasking everything now, ``[B]``.
+
+    Args:
+        width: D, of the order net's mean.
+        stakes: numbers about what finishing would cost.
+        logit_cap: the logit stays below this in size, smoothly.
+        first: the logit before training.
+        inner_width: of the one hidden layer.
+    """
+
+    def __init__(
+        self, width: int, stakes: int, logit_cap: float, first: float = FIRST_FINISH, inner_width: int = 32
+    ) -> None:
+        super().__init__()
+        self.read_mean = nn.Linear(width, inner_width)
+        self.read_stakes = nn.Linear(stakes, inner_width, bias=False)
+        self.last = nn.Linear(inner_width, 1)
+        self.logit_cap = logit_cap
+        nn.init.zeros_(self.last.weight)
+        nn.init.constant_(self.last.bias, first)
+
+    def forward(self, mean_BD: Tensor, stakes_BF: Tensor) -> Tensor:
+        inner_BF = self.read_mean(mean_BD) + self.read_stakes(stakes_BF.to(mean_BD.dtype))
+        logit_B = self.last(F.gelu(inner_BF)).squeeze(-1)
+        logit_B = logit_B.to(torch.promote_types(logit_B.dtype, torch.float32))
+        return self.logit_cap * torch.tanh(logit_B / self.logit_cap)
 
 
 class Selector(nn.Module):
-    """Logits of unmasking each masked position now.
+    """The law of the set to unmask now.
 
     Args:
         hidden_width: D, width of the denoiser's hidden states.
         config: shape.
+        finishes: whether unmasking everything is a decision of its own (``FinishingBernoulli``).
     """
 
-    def __init__(self, hidden_width: int, config: OrderNetConfig) -> None:
+    def __init__(self, hidden_width: int, config: OrderNetConfig, finishes: bool = False) -> None:
         super().__init__()
         self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
-        self.offset = IIDOffset()
+        self.offset = IIDOffset() if config.start == "iid" else None
+        self.confidence = ConfidenceLogit(config.start_threshold) if config.start == "confidence" else None
+        self.logit_cap = config.logit_cap
+        self.finish = FinishHead(config.width, 2 + CONTEXT, config.logit_cap) if finishes else None
 
     def forward(
         self,
@@ -159,8 +225,8 @@ class Selector(nn.Module):
         masked_BL: Tensor,
         steps_left_B: Tensor,
         price: float,
-    ) -> Tensor:
-        """Logits ``[B, L]``; only those of masked positions mean anything.
+    ) -> UnmaskingLaw:
+        """pi(U | z).
 
         Args:
             hidden_BLD: the denoiser's hidden states.
@@ -174,15 +240,45 @@ class Selector(nn.Module):
         top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.to(hidden_BLD.dtype).unbind(-1)
         log_odds_BL = (odds_BL + LEAST_ODDS).log() / 10.0
         shown_BL4 = torch.stack((top_BL, margin_BL, entropy_BL, log_odds_BL), dim=-1)
+        context_BC = row_context(masked_BL, steps_left_B, price).to(hidden_BLD.dtype)
         feature_BLF = torch.cat(
             (
                 shown_BL4.masked_fill(~masked_BL[:, :, None], 0.0),
-                row_context(masked_BL, steps_left_B, price).to(hidden_BLD.dtype),
+                context_BC[:, None].expand(-1, masked_BL.shape[1], -1),
                 masked_BL[:, :, None].to(hidden_BLD.dtype),
             ),
             dim=-1,
         )
-        return self.net(hidden_BLD, feature_BLF, valid_BL, masked_BL) + self.offset(steps_left_B)[:, None]
+        read = self.net(hidden_BLD, feature_BLF, valid_BL, masked_BL, steps_left_B)
+        logits_BL = read.value_BL
+        if self.offset is not None:
+            logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
+        if self.confidence is not None:
+            logits_BL = logits_BL + self.confidence(odds_BL)
+            logits_BL = self.logit_cap * torch.tanh(logits_BL / self.logit_cap)
+        if self.finish is None:
+            return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
+        # What everything left is expected to cost now, in sampled and in likeliest tokens.
+        cost_BL2 = torch.stack((entropy_BL, odds_BL.log1p()), dim=-1).masked_fill(~masked_BL[:, :, None], 0.0)
+        stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
+        return FinishingBernoulli.from_logits(logits_BL, self.finish(read.mean_BD, stakes_BF), masked_BL)
+
+
+class ConfidenceLogit(nn.Module):
+    """A logit that passes 0 at a threshold of the top probability; slope and threshold are learned.
+
+    Args:
+        threshold: in (0, 1).
+    """
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(FIRST_SLOPE))
+        self.level = nn.Parameter(torch.tensor(math.log(threshold / (1.0 - threshold))))
+
+    def forward(self, odds_BL: Tensor) -> Tensor:
+        """From the odds against the likeliest token."""
+        return self.slope * (-(odds_BL + LEAST_ODDS).log() - self.level)
 
 
 class IIDOffset(nn.Module):
@@ -199,9 +295,15 @@ class IIDOffset(nn.Module):
         return -self.weight * (steps_left_B - 1).clamp(min=1).log()
 
 
+def step_features(steps_B: Tensor) -> Tensor:
+    """Features ``[B, 2 + 2 WAVES]`` in which neighbouring numbers of steps differ clearly, as their best orders may."""
+    octaves_B = steps_B.double().log2()
+    wave_BW = octaves_B[:, None] * (math.pi / 2.0 * torch.arange(1, WAVES + 1, device=steps_B.device))
+    return torch.cat((octaves_B[:, None], 1.0 / steps_B.double()[:, None], wave_BW.cos(), wave_BW.sin()), dim=-1)
+
+
 def row_context(masked_BL: Tensor, steps_left_B: Tensor, price: float) -> Tensor:
-    """What a row has left, the same at all of its positions: ``[B, L, CONTEXT]``."""
-    left_B = steps_left_B.float()
-    share_B = (masked_BL.sum(-1).clamp(min=1) / left_B).log()
-    context_B3 = torch.stack((1.0 / left_B, share_B / 3.0, torch.full_like(left_B, price) ** 0.5), dim=-1)
-    return context_B3[:, None].expand(-1, masked_BL.shape[1], -1)
+    """What a row has left, ``[B, CONTEXT]``."""
+    share_B = (masked_BL.sum(-1).clamp(min=1) / steps_left_B).log()
+    own_B2 = torch.stack((share_B / 3.0, torch.full_like(share_B, price) ** 0.5), dim=-1)
+    return torch.cat((step_features(steps_left_B), own_B2), dim=-1)

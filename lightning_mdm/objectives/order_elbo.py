@@ -35,7 +35,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class OrderModel(Protocol[R]):
         """Evaluate the denoiser, once per state."""
         ...
 
-    def selector_law(self, states: States, reading: R) -> NonEmptyBernoulli:
+    def selector_law(self, states: States, reading: R) -> UnmaskingLaw:
         """pi(U | z), with at least two steps left."""
         ...
 
-    def posterior_law(self, states: States, log_prob_SL: Tensor | None) -> NonEmptyBernoulli:
-        """q(U | M, x), with at least two steps left; ``None`` where the posterior reads no states."""
+    def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
+        """q(U | M, x), with at least two steps left; ``None`` twice where the posterior reads no states."""
         ...
 
 
-Choose = Callable[[NonEmptyBernoulli, Tensor, int], Tensor]
+Choose = Callable[[UnmaskingLaw, Tensor, int], Tensor]
 """Draws sets ``[A, L]`` from laws, for the trajectories with the numbers ``[A]``, at a step."""
 
 
@@ -135,8 +135,8 @@ class Term(Generic[R]):
     reading: R
     token_S: Tensor
     kl_S: Tensor
-    q: NonEmptyBernoulli | None
-    pi: NonEmptyBernoulli | None
+    q: UnmaskingLaw | None
+    pi: UnmaskingLaw | None
 
 
 def term(model: OrderModel[R], states: States, *, last: bool) -> Term[R]:
@@ -145,8 +145,9 @@ def term(model: OrderModel[R], states: States, *, last: bool) -> Term[R]:
     log_prob_SL = reading.log_prob_SL
     if last:
         return Term(reading, log_prob_SL.sum(-1), torch.zeros_like(log_prob_SL[:, 0]), None, None)
-    q = model.posterior_law(states, log_prob_SL if model.posterior_reads_states else None)
     pi = model.selector_law(states, reading)
+    seen = (log_prob_SL, pi) if model.posterior_reads_states else (None, None)
+    q = model.posterior_law(states, *seen)
     return Term(reading, (q.marginal_BL * log_prob_SL).sum(-1), q.kl(pi), q, pi)
 
 
@@ -231,7 +232,7 @@ def all_steps(
         log_q_A = q_A.log_prob(chosen_AL)
         each_A = torch.arange(len(row_A), device=row_A.device)
         log_q_N.append(spread(log_q_A, each_A))
-        direction_NL.append(spread((chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach(), each_A))
+        direction_NL.append(spread(q_A.score(chosen_AL), each_A))
         log_prob_SL = out.reading.log_prob_SL.detach()
         token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
         paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1)
@@ -250,10 +251,7 @@ def all_steps(
     advantage_TN = gain_TN - leave_one_out(gain_TN.reshape(-1, samples)).reshape(gain_TN.shape)
     scores = [advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
     controls = [c * expected_N.sum() for c, expected_N in zip(control_T1[:, 0], expected_left_N, strict=True)]
-    variance, plain_variance = (
-        score_variance(weight_TN, direction_NL, B) if direction_NL else torch.zeros_like(token_N[0])
-        for weight_TN in (advantage_TN, after_TN)
-    )
+    variance, plain_variance = (score_variance(w_TN, direction_NL, B) for w_TN in (advantage_TN, after_TN))
     return OrderElbo(
         surrogate=-(torch.stack([*value_N, *scores]).sum() + sum(controls)) / (samples * response_BL.sum()),
         bound_nats_B=per_example(kl_N + price_N - token_N, B),
@@ -276,7 +274,7 @@ def control_moments(after_TBK: Tensor, left_TBK: Tensor) -> Tensor:
     return torch.stack(((after_TBK * left_TBK).mean((1, 2)), left_TBK.square().mean((1, 2))), dim=-1)
 
 
-def expected_left(q: NonEmptyBernoulli, value_SL: Tensor) -> Tensor:
+def expected_left(q: UnmaskingLaw, value_SL: Tensor) -> Tensor:
     """The expected sum of a value over the positions that a step leaves masked, ``[S]``."""
     return ((1.0 - q.marginal_BL) * value_SL.masked_fill(~q.masked_BL, 0.0)).sum(-1)
 
@@ -287,7 +285,12 @@ def per_example(value_N: Tensor, B: int) -> Tensor:
 
 
 def score_variance(weight_TN: Tensor, direction_NL: list[Tensor], B: int) -> Tensor:
-    """Variance of sum_s weight_s direction_s over an example's trajectories: over positions the sum, then the mean."""
+    """Variance of sum_s weight_s direction_s over an example's trajectories: over logits the sum, then the mean.
+
+    0 where nothing was drawn.
+    """
+    if not direction_NL:
+        return weight_TN.new_zeros(())
     pairs = zip(weight_TN, direction_NL, strict=False)
     gradient_NL = sum((weight_N[:, None] * d_NL for weight_N, d_NL in pairs), torch.zeros_like(direction_NL[0]))
     by_example_BKL = gradient_NL.view(B, -1, gradient_NL.shape[-1])

@@ -50,7 +50,7 @@ def one_step(
     masked_NL = response_BL[example_N]
     zero_N = torch.zeros(len(example_N), device=response_BL.device)
     log_q_N, steps_N = zero_N, zero_N.double()
-    direction_NL = torch.zeros_like(masked_NL, dtype=zero_N.dtype)
+    direction_NL: Tensor | None = None
     evaluations = 0
     for step in range(1, int(step_B.max())):
         row_A = (masked_NL.any(-1) & (step_N > step)).nonzero()[:, 0]
@@ -58,16 +58,19 @@ def one_step(
             break
         left_A = torch.full_like(row_A, budget - step + 1)
         states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
-        log_prob_SL = None
+        log_prob_SL = pi = None
         if model.posterior_reads_states:
-            log_prob_SL = model.read(states).log_prob_SL
+            reading = model.read(states)
+            log_prob_SL, pi = reading.log_prob_SL, model.selector_law(states, reading)
             evaluations += len(states.example_S)
-        q_A = model.posterior_law(states, log_prob_SL).rows(where_A)
+        q_A = model.posterior_law(states, log_prob_SL, pi).rows(where_A)
         chosen_AL = choose(q_A, row_A, step)
         log_q_A = q_A.log_prob(chosen_AL)
         log_q_N = log_q_N.to(log_q_A.dtype).index_add(0, row_A, log_q_A)
-        along_AL = (chosen_AL.to(log_q_A.dtype) - q_A.marginal_BL).detach()
-        direction_NL = direction_NL.to(log_q_A.dtype).index_add(0, row_A, along_AL)
+        along_AL = q_A.score(chosen_AL)
+        if direction_NL is None:
+            direction_NL = along_AL.new_zeros(len(example_N), along_AL.shape[1])
+        direction_NL = direction_NL.index_add(0, row_A, along_AL)
         steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
         masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
 
@@ -91,6 +94,10 @@ def one_step(
     here_N = masked_NL.any(-1).double()
     reward_BK = value_N.detach().view(B, samples)
     advantage_N = (reward_BK - leave_one_out(reward_BK)).flatten()
+    along = [direction_NL] if direction_NL is not None else []
+    variance, plain_variance = (
+        score_variance(budget * weight_N[None], along, B) for weight_N in (advantage_N, reward_BK.flatten())
+    )
     return OrderElbo(
         surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
         bound_nats_B=budget * per_example(kl_N + price_N - token_N, B),
@@ -100,8 +107,8 @@ def one_step(
         steps_BK=(steps_N + here_N).view(B, samples),
         log_weight_BK=zero_N.new_zeros(B, 0),
         evaluations=evaluations,
-        score_variance=score_variance(budget * advantage_N[None], [direction_NL], B),
-        score_variance_without_baseline=score_variance(budget * reward_BK.flatten()[None], [direction_NL], B),
+        score_variance=variance,
+        score_variance_without_baseline=plain_variance,
         control_moments=zero_N.new_zeros(0, 2),
     )
 

@@ -75,6 +75,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Blocks(KLASS(0.4, 0.6, 1), 3),
         Blocks(Learned("greedy", beta=2.0), 2).bound(ToySelector()),
         Blocks(Learned("sampled"), 3).bound(ToySelector()),
+        Blocks(Learned("greedy"), 2).bound(ToySelector(finish=0.5)),
     ),
     Learned: (
         Learned("greedy").bound(ToySelector(place=0.0)),
@@ -83,6 +84,13 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Learned("sampled").bound(ToySelector()),
         Learned("sampled", beta=0.5, price=1.5).bound(ToySelector(place=0.0)),
         Learned("sampled", beta=2.0).bound(ToySelector(offset=1.5)),  # several certain positions
+        Learned("greedy").bound(ToySelector(finish=0.2)),
+        Learned("greedy", price=1.5).bound(ToySelector(offset=2.5, finish=-9.0)),  # all coins fall, but not to finish
+        Learned("greedy", beta=2.0).bound(ToySelector(place=0.0, finish=-0.6)),
+        Learned("greedy", beta=0.5).bound(ToySelector(place=0.0, offset=1.0, finish=2.5)),
+        Learned("sampled").bound(ToySelector(finish=-0.5)),
+        Learned("sampled", beta=0.5, price=1.5).bound(ToySelector(place=0.0, finish=0.5)),
+        Learned("sampled", beta=2.0).bound(ToySelector(offset=1.5, finish=-0.8)),
     ),
 }
 
@@ -315,7 +323,11 @@ def blocks(policy: Blocks, view: View) -> dict[tuple[frozenset[int], Memory], fl
 
 
 def learned(policy: Learned, view: View) -> SetLaw:
-    """Independent coins given that not all fail, or their likeliest outcome."""
+    """Independent coins given that not all fail, or their likeliest outcome.
+
+    Where finishing is a decision of its own the coins are tossed for a proper part only, and what is left out at the
+    least is the least likely position.
+    """
     selector = policy.selector
     assert isinstance(selector, ToySelector)
     zeros = sum(view.tokens[i] == 0 for i in view.valid)
@@ -326,15 +338,29 @@ def learned(policy: Learned, view: View) -> SetLaw:
         own -= 0.1 * min(5.0, (1.0 - top(view.p[i])) / top(view.p[i]))
         logit = own + selector.place * (i % 3 - 1) + row
         coin[i] = min(1.0, policy.beta / (1.0 + math.exp(-logit)))
-    if policy.rule == "greedy":
-        likely = frozenset(i for i in view.masked if coin[i] > 0.5)
-        return {likely: 1.0} if likely else best(coin, 1)
-    law = {
+    likely = frozenset(i for i in view.masked if coin[i] > 0.5)
+    everything = frozenset(view.masked)
+    weight = {
         frozenset(chosen): math.prod(coin[i] if i in chosen else 1.0 - coin[i] for i in view.masked)
         for size in range(1, len(view.masked) + 1)
         for chosen in itertools.combinations(view.masked, size)
     }
-    return {chosen: q / sum(law.values()) for chosen, q in law.items() if q > 0.0}
+    if selector.finish is not None:
+        stake = sum(0.5 * entropy(view.p[i]) + 0.1 * (i % 3 - 1) for i in view.masked)
+        logit = selector.finish + 0.3 * zeros + 0.2 * policy.price + 0.1 * view.steps_left - stake
+        finish = min(1.0, policy.beta / (1.0 + math.exp(-logit)))
+        del weight[everything]
+        total = sum(weight.values())
+        if total == 0.0:  # nothing but everything can be taken
+            return {everything: 1.0}
+        if policy.rule == "greedy":
+            part = best(coin, min(max(1, len(likely)), len(everything) - 1))
+            return {everything: 1.0} if finish > 0.5 else part
+        law = {everything: finish, **{chosen: (1.0 - finish) * w / total for chosen, w in weight.items()}}
+        return {chosen: q for chosen, q in law.items() if q > 0.0}
+    if policy.rule == "greedy":
+        return {likely: 1.0} if likely else best(coin, 1)
+    return {chosen: w / sum(weight.values()) for chosen, w in weight.items() if w > 0.0}
 
 
 SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {

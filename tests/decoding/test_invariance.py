@@ -12,7 +12,7 @@ from decoding.reference import instances, label
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, TopMargin
+from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
@@ -33,10 +33,11 @@ def net() -> TransformerDenoiser:
     return TransformerDenoiser(12, TransformerConfig(layers=2, width=32, heads=2, mlp_width=64)).eval()
 
 
-def selector(attends: str) -> Selector:
+def selector(attends: str, finishes: bool = False, start: str = "iid") -> Selector:
     """A net with weights that are all at work, and not everything in one step."""
     torch.manual_seed(1)
-    found = Selector(32, OrderNetConfig(layers=1, width=16, heads=2, mlp_width=24, attends=attends)).eval()  # type: ignore[arg-type]
+    config = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=24, attends=attends, start=start)  # type: ignore[arg-type]
+    found = Selector(32, config, finishes).eval()
     with torch.no_grad():
         for p in found.parameters():
             p.add_(0.4 * torch.randn_like(p))
@@ -44,7 +45,10 @@ def selector(attends: str) -> Selector:
     return found
 
 
-NETS = [Learned(rule).bound(selector(attends)) for rule in ("greedy", "sampled") for attends in ("masked", "all")]
+NETS = [
+    *(Learned(rule).bound(selector(attends)) for rule in ("greedy", "sampled") for attends in ("masked", "all")),
+    *(Learned(rule).bound(selector("masked", True, "confidence")) for rule in ("greedy", "sampled")),
+]
 
 
 @cache
@@ -94,6 +98,19 @@ def test_a_row_is_decoded_the_same_in_any_batch(
     assert [result(trace, row, length_B[row]) for row in range(N)] == expected
     assert trace.tokens_BL[~canvas().valid_BL].eq(0).all()
     assert trace.forward_passes == int(trace.nfe_B.sum())
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.4, 0.6])
+def test_an_untrained_selector_that_starts_at_confidence_decodes_as_the_threshold_policy(threshold: float) -> None:
+    torch.manual_seed(2)
+    config = OrderNetConfig(1, 16, 2, 24, start="confidence", start_threshold=threshold)
+    learned = Learned().bound(Selector(32, config).eval())
+    found, expected = (
+        decode(net(), policy, canvas(), SPACE, steps=6, seed=3) for policy in (learned, ConfidenceThreshold(threshold))
+    )
+    assert found.order.step_BL.equal(expected.order.step_BL)
+    assert found.tokens_BL.equal(expected.tokens_BL)
+    assert int(found.nfe_B.max()) > 1
 
 
 def drawn(policy: UnmaskingPolicy, seed: int, index_B: Tensor) -> Trace:

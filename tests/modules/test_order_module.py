@@ -28,12 +28,15 @@ from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.objectives.order_elbo import States, all_steps
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.vocabulary import TokenSpace
 from modules.test_denoiser_module import NET, SaveAt, V, batch, loader, trainer
 
 SMALL = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
 MAX_NORMALISED = PosteriorConfig("max_normalised", SMALL)
+RELATIVE = PosteriorConfig("relative", SMALL)
+FROM_CONFIDENCE = replace(SMALL, start="confidence", start_threshold=0.3)
 CHAIN = HopChain(chain=3, free=1, given=2, hops=1, vocab_size=4)
 
 
@@ -94,12 +97,13 @@ def validate(module: OrderModule, batches: Sequence[Batch], folder: Path) -> dic
 
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
-@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), MAX_NORMALISED], ids=lambda p: p.family)
+@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
 @pytest.mark.parametrize("training", ["frozen", "joint"])
 def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     tmp_path: Path, ckpt: str, training: str, posterior: PosteriorConfig, estimator: str
 ) -> None:
-    module = build(ckpt, denoiser=training, posterior=posterior, estimator=estimator)
+    finishing = posterior.family == "relative"
+    module = build(ckpt, denoiser=training, posterior=posterior, estimator=estimator, finishing=finishing)
     before = state(module)
     run = fit(module, tmp_path, steps=4)
     expected = {"selectors", "posteriors"} | ({"denoiser"} if training == "joint" else set())
@@ -110,10 +114,19 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     assert ("train/denoising_surrogate" in run.callback_metrics) == (training == "joint")
 
 
+LAWS = {
+    "state_aware": {},
+    "finishing": {"finishing": True},
+    "relative": {"posterior": RELATIVE, "selector": FROM_CONFIDENCE},
+    "relative_finishing": {"posterior": RELATIVE, "finishing": True},
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("training", ["frozen", "joint"])
-def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, training: str) -> None:
+def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, training: str, law: str) -> None:
     """Of the bound itself: with joint training the denoiser's too, without its own objective."""
-    module = build(ckpt, denoiser=training, denoising_weight=0.0, samples=4)
+    module = build(ckpt, denoiser=training, denoising_weight=0.0, samples=4, **LAWS[law])
     with torch.no_grad():
         for p in [*module.selectors.parameters(), *module.posteriors.parameters()]:
             p.add_(0.1 * torch.randn_like(p))  # the last layers start from nothing
@@ -162,6 +175,8 @@ def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
         {},
         {"estimator": "one_step"},
         {"posterior": MAX_NORMALISED},
+        {"posterior": RELATIVE},
+        {"finishing": True},
         {"selectors": "per_budget"},
         {"samples": 4},
         {"budgets": [2, 4]},
@@ -175,6 +190,7 @@ def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
         {"selector": replace(SMALL, attends="all")},
         {"selector": replace(SMALL, logit_cap=0.5)},
         {"selector": replace(SMALL, positions=5)},
+        {"selector": replace(SMALL, start="confidence")},
         {"posterior": PosteriorConfig(net=replace(SMALL, mlp_width=8))},
     ],
     ids=str,
@@ -186,6 +202,38 @@ def test_every_option_changes_what_is_learned(
     module = build(ckpt, **options)
     fit(module, tmp_path, steps=4)
     assert same(default, state(module)) == (not options)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"warm_start_steps": 2}, {"warm_start_steps": 2, "warm_start_margin": 0.3}),
+        ({"posterior": RELATIVE}, {"posterior": RELATIVE, "finishing": True}),
+        ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_threshold=0.6)}),
+    ],
+    ids=["warm_start_margin", "finishing", "start_threshold"],
+)
+def test_an_option_that_goes_with_another_changes_what_is_learned(
+    tmp_path: Path, ckpt: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    after = []
+    for options in (first, second):
+        module = build(ckpt, **options)
+        fit(module, tmp_path, steps=4)
+        after.append(state(module))
+    assert not same(*after)
+
+
+def test_untrained_a_relative_posterior_pays_nothing_for_the_order(tmp_path: Path, ckpt: str) -> None:
+    """It is the selector then, in every state, so that its bound is the mean cost of the selector's own draws."""
+    for finishing in (False, True):
+        module = build(ckpt, posterior=RELATIVE, selector=FROM_CONFIDENCE, finishing=finishing)
+        found = validate(module, [batch([1, 2, 3])], tmp_path)
+        for budget in (2, 3):
+            assert found[f"val/order_kl_nats@T={budget}/learned"] == pytest.approx(0.0, abs=1e-5)
+            assert found[f"val/token_nats@T={budget}/learned"] > 0.0
+        fit(module, tmp_path, steps=2)
+        assert validate(module, [batch([1, 2, 3])], tmp_path)["val/order_kl_nats@T=3/learned"] > 1e-5
 
 
 @pytest.mark.parametrize("name", ["order_temperature", "final_order_temperature"])
@@ -217,6 +265,9 @@ def test_the_pull_of_the_iid_schedule_fades(tmp_path: Path, ckpt: str) -> None:
         watches = [Watch(net.weight) for net in offsets]
         fit(module, tmp_path, steps=4, callbacks=watches)
         assert [watch.seen for watch in watches] == [pytest.approx(expected)] * 2
+    for options, n in (({"posterior": RELATIVE}, 1), ({"posterior": RELATIVE, "selector": FROM_CONFIDENCE}, 0)):
+        found = [net for net in build(ckpt, **options).modules() if isinstance(net, IIDOffset)]
+        assert len(found) == n, "what starts elsewhere is not pulled"
 
 
 def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path, ckpt: str) -> None:
@@ -230,11 +281,12 @@ def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path
     assert watch.seen == pytest.approx([0.8, 2 / 3, 1.6 / 3, 0.4])
 
 
-@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), MAX_NORMALISED], ids=lambda p: p.family)
+@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
 def test_the_warm_start_imitates_the_margin_of_the_true_token(
     tmp_path: Path, ckpt: str, posterior: PosteriorConfig
 ) -> None:
     module = build(ckpt, posterior=posterior, warm_start_steps=60, warmup_steps=5)
+    before = state(module)
 
     seen: list[float] = []
 
@@ -245,6 +297,21 @@ def test_the_warm_start_imitates_the_margin_of_the_true_token(
     run = fit(module, tmp_path, steps=60, callbacks=[Imitation()])
     assert sum(seen[-10:]) < 0.6 * sum(seen[:10])
     assert "train/bound_nats_per_token" not in run.callback_metrics, "the bound's turn comes afterwards"
+    expected = {"selectors"} if posterior.family == "relative" else {"selectors", "posteriors"}
+    assert moved(before, state(module)) == expected, "a relative posterior starts as the selector"
+
+
+def test_what_is_imitated_is_the_margin_from_its_threshold_on(ckpt: str) -> None:
+    """An untrained selector has the logits of the IID schedule alone, and a relative posterior is not imitated."""
+    error = []
+    for threshold in (0.0, 0.5, 1.0):
+        module = build(ckpt, posterior=RELATIVE, warm_start_steps=1, warm_start_margin=threshold)
+        model = module.batch_model(batch(range(8)), 3, 0.0)
+        error.append(float(module.imitation(model, RowNoise(0, model.batch.index_B), 0).detach()))
+    # 144 (margin - threshold)^2 in the mean, margins between -1 and 1.
+    assert error[0] - 2.0 * error[1] + error[2] == pytest.approx(72.0, rel=1e-5)
+    assert error[0] < 144.0
+    assert error[0] != error[2]
 
 
 def test_training_lowers_the_bound_of_a_law_below_that_of_iid(tmp_path: Path) -> None:
@@ -376,16 +443,18 @@ def at(module: OrderModule, rows: Batch, masked: tuple[int, ...], budget: int, l
     return module.batch_model(rows, budget, 0.3), States(torch.zeros(1).long(), masked_1L, torch.tensor([left]))
 
 
-def test_the_validation_bound_is_the_enumerated_one(tmp_path: Path, ckpt: str) -> None:
+@pytest.mark.parametrize("law", ["state_aware", "relative_finishing"])
+def test_the_validation_bound_is_the_enumerated_one(tmp_path: Path, ckpt: str, law: str) -> None:
     """One row under many problem numbers: its mean bound is the sum over all sets of the first of two steps."""
-    module = build(ckpt, budgets=[2], prices=[0.3], validation_samples=1).double()
+    module = build(ckpt, budgets=[2], prices=[0.3], validation_samples=1, **LAWS[law]).double()
     for p in [*module.selectors.parameters(), *module.posteriors.parameters()]:
         nn.init.normal_(p, std=0.4)
     one, exact = batch([37]), 0.0
     with torch.no_grad():
         model, start = at(module, one, (2, 3, 4), 2, 2)
         reading = model.read(start)
-        q, pi = model.posterior_law(start, reading.log_prob_SL), model.selector_law(start, reading)
+        pi = model.selector_law(start, reading)
+        q = model.posterior_law(start, reading.log_prob_SL, pi)
         for size in (1, 2, 3):
             for chosen in itertools.combinations((2, 3, 4), size):
                 chosen_1L = torch.tensor([[i in chosen for i in range(5)]])
@@ -435,9 +504,19 @@ def test_the_true_tokens_likelihood_is_that_of_the_denoiser(ckpt: str) -> None:
 # Training and decoding ask one and the same selector.
 
 
+def laws(*found: UnmaskingLaw) -> list[tuple[Tensor, ...]]:
+    """The numbers of several laws side by side."""
+    return [
+        tuple(law.logit_BL[law.masked_BL] for law in found),
+        *([tuple(law.log_f_B for law in found)] if all(isinstance(law, FinishingBernoulli) for law in found) else []),
+    ]
+
+
+@pytest.mark.parametrize("finishing", [False, True])
 @pytest.mark.parametrize("attends", ["masked", "all"])
-def test_the_selectors_law_in_training_is_that_in_decoding(ckpt: str, attends: str) -> None:
-    module = build(ckpt, selector=replace(SMALL, attends=attends), prices=[0.4]).double().eval()
+def test_the_selectors_law_in_training_is_that_in_decoding(ckpt: str, attends: str, finishing: bool) -> None:
+    selector_config = replace(SMALL, attends=attends)
+    module = build(ckpt, selector=selector_config, prices=[0.4], finishing=finishing).double().eval()
     for p in module.selectors.parameters():
         nn.init.normal_(p, std=0.3)
     nn.init.constant_(module.selector_for(3).net.last.bias, -0.5)  # more than one step
@@ -458,12 +537,16 @@ def test_the_selectors_law_in_training_is_that_in_decoding(ckpt: str, attends: s
             continue
         states = States(now.noise.index_B - 20, now.masked_BL, now.steps_left_B)
         with torch.no_grad():
-            trained_law: NonEmptyBernoulli = model.selector_law(states, model.read(states))
-        for got, expected in ((trained_law.log_p_BL, law.log_p_BL), (trained_law.log_not_p_BL, law.log_not_p_BL)):
-            torch.testing.assert_close(got[now.masked_BL], expected[now.masked_BL], rtol=0.0, atol=1e-12)
-        best_BL = (trained_law.log_p_BL > trained_law.log_not_p_BL) & now.masked_BL
+            trained_law = model.selector_law(states, model.read(states))
+        for got, expected in laws(trained_law, law):
+            torch.testing.assert_close(got, expected, rtol=0.0, atol=1e-12)
+        best_BL = (trained_law.logit_BL > 0.0) & now.masked_BL
         several_B = best_BL.any(-1)
-        assert chosen_AL[several_B].equal(best_BL[several_B]), "greedy decoding takes the mode of the trained law"
+        if isinstance(trained_law, FinishingBernoulli):
+            finishes_B = (trained_law.log_f_B > trained_law.log_not_f_B) | (now.masked_BL.sum(-1) == 1)
+            assert chosen_AL.eq(now.masked_BL).all(-1).equal(finishes_B), "greedy decoding finishes above one half"
+            several_B = several_B & ~finishes_B & (best_BL != now.masked_BL).any(-1)
+        assert chosen_AL[several_B].equal(best_BL[several_B]), "and takes the mode of the trained law"
         compared += len(chosen_AL)
     assert compared > 12
 
@@ -508,8 +591,9 @@ def order_checkpoint(module: OrderModule, folder: Path) -> Path:
         {},
         {"selectors": "per_budget", "posterior": MAX_NORMALISED, "denoiser": "joint", "offset_fades_by": 0.7},
         {"budgets": (2, 3), "prices": (0.0, 1.0), "selector": replace(SMALL, positions=6)},
+        {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_margin": 0.5},
     ],
-    ids=["default", "per_budget", "prices"],
+    ids=["default", "per_budget", "prices", "finishing"],
 )
 def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any]) -> None:
     source = denoiser_file(tmp_path, "safetensors")
@@ -525,6 +609,7 @@ def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any
     assert loaded.posterior_config == module.posterior_config
     assert loaded.hparams == module.hparams
     assert loaded.selector_for(2).net.config == module.selector_for(2).net.config
+    assert loaded.warm_start_margin == module.warm_start_margin
     fit(loaded, tmp_path, steps=1)  # its denoiser is a trained one
 
 
@@ -546,8 +631,9 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
         {"denoiser": "joint", "offset_fades_by": 0.9, "prices": (0.0, 1.0)},
         {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
         {"selectors": "per_budget", "warm_start_steps": 4},
+        {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
     ],
-    ids=["joint", "max_normalised", "per_budget"],
+    ids=["joint", "max_normalised", "per_budget", "relative"],
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, ckpt: str, options: dict[str, Any]
@@ -613,6 +699,10 @@ def test_mixed_precision_keeps_float32_weights_and_laws(
         ({"denoiser_ckpt": "missing.ckpt"}, r"model.denoiser_ckpt=missing.ckpt: no such file"),
         ({"vocab_size": V + 1}, r"model.denoiser_ckpt=.*: its embedding.weight has shape \(12, 16\), this net's \(13,"),
         ({"net": replace(NET, layers=2)}, r"model.denoiser_ckpt=.*: its trunk.blocks.1.* has shape None, this net's"),
+        (
+            {"finishing": True, "posterior": MAX_NORMALISED},
+            r"model.finishing=true, model.posterior.family='max_normalised': .*; choose state_aware or relative",
+        ),
         ({"net": CHAIN, "denoiser_ckpt": None}, r"model.net: this HopChain has 4 tokens, the data 11"),
     ],
     ids=str,
@@ -625,7 +715,7 @@ def test_wrong_options_are_named(ckpt: str, options: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "exact"}, r"posterior.family='exact': choose one of state_aware, max_normalised"),
+        ({"family": "exact"}, r"posterior.family='exact': choose one of state_aware, relative, max_normalised"),
         ({"order_temperature": 0.0}, r"posterior.order_temperature=0.0"),
         ({"final_order_temperature": -1.0}, r"posterior.final_order_temperature=-1.0"),
     ],

@@ -11,9 +11,18 @@ from torch import Tensor
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
-from lightning_mdm.nets.selector import IIDOffset, OrderNet, OrderNetConfig, Selector, row_context
+from lightning_mdm.nets.selector import (
+    FIRST_FINISH,
+    IIDOffset,
+    OrderNet,
+    OrderNetConfig,
+    Selector,
+    row_context,
+    step_features,
+)
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 WIDTH = 10
 CONFIG = OrderNetConfig(layers=2, width=16, heads=2, mlp_width=24)
@@ -31,10 +40,10 @@ def canvas() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden_BLD, confidence_BLF, valid_BL, masked_BL
 
 
-def trained(config: OrderNetConfig = CONFIG, seed: int = 0) -> Selector:
+def trained(config: OrderNetConfig = CONFIG, seed: int = 0, finishes: bool = False) -> Selector:
     """A selector with weights that are all at work."""
     torch.manual_seed(seed)
-    selector = Selector(WIDTH, config).double()
+    selector = Selector(WIDTH, config, finishes).double()
     with torch.no_grad():
         for p in selector.parameters():
             p.add_(0.4 * torch.randn_like(p))
@@ -44,6 +53,18 @@ def trained(config: OrderNetConfig = CONFIG, seed: int = 0) -> Selector:
 LEFT_B = torch.tensor([4, 2, 7, 3])
 
 
+def finish_of(law: UnmaskingLaw) -> Tensor:
+    """The logit of finishing."""
+    assert isinstance(law, FinishingBernoulli)
+    return law.log_f_B - law.log_not_f_B
+
+
+def numbers(law: UnmaskingLaw) -> Tensor:
+    """All logits of a law in a row, those of masked positions first."""
+    finish = [finish_of(law)] if isinstance(law, FinishingBernoulli) else []
+    return torch.cat((law.logit_BL[law.masked_BL], *finish))
+
+
 def test_untrained_it_is_the_iid_schedule_exactly() -> None:
     torch.manual_seed(0)
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
@@ -51,9 +72,89 @@ def test_untrained_it_is_the_iid_schedule_exactly() -> None:
         selector = Selector(WIDTH, config).double()
         for left in (2, 3, 5, 64):
             left_B = torch.full((4,), left)
-            logits_BL = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, left_B, 0.5)
-            p_BL = NonEmptyBernoulli.from_logits(logits_BL, masked_BL).log_p_BL.exp()
+            law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, left_B, 0.5)
+            assert isinstance(law, NonEmptyBernoulli)
+            p_BL = law.log_p_BL.exp()
             torch.testing.assert_close(p_BL, torch.full_like(p_BL, 1 / left), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
+def test_untrained_it_can_be_the_threshold_policy(config: OrderNetConfig, threshold: float) -> None:
+    """Whatever the steps left and the price: greedily it takes what is sure enough, or else the surest."""
+    torch.manual_seed(0)
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    top_BL = confidence_BLF[:, :, 0].clamp(min=0.05)
+    top_BL[2] *= threshold  # a row in which nothing is sure
+    top_BL[0] = 1.0 - (1.0 - threshold) * top_BL[0]  # and one in which everything is
+    confidence_BLF = torch.stack((top_BL, *confidence_BLF[:, :, 1:3].unbind(-1), (1.0 - top_BL) / top_BL), dim=-1)
+    tie_BL = torch.rand(4, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = []
+    for row in range(4):
+        here = masked_BL[row].nonzero()[:, 0].tolist()
+        sure = [i for i in here if top_BL[row, i].item() >= threshold]
+        expected.append(sure or [max(here, key=lambda i, row=row: top_BL[row, i].item())])  # type: ignore[misc]
+    selector = Selector(WIDTH, replace(config, start="confidence", start_threshold=threshold)).double()
+    for left, price in ((2, 0.0), (9, 0.7)):
+        law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), price)
+        assert [row.nonzero()[:, 0].tolist() for row in law.likeliest(tie_BL)] == expected
+        assert law.logit_BL.abs().max().item() <= config.logit_cap + 1e-9
+
+
+@pytest.mark.parametrize("start", ["iid", "confidence"])
+def test_untrained_it_finishes_now_and_then(start: str) -> None:
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    config = replace(CONFIG, start=start)
+    torch.manual_seed(0)
+    plain = Selector(WIDTH, config).double()
+    torch.manual_seed(0)
+    finishing = Selector(WIDTH, config, finishes=True).double()
+    args = (hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    law, without = finishing(*args), plain(*args)
+    assert isinstance(law, FinishingBernoulli)
+    first = torch.tensor(FIRST_FINISH, dtype=torch.float64).sigmoid().item()
+    assert law.log_f_B.exp().tolist() == pytest.approx([first] * 4, rel=0.02), "the cap bends it a little"
+    torch.testing.assert_close(law.logit_BL, without.logit_BL, rtol=0.0, atol=0.0)
+
+
+def test_finishing_reads_what_is_at_stake_at_masked_positions() -> None:
+    """Sums over them of entropies and of what the likeliest tokens would cost, if nothing else is to be read."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    selector = trained(finishes=True)
+    assert selector.finish is not None
+    with torch.no_grad():
+        selector.finish.read_mean.weight.zero_()
+
+    def finish(confidence_BLF: Tensor, left_B: Tensor = LEFT_B, price: float = 0.3) -> Tensor:
+        return finish_of(selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, left_B, price)).detach()
+
+    first_B = finish(confidence_BLF)
+    here = masked_BL[0].nonzero()[:2, 0].tolist()
+    for feature in (2, 3):  # entropy, odds
+        changed_BLF = confidence_BLF.clone()
+        changed_BLF[0, here[0], feature] += 1.0
+        other_B = finish(changed_BLF)
+        assert abs(float(other_B[0] - first_B[0])) > 1e-4
+        torch.testing.assert_close(other_B[1:], first_B[1:], rtol=0.0, atol=1e-12)
+        exchanged_BLF = confidence_BLF.clone()
+        exchanged_BLF[0, here, feature] = confidence_BLF[0, here[::-1], feature]
+        torch.testing.assert_close(finish(exchanged_BLF), first_B, rtol=0.0, atol=1e-12)
+    for feature in (0, 1):
+        changed_BLF = confidence_BLF.clone()
+        changed_BLF[:, :, feature] += 1.0
+        torch.testing.assert_close(finish(changed_BLF), first_B, rtol=0.0, atol=1e-12)
+    assert (finish(confidence_BLF, left_B=LEFT_B + 1) - first_B).abs().min().item() > 1e-4
+    assert (finish(confidence_BLF, price=1.0) - first_B).abs().min().item() > 1e-4
+
+
+def test_finishing_reads_the_hidden_states() -> None:
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    selector = trained(finishes=True)
+    first_B, other_B = (
+        finish_of(selector(hidden, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3))
+        for hidden in (hidden_BLD, hidden_BLD.flip(-1))
+    )
+    assert (first_B - other_B).abs().min().item() > 1e-4
 
 
 def test_the_offset_can_fade_out() -> None:
@@ -67,26 +168,31 @@ def test_the_offset_can_fade_out() -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
-def test_a_row_alone_gives_what_it_gives_in_a_batch(config: OrderNetConfig) -> None:
+@pytest.mark.parametrize("start", ["iid", "confidence"])
+def test_a_row_alone_gives_what_it_gives_in_a_batch(config: OrderNetConfig, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(config)
-    whole_BL = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    selector = trained(replace(config, start=start), finishes=True)
+    whole = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    whole_BL = whole.logit_BL
     assert whole_BL[masked_BL].std().item() > 0.1
+    assert finish_of(whole).std().item() > 0.01
     for row, length in enumerate(valid_BL.sum(-1).tolist()):
-        alone_1L = selector(
+        alone = selector(
             hidden_BLD[row : row + 1, :length], confidence_BLF[row : row + 1, :length],
             valid_BL[row : row + 1, :length], masked_BL[row : row + 1, :length], LEFT_B[row : row + 1], 0.3,
         )  # fmt: skip
         here_L = masked_BL[row, :length]
-        torch.testing.assert_close(alone_1L[0, here_L], whole_BL[row, :length][here_L], rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(finish_of(alone)[0], finish_of(whole)[row], rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(alone.logit_BL[0, here_L], whole_BL[row, :length][here_L], rtol=0.0, atol=1e-12)
 
 
+@pytest.mark.parametrize("start", ["iid", "confidence"])
 @pytest.mark.parametrize("attends", ["masked", "all"])
-def test_it_sees_what_it_attends_to_and_nothing_else(attends: str) -> None:
+def test_it_sees_what_it_attends_to_and_nothing_else(attends: str, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(replace(CONFIG, attends=attends))
+    selector = trained(replace(CONFIG, attends=attends, start=start), finishes=True)
     ask = partial(selector, valid_BL=valid_BL, masked_BL=masked_BL, steps_left_B=LEFT_B, price=0.3)
-    logits_N = ask(hidden_BLD, confidence_BLF)[masked_BL]
+    logits_N = numbers(ask(hidden_BLD, confidence_BLF))
 
     def changed(where_BL: Tensor, of_hidden: bool) -> bool:
         hidden = torch.where(where_BL[:, :, None], hidden_BLD.flip(-1) + 1.0, hidden_BLD) if of_hidden else hidden_BLD
@@ -94,7 +200,7 @@ def test_it_sees_what_it_attends_to_and_nothing_else(attends: str) -> None:
         unknown = torch.full_like(confidence_BLF, torch.nan)
         unknown = torch.where(masked_BL[:, :, None], confidence_BLF.flip(-1), unknown)
         confidence = confidence_BLF if of_hidden else torch.where(where_BL[:, :, None], unknown, confidence_BLF)
-        return not torch.allclose(ask(hidden, confidence)[masked_BL], logits_N, rtol=0.0, atol=1e-12)
+        return not torch.allclose(numbers(ask(hidden, confidence)), logits_N, rtol=0.0, atol=1e-12)
 
     assert not changed(~valid_BL, True)
     assert not changed(~masked_BL, False)
@@ -110,20 +216,22 @@ def test_where_a_position_stands_matters_with_and_without_a_table() -> None:
     confidence_BLF = torch.full((1, n, 4), 0.5, dtype=torch.float64)
     all_BL, left_B = torch.ones(1, n, dtype=torch.bool), torch.tensor([3])
     bare, placed = trained(), trained(PLACED)
-    bare_L, placed_L = (net(alike_BLD, confidence_BLF, all_BL, all_BL, left_B, 0.0)[0] for net in (bare, placed))
+    bare_L, placed_L = (
+        net(alike_BLD, confidence_BLF, all_BL, all_BL, left_B, 0.0).logit_BL[0] for net in (bare, placed)
+    )
     torch.testing.assert_close(bare_L, bare_L[:1].expand(n), rtol=0.0, atol=1e-9)
     assert placed_L.std().item() > 0.05
     generator = torch.Generator().manual_seed(1)
     hidden_BLD = torch.randn(1, n, WIDTH, generator=generator, dtype=torch.float64)
     few_BL = torch.tensor([[False, True, True, False, True, False]])
     args = (confidence_BLF, all_BL)
-    logits_BL = bare(hidden_BLD, *args, few_BL, left_B, 0.0)
-    shifted_BL = bare(hidden_BLD.roll(1, 1), *args, few_BL.roll(1, 1), left_B, 0.0)
+    logits_BL = bare(hidden_BLD, *args, few_BL, left_B, 0.0).logit_BL
+    shifted_BL = bare(hidden_BLD.roll(1, 1), *args, few_BL.roll(1, 1), left_B, 0.0).logit_BL
     torch.testing.assert_close(shifted_BL.roll(-1, 1)[few_BL], logits_BL[few_BL], rtol=0.0, atol=1e-6)
     spread_BL = torch.tensor([[True, False, True, False, False, True]])  # the same three with other gaps
     spread_BLD = torch.zeros_like(hidden_BLD)
     spread_BLD[spread_BL] = hidden_BLD[few_BL]
-    other_BL = bare(spread_BLD, *args, spread_BL, left_B, 0.0)
+    other_BL = bare(spread_BLD, *args, spread_BL, left_B, 0.0).logit_BL
     assert not torch.allclose(other_BL[spread_BL], logits_BL[few_BL], rtol=0.0, atol=1e-4)
 
 
@@ -132,18 +240,40 @@ def test_steps_left_and_price_are_read() -> None:
     selector = trained()
     selector.offset.weight.zero_()
     logits = {
-        (left, price): selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), price)
+        (left, price): selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), price).logit_BL
         for left, price in ((3, 0.0), (6, 0.0), (3, 1.0))
     }
     assert not torch.allclose(logits[3, 0.0], logits[6, 0.0], rtol=0.0, atol=1e-4)
     assert not torch.allclose(logits[3, 0.0], logits[3, 1.0], rtol=0.0, atol=1e-4)
 
 
-def test_the_context_of_a_row_is_the_same_at_all_its_positions() -> None:
+def test_the_context_of_a_row_is_what_it_has_left() -> None:
     masked_BL = torch.tensor([[True, True, False], [True, False, False]])
-    context_BLF = row_context(masked_BL, torch.tensor([2, 4]), 0.25)
-    torch.testing.assert_close(context_BLF[0], torch.tensor([[0.5, 0.0, 0.5]]).expand(3, -1))
-    torch.testing.assert_close(context_BLF[1], torch.tensor([[0.25, -0.462098, 0.5]]).expand(3, -1))
+    context_BC = row_context(masked_BL, torch.tensor([2, 4]), 0.25)
+    waves = {2: [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, -1.0, 0.0], 4: [-1.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
+    expected = [[1.0, 0.5, *waves[2], 0.0, 0.5], [2.0, 0.25, *waves[4], -0.462098, 0.5]]
+    torch.testing.assert_close(context_BC, torch.tensor(expected, dtype=context_BC.dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_neighbouring_numbers_of_steps_have_clearly_different_features() -> None:
+    feature_TF = step_features(torch.arange(2, 12))
+    assert torch.cdist(feature_TF[:-1], feature_TF[1:]).diagonal().min().item() > 0.3
+    assert bool(step_features(torch.tensor([1, 1 << 20])).isfinite().all())
+
+
+def test_every_number_of_steps_has_a_table_of_positions() -> None:
+    """From 16 on they share one. Features apart: rows that differ in the table alone."""
+    hidden_BLD, _, valid_BL, masked_BL = canvas()
+    torch.manual_seed(0)
+    net, nothing_BLF = OrderNet(WIDTH, 1, PLACED, 1.0).double(), torch.zeros(4, 9, 1, dtype=torch.float64)
+    value = {
+        left: net(hidden_BLD, nothing_BLF, valid_BL, masked_BL, torch.full((4,), left)).value_BL
+        for left in (2, 3, 15, 16, 17, 100)
+    }
+    for first, second in ((2, 3), (3, 15), (15, 16)):
+        assert not torch.allclose(value[first], value[second], rtol=0.0, atol=1e-4)
+    assert value[16].equal(value[17])
+    assert value[16].equal(value[100])
 
 
 def test_logits_stay_below_their_cap() -> None:
@@ -152,28 +282,44 @@ def test_logits_stay_below_their_cap() -> None:
     with torch.no_grad():
         selector.net.last.weight.mul_(1e4)
     selector.offset.weight.zero_()
-    logits_BL = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0)
+    logits_BL = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0).logit_BL
     assert logits_BL.abs().max().item() == pytest.approx(2.5)
     assert bool((logits_BL[~masked_BL] == 0.0).all())
 
 
-def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients() -> None:
+def test_with_confidence_and_finishing_all_logits_stay_below_their_cap() -> None:
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    selector = trained(replace(CONFIG, logit_cap=2.5, start="confidence"), finishes=True)
+    assert selector.finish is not None
+    with torch.no_grad():
+        selector.finish.last.weight.mul_(1e6)
+    for odds in (1e-12, 1e12):
+        confidence_BLF[:, :, 3] = odds
+        law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0)
+        assert law.logit_BL[masked_BL].abs().max().item() <= 2.5 + 1e-9
+        assert finish_of(law).abs().max().item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("start", ["iid", "confidence"])
+def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start: str) -> None:
     hidden_BLD, _, valid_BL, masked_BL = canvas()
-    selector = trained()
+    selector = trained(replace(CONFIG, start=start), finishes=True)
     for odds in (0.0, 1e-300, 1e12):
         top = 1.0 / (1.0 + odds)
         confidence_BLF = torch.tensor([top, top, 0.0, odds], dtype=torch.float64).expand(4, 9, 4).clone()
         confidence_BLF.requires_grad_()
-        logits_BL = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0)
-        assert bool(logits_BL.isfinite().all())
-        (gradient_BLF,) = torch.autograd.grad(logits_BL.sum(), confidence_BLF)
+        logits_N = numbers(selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0))
+        assert bool(logits_N.isfinite().all())
+        (gradient_BLF,) = torch.autograd.grad(logits_N.sum(), confidence_BLF)
         assert bool(gradient_BLF.isfinite().all())
 
 
-def test_it_learns_through_every_parameter() -> None:
+@pytest.mark.parametrize("finishes", [False, True])
+@pytest.mark.parametrize("start", ["iid", "confidence"])
+def test_it_learns_through_every_parameter(start: str, finishes: bool) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(PLACED)
-    selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3).square().sum().backward()
+    selector = trained(replace(PLACED, start=start), finishes=finishes)
+    numbers(selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)).square().sum().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in selector.parameters())
 
 
@@ -182,18 +328,26 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
     torch.manual_seed(0)
     net, inside = OrderNet(WIDTH, 4, CONFIG, 1.0), []
     net.trunk.register_forward_hook(lambda trunk, inputs, out: inside.append((inputs[0].dtype, out.dtype)))
-    exact_BL = net(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL)
+    args = (hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B)
+    exact = net(*args)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value_BL = net(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL)
-    assert value_BL.dtype == torch.float32
+        read = net(*args)
+    assert read.value_BL.dtype == read.mean_BD.dtype == torch.float32
     assert inside == [(torch.float32, torch.float32)] * 2
-    torch.testing.assert_close(value_BL, exact_BL, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(read.value_BL, exact.value_BL, rtol=0.05, atol=0.05)
+    selector = Selector(WIDTH, replace(CONFIG, start="confidence"), finishes=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        law = selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0)
+    assert numbers(law).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"positions": -1}, "positions=-1"),
+        ({"start": "margin"}, "start='margin': choose one of iid, confidence"),
+        ({"start_threshold": 1.0}, "start_threshold=1.0: give a probability"),
+        ({"start_threshold": 0.0}, "start_threshold=0.0"),
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),
         ({"logit_cap": float("nan")}, "logit_cap=nan"),
@@ -222,6 +376,9 @@ def test_beside_a_large_denoiser_it_is_small() -> None:
     with torch.device("meta"):
         denoiser = TransformerDenoiser(32_000, TransformerConfig(layers=18, width=768, heads=12, mlp_width=2048))
         config = OrderNetConfig(width=256, layers=1, mlp_width=512)
-        nets = [Selector(768, config), StateAware(768, config), MaxNormalised(768, config, 0.3)]
+        nets = [
+            Selector(768, config, finishes=True), StateAware(768, config, finishes=True),
+            MaxNormalised(768, config, 0.3),
+        ]  # fmt: skip
     assert size(denoiser) == pytest.approx(170e6, rel=0.05)
     assert all(0 < size(net) <= 0.05 * 170e6 for net in nets)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mdm.objectives.order_elbo import States
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 Sets = tuple[frozenset[int], ...]
 
@@ -33,11 +34,20 @@ def trajectories(masked: frozenset[int], steps: int) -> Iterator[Sets]:
                     yield (frozenset(chosen), *rest)
 
 
-def law_of(p: Tensor, masked: frozenset[int], chosen: frozenset[int]) -> Tensor:
-    """P(chosen) under independent coins conditioned on not all failing."""
-    taken = torch.stack([p[i] if i in chosen else 1.0 - p[i] for i in sorted(masked)]).prod()
-    none = torch.stack([1.0 - p[i] for i in sorted(masked)]).prod()
-    return taken / (1.0 - none)
+def law_of(p: Tensor, f: Tensor | None, masked: frozenset[int], chosen: frozenset[int]) -> Tensor:
+    """P(chosen) under independent coins conditioned on not all failing, or on a proper part if f is P(everything)."""
+
+    def coins(taken: frozenset[int]) -> Tensor:
+        return torch.stack([p[i] if i in taken else 1.0 - p[i] for i in sorted(masked)]).prod()
+
+    if f is None:
+        return coins(chosen) / (1.0 - coins(frozenset()))
+    if len(masked) == 1:
+        return torch.ones_like(f)
+    if chosen == masked:
+        return f
+    parts = [frozenset(c) for size in range(1, len(masked)) for c in itertools.combinations(sorted(masked), size)]
+    return (1.0 - f) * coins(chosen) / torch.stack([coins(part) for part in parts]).sum()
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,12 @@ class ToyModel(nn.Module):
     Args:
         length: L.
         budget: T.
-        family: ``state_aware`` or ``max_normalised``.
+        family: ``state_aware``, ``relative`` or ``max_normalised``.
         seed: of the tables.
-        empty: positions that are given, not generated.
+        finishing: whether finishing is a decision of its own.
     """
 
-    def __init__(self, length: int, budget: int, family: str, seed: int = 0) -> None:
+    def __init__(self, length: int, budget: int, family: str, seed: int = 0, finishing: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
 
@@ -69,12 +79,17 @@ class ToyModel(nn.Module):
         self.static = table(length)
         self.dynamic = table(budget + 1, 2**length, length)
         self.evidence = table(2)
+        self.finishing = finishing
+        if finishing:
+            self.selector_finish = table(budget + 1, 2**length)
+            self.dynamic_finish = table(budget + 1, 2**length)
+            self.evidence_finish = table(1)
 
     def forward(self) -> None: ...
 
     @property
     def posterior_reads_states(self) -> bool:
-        return self.family == "state_aware"
+        return self.family != "max_normalised"
 
     # For the estimators.
 
@@ -85,18 +100,30 @@ class ToyModel(nn.Module):
         log_SL = self.denoiser.log_softmax(-1)[self.code(states.masked_SL), :, 0]
         return ToyReading(log_SL.masked_fill(~states.masked_SL, 0.0))
 
-    def selector_law(self, states: States, reading: ToyReading) -> NonEmptyBernoulli:
-        logits_SL = self.selector[states.steps_left_S, self.code(states.masked_SL)]
-        return NonEmptyBernoulli.from_logits(logits_SL, states.masked_SL)
+    def selector_law(self, states: States, reading: ToyReading) -> UnmaskingLaw:
+        where = states.steps_left_S, self.code(states.masked_SL)
+        if not self.finishing:
+            return NonEmptyBernoulli.from_logits(self.selector[where], states.masked_SL)
+        return FinishingBernoulli.from_logits(self.selector[where], self.selector_finish[where], states.masked_SL)
 
-    def posterior_law(self, states: States, log_prob_SL: Tensor | None) -> NonEmptyBernoulli:
+    def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
         if self.family == "max_normalised":
             assert log_prob_SL is None
+            assert pi is None
             return max_normalised(self.static.expand(len(states.masked_SL), -1), states.masked_SL, 0.7)
         assert log_prob_SL is not None
-        logits_SL = self.static + self.dynamic[states.steps_left_S, self.code(states.masked_SL)]
+        assert pi is not None
+        where = states.steps_left_S, self.code(states.masked_SL)
+        logits_SL = self.static + self.dynamic[where]
         logits_SL = logits_SL + self.evidence[0] * log_prob_SL + self.evidence[1] * log_prob_SL.exp()
-        return NonEmptyBernoulli.from_logits(logits_SL, states.masked_SL)
+        finish_S = None
+        if self.finishing:
+            finish_S = self.dynamic_finish[where] + self.evidence_finish * log_prob_SL.sum(-1)
+        if self.family == "relative":
+            return pi.moved(logits_SL, finish_S)
+        if finish_S is None:
+            return NonEmptyBernoulli.from_logits(logits_SL, states.masked_SL)
+        return FinishingBernoulli.from_logits(logits_SL, finish_S, states.masked_SL)
 
     # By definition, for one state.
 
@@ -106,7 +133,9 @@ class ToyModel(nn.Module):
         return (weight[:, 0] / weight.sum(-1)).log()
 
     def pi(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
-        return law_of(torch.sigmoid(self.selector[left, sum(2**i for i in masked)]), masked, chosen)
+        state = left, sum(2**i for i in masked)
+        f = torch.sigmoid(self.selector_finish[state]) if self.finishing else None
+        return law_of(torch.sigmoid(self.selector[state]), f, masked, chosen)
 
     def q(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
         if self.family == "max_normalised":
@@ -114,13 +143,19 @@ class ToyModel(nn.Module):
             top = next(i for i in masked if self.static[i].item() == best)
             p = ((self.static - self.static[top]) / 0.7).exp()
             p = torch.stack([torch.ones_like(p[i]) if i == top else p[i] for i in range(self.length)])
-        else:
-            log_p = self.log_prob(masked)
-            p = torch.sigmoid(
-                self.static + self.dynamic[left, sum(2**i for i in masked)] + self.evidence[0] * log_p
-                + self.evidence[1] * log_p.exp()
-            )  # fmt: skip
-        return law_of(p, masked, chosen)
+            return law_of(p, None, masked, chosen)
+        log_p, state = self.log_prob(masked), (left, sum(2**i for i in masked))
+        # A relative posterior has the odds of the selector, times a factor.
+        base = self.selector[state] if self.family == "relative" else 0.0
+        p = torch.sigmoid(
+            base + self.static + self.dynamic[state] + self.evidence[0] * log_p + self.evidence[1] * log_p.exp()
+        )
+        if not self.finishing:
+            return law_of(p, None, masked, chosen)
+        base = self.selector_finish[state] if self.family == "relative" else 0.0
+        stake = sum(log_p[i] for i in sorted(masked))
+        f = torch.sigmoid(base + self.dynamic_finish[state] + self.evidence_finish[0] * stake)
+        return law_of(p, f, masked, chosen)
 
 
 @dataclass

@@ -7,6 +7,7 @@ hide a bias in. The last tests break the code on purpose and expect the checks t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -17,23 +18,31 @@ from laws import assert_mean
 from lightning_mdm.objectives import order_elbo, order_one_step
 from lightning_mdm.objectives.order_elbo import (
     OrderElbo,
+    States,
     all_steps,
     importance_weighted_nats,
     leave_one_out,
 )
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from objectives.order_reference import Enumerated, Sets, ToyModel
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 CONTROL = (0.7, 1.3, 0.4)  # any numbers will do: the control variate has no part in the mean
-FAMILIES = ("state_aware", "max_normalised")
+FAMILIES = ("state_aware", "relative", "finishing", "relative_finishing", "max_normalised")
+"""Families of the posterior; with ``finishing`` both laws are those in which finishing is a decision of its own."""
+FINISHING = {"finishing": "state_aware", "relative_finishing": "relative"}
 
 
-def prescribed(per_trajectory: tuple[Sets, ...], length: int) -> Callable[[NonEmptyBernoulli, Tensor, int], Tensor]:
+def toy(length: int, budget: int, family: str, seed: int) -> ToyModel:
+    return ToyModel(length, budget, FINISHING.get(family, family), seed, finishing=family in FINISHING)
+
+
+def prescribed(per_trajectory: tuple[Sets, ...], length: int) -> Callable[[UnmaskingLaw, Tensor, int], Tensor]:
     """Takes the sets of a list in place of draws."""
 
-    def choose(law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+    def choose(law: UnmaskingLaw, row_A: Tensor, step: int) -> Tensor:
         chosen_AL = torch.zeros(len(row_A), length, dtype=torch.bool)
         for a, row in enumerate(row_A.tolist()):
             chosen_AL[a, sorted(per_trajectory[row][step - 1])] = True
@@ -42,10 +51,10 @@ def prescribed(per_trajectory: tuple[Sets, ...], length: int) -> Callable[[NonEm
     return choose
 
 
-def drawn(seed: int) -> Callable[[NonEmptyBernoulli, Tensor, int], Tensor]:
+def drawn(seed: int) -> Callable[[UnmaskingLaw, Tensor, int], Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
-    def choose(law: NonEmptyBernoulli, row_A: Tensor, step: int) -> Tensor:
+    def choose(law: UnmaskingLaw, row_A: Tensor, step: int) -> Tensor:
         shape = law.masked_BL.shape
         return law.sample(
             torch.rand(shape[0], generator=generator, dtype=torch.float64),
@@ -92,7 +101,7 @@ def expected_gradient(enumerated: Enumerated, estimator: str, samples: int) -> t
 
 
 def check_estimator(family: str, estimator: str, budget: int, samples: int, **extra: float) -> None:
-    enumerated = Enumerated(ToyModel(3, budget, family, seed=budget), **extra)
+    enumerated = Enumerated(toy(3, budget, family, seed=budget), **extra)
     exact = enumerated.bound_nats()
     mean, bound = expected_gradient(enumerated, estimator, samples)
     assert bound == pytest.approx(exact.item(), rel=1e-9)
@@ -110,18 +119,20 @@ def test_the_mean_gradient_is_that_of_the_enumerated_bound(
     check_estimator(family, estimator, budget, samples)
 
 
+@pytest.mark.parametrize("family", ["state_aware", "relative_finishing"])
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
-def test_the_price_of_steps_is_part_of_bound_and_gradient(estimator: str) -> None:
-    check_estimator("state_aware", estimator, budget=3, samples=2, price=0.3, wait_price=0.2)
+def test_the_price_of_steps_is_part_of_bound_and_gradient(estimator: str, family: str) -> None:
+    check_estimator(family, estimator, budget=3, samples=2, price=0.3, wait_price=0.2)
 
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["state_aware", "relative_finishing", "max_normalised"])
 def test_the_entropy_bonus_is_in_the_gradient_alone(estimator: str, family: str) -> None:
     check_estimator(family, estimator, budget=3, samples=2, entropy_bonus=0.4)
 
 
-def test_the_generative_model_adds_up_to_one() -> None:
+@pytest.mark.parametrize("finishing", [False, True])
+def test_the_generative_model_adds_up_to_one(finishing: bool) -> None:
     """Over all sequences and trajectories; with a price the rest is the probability of a break."""
     length, budget, vocabulary = 3, 3, 2
     generator = torch.Generator().manual_seed(3)
@@ -129,10 +140,11 @@ def test_the_generative_model_adds_up_to_one() -> None:
         total, broken = 0.0, 0.0
         denoiser = torch.randn((vocabulary + 1) ** length, length, vocabulary, generator=generator).double()
         selector = torch.randn(budget + 1, (vocabulary + 1) ** length, length, generator=generator).double()
+        finish = torch.randn(budget + 1, (vocabulary + 1) ** length, generator=generator).double()
 
         def go(
             tokens: tuple[int, ...], left: int, weight: float, price: float = price, denoiser: Tensor = denoiser,
-            selector: Tensor = selector,
+            selector: Tensor = selector, finish: Tensor = finish,
         ) -> None:  # fmt: skip
             nonlocal total, broken
             masked = [i for i, token in enumerate(tokens) if token == vocabulary]
@@ -143,7 +155,9 @@ def test_the_generative_model_adds_up_to_one() -> None:
             broken += weight * (1.0 - survives)
             code = sum(token * (vocabulary + 1) ** i for i, token in enumerate(tokens))
             masked_1L = torch.tensor([[i in masked for i in range(length)]])
-            law = NonEmptyBernoulli.from_logits(selector[left, code][None], masked_1L)
+            law: UnmaskingLaw = NonEmptyBernoulli.from_logits(selector[left, code][None], masked_1L)
+            if finishing:
+                law = FinishingBernoulli.from_logits(selector[left, code][None], finish[left, code][None], masked_1L)
             p = denoiser[code].softmax(-1)
             for size in range(1, len(masked) + 1):
                 for chosen in itertools.combinations(masked, size):
@@ -166,13 +180,14 @@ def test_the_generative_model_adds_up_to_one() -> None:
 @pytest.mark.parametrize("price", [0.0, 0.4])
 def test_the_bound_holds(family: str, price: float) -> None:
     for seed in range(20):
-        enumerated = Enumerated(ToyModel(3, 3, family, seed=100 + seed), price, wait_price=price / 4)
+        enumerated = Enumerated(toy(3, 3, family, seed=100 + seed), price, wait_price=price / 4)
         assert enumerated.bound_nats().item() >= enumerated.nats().item() - 1e-12
 
 
-def test_the_bound_is_tight_for_the_exact_posterior() -> None:
-    """With two positions the law of the first set has two free numbers, as many as there are logits: q can be exact."""
-    model = ToyModel(2, 2, "state_aware", seed=5)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "max_normalised"])
+def test_the_bound_is_tight_for_the_exact_posterior(family: str) -> None:
+    """With two positions the law of the first set has two free numbers, no more than logits: q can be exact."""
+    model = toy(2, 2, family, seed=5)
     enumerated = Enumerated(model)
     with torch.no_grad():
         nats = enumerated.nats()
@@ -180,11 +195,18 @@ def test_the_bound_is_tight_for_the_exact_posterior() -> None:
         first, second, both = (
             sum(w for sets, w in weight.items() if sets[0] == frozenset(chosen)) for chosen in ((0,), (1,), (0, 1))
         )
-        # p1 (1 - p2) : (1 - p1) p2 : p1 p2 = first : second : both.
-        logits = torch.tensor([both / second, both / first], dtype=torch.float64).log()
+        # p1 (1 - p2) : (1 - p1) p2 : p1 p2 = first : second : both; if both is a decision of its own, the rest as one.
+        odds = [first, second] if family in FINISHING else [both / second, both / first]
         model.static.zero_()
         model.evidence.zero_()
-        model.dynamic[2, 3] = logits
+        model.dynamic[2, 3] = torch.tensor(odds, dtype=torch.float64).log()
+        if family in FINISHING:
+            model.evidence_finish.zero_()
+            model.dynamic_finish[2, 3] = math.log(both / (1.0 - both))
+        if FINISHING.get(family, family) == "relative":
+            model.dynamic[2, 3] -= model.selector[2, 3]
+            if family in FINISHING:
+                model.dynamic_finish[2, 3] -= model.selector_finish[2, 3]
     assert enumerated.bound_nats().item() == pytest.approx(nats.item(), abs=1e-9)
     out = all_steps(model, response(model, 400), budget=2, samples=8, price=0.0, choose=drawn(1))
     assert float(out.bound_nats_B.mean()) == pytest.approx(nats.item(), abs=0.1)
@@ -195,7 +217,7 @@ def test_the_bound_is_tight_for_the_exact_posterior() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family: str) -> None:
     """Step by step: the sum over steps may vary more, as a token not taken now is counted again later."""
-    enumerated = Enumerated(ToyModel(3, 3, family, seed=8), price=0.1)
+    enumerated = Enumerated(toy(3, 3, family, seed=8), price=0.1)
     model = enumerated.model
     for step in (1, 2):
         weights, blackwellised, plain = [], [], []
@@ -227,7 +249,7 @@ def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sampled_bound_is_the_enumerated_one(family: str) -> None:
-    model = ToyModel(3, 3, family, seed=8)
+    model = toy(3, 3, family, seed=8)
     prices = {"price": 0.1, "wait_price": 0.05}
     out = all_steps(model, response(model, 40_000), budget=3, samples=1, choose=drawn(2), **prices)
     exact = Enumerated(model, **prices).bound_nats().item()
@@ -236,8 +258,9 @@ def test_the_sampled_bound_is_the_enumerated_one(family: str) -> None:
     torch.testing.assert_close(out.bound_nats_B, out.token_nats_B + out.kl_nats_B + out.price_nats_B)
 
 
-def test_importance_weighting_tightens_towards_the_likelihood() -> None:
-    model = ToyModel(3, 3, "state_aware", seed=9)
+@pytest.mark.parametrize("family", ["state_aware", "relative_finishing"])
+def test_importance_weighting_tightens_towards_the_likelihood(family: str) -> None:
+    model = toy(3, 3, family, seed=9)
     enumerated = Enumerated(model)
     nats, bound = enumerated.nats().item(), enumerated.bound_nats().item()
     means = []
@@ -249,9 +272,10 @@ def test_importance_weighting_tightens_towards_the_likelihood() -> None:
     assert means[2] == pytest.approx(nats, abs=0.05)
 
 
-def test_a_sequence_may_be_finished_early_and_examples_may_differ_in_length() -> None:
+@pytest.mark.parametrize("family", ["state_aware", "relative", "finishing"])
+def test_a_sequence_may_be_finished_early_and_examples_may_differ_in_length(family: str) -> None:
     """A row whose response has fewer positions gives what it gives alone."""
-    model = ToyModel(3, 3, "state_aware", seed=4)
+    model = toy(3, 3, family, seed=4)
     short = torch.tensor([[True, False, True], [True, True, True]])
     out = all_steps(model, short.repeat(3_000, 1), budget=3, samples=2, price=0.2, choose=drawn(3))
     alone = Enumerated(model, 0.2, given=frozenset({1}))
@@ -262,7 +286,7 @@ def test_a_sequence_may_be_finished_early_and_examples_may_differ_in_length() ->
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_evaluations_are_counted_and_identical_states_evaluated_once(family: str) -> None:
-    model = ToyModel(3, 2, family, seed=1)
+    model = toy(3, 2, family, seed=1)
     seen: list[int] = []
     read = model.read
     model.read = lambda states: (seen.append(len(states.masked_SL)), read(states))[1]  # type: ignore[method-assign]
@@ -294,8 +318,9 @@ def test_iid_orders_have_their_enumerated_cost() -> None:
     assert float(out.kl_nats_B.abs().max()) == 0.0
 
 
-def test_the_score_variance_falls_with_the_baseline() -> None:
-    model = ToyModel(3, 3, "state_aware", seed=2)
+@pytest.mark.parametrize("family", ["state_aware", "relative_finishing"])
+def test_the_score_variance_falls_with_the_baseline(family: str) -> None:
+    model = toy(3, 3, family, seed=2)
     out = all_steps(model, response(model, 2_000), budget=3, samples=8, price=0.0, choose=drawn(5))
     assert 0.0 < float(out.score_variance) < float(out.score_variance_without_baseline)
 
@@ -331,6 +356,38 @@ def test_a_clamped_probability_would_be_noticed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(NonEmptyBernoulli, "from_logits", staticmethod(clamped))
     with pytest.raises(AssertionError):
         check_estimator("state_aware", "all_steps", budget=2, samples=2)
+
+
+def test_finishing_that_coins_may_do_as_well_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The normaliser of the non-empty law in place of that of a proper part."""
+    monkeypatch.setattr(FinishingBernoulli, "log_z_B", property(lambda law: law.coins.log_z_B))
+    with pytest.raises(AssertionError):
+        check_estimator("finishing", "all_steps", budget=2, samples=2)
+
+
+def test_finishing_that_is_not_moved_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = FinishingBernoulli.moved
+    monkeypatch.setattr(FinishingBernoulli, "moved", lambda law, by_BL, by_B: real(law, by_BL))
+    with pytest.raises(AssertionError):
+        check_estimator("relative_finishing", "all_steps", budget=2, samples=2)
+
+
+@pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
+@pytest.mark.parametrize("family", ["relative", "relative_finishing"])
+def test_a_selector_without_its_gradient_through_the_posterior_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch, family: str, estimator: str
+) -> None:
+    """Where q moves pi, the selector decides about the draws as well."""
+
+    class Detached(ToyModel):
+        def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
+            with torch.no_grad():
+                pi = self.selector_law(states, self.read(states))
+            return super().posterior_law(states, log_prob_SL, pi)
+
+    monkeypatch.setitem(globals(), "ToyModel", Detached)
+    with pytest.raises(AssertionError):
+        check_estimator(family, estimator, budget=2, samples=2)
 
 
 def test_a_reward_that_forgets_later_steps_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
