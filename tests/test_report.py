@@ -32,7 +32,13 @@ from lightning_mdm.outcomes import (
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
-from lightning_mdm.report.paired import compare_at_budgets, compare_at_evaluations, every_pair, solved_pairs
+from lightning_mdm.report.paired import (
+    at_equal_evaluations,
+    compare_at_budgets,
+    compare_at_evaluations,
+    every_pair,
+    solved_pairs,
+)
 from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
 from lightning_mdm.report.style import COLOURS, MARKERS
 
@@ -196,6 +202,30 @@ def test_comparisons_at_evaluations() -> None:
     assert [m.comparison for m in compare_at_evaluations(without_4, solved_pairs(outcomes))][-1] is None
 
 
+def test_comparisons_at_equal_evaluations() -> None:
+    """The other policy has at least as many on average, or its most; adaptive or not, whatever its T."""
+    rows, outcomes = sweep((0,))
+    found = at_equal_evaluations(pool_seeds(rows), solved_pairs(outcomes))
+    assert [(r.first, r.first_T, r.second, r.second_T) for r in found] == [
+        ("threshold 0.9", 2, "iid", 2), ("threshold 0.9", 2, "top margin", 2),
+        ("threshold 0.9", 4, "iid", 2), ("threshold 0.9", 4, "top margin", 2),
+    ]  # fmt: skip
+    assert all(r.second_nfe >= r.first_nfe for r in found)
+    assert (found[2].first_accuracy, found[2].second_accuracy) == (32 / N, 14 / N)
+    assert (found[2].only_first, found[2].only_second, found[2].pairs) == (18, 0, N)
+    assert found[2].p_value == mcnemar({p: p < 32 for p in range(N)}, {p: p < 14 for p in range(N)}).p_value
+    # Against another adaptive policy that never takes as many: at its most.
+    short = [replace(row, policy="short", options="{}") for row in rows if row.policy == "threshold" and row.T == 2]
+    solved = [
+        replace(row, policy="short", options="{}") for row in outcomes if row.policy == "threshold" and row.T == 2
+    ]
+    found = at_equal_evaluations(pool_seeds(rows + short), solved_pairs(outcomes + solved))
+    against = {(r.first, r.first_T): (r.second, r.second_T) for r in found if r.second in ("short", "threshold 0.9")}
+    assert against == {
+        ("threshold 0.9", 2): ("short", 2), ("threshold 0.9", 4): ("short", 2), ("short", 2): ("threshold 0.9", 2),
+    }  # fmt: skip
+
+
 def test_budgets_that_change_nothing_are_not_compared_again() -> None:
     rows, outcomes = sweep((0,))
     eight = [replace(row, T=8) for row in rows if row.T == 4]
@@ -268,7 +298,7 @@ def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert printed.splitlines()[-1] == str(run / "report.md")
     assert "threshold 0.9" in printed
     assert sorted(path.name for path in run.iterdir()) == [
-        "frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "paired.csv", "report.md",
+        "equal_nfe.csv", "frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "paired.csv", "report.md",
     ]  # fmt: skip
     assert read_rows(run / "frontier.csv") == rows
     assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")

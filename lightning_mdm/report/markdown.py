@@ -107,7 +107,8 @@ def _at_evaluations(points: Sequence[Point], solved: Solved) -> list[str]:
         "Each adaptive policy against the most accurate fixed-budget policy given as many evaluations: **@Avg**, a "
         "budget of the adaptive policy's mean NFE, rounded; **@Max**, of its largest NFE on any problem. Where the "
         "sweep lacks that budget, the next larger one stands in, which favours the fixed-budget policy. Budgets that "
-        "change nothing for the adaptive policy are not repeated. "
+        "change nothing for the adaptive policy are not repeated. `equal_nfe.csv` compares adaptive policies with all "
+        "others, adaptive ones too, at equal mean NFE. "
     )
     header = [
         "adaptive policy",

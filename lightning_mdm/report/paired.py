@@ -1,7 +1,8 @@
 """Paired comparisons of policies on the same problems and seeds.
 
-Knows points and per-problem outcomes; knows nothing of files or Markdown. Two kinds of comparison: at the same step
-budget T, where an adaptive policy may have used fewer evaluations, and at the evaluations an adaptive policy used.
+Knows points and per-problem outcomes; knows nothing of files or Markdown. Three kinds of comparison: at the same step
+budget T, where an adaptive policy may have used fewer evaluations; at the evaluations an adaptive policy used, given to
+a fixed budget; and at equal mean evaluations, adaptive policies against each other and against all others.
 """
 
 from __future__ import annotations
@@ -68,6 +69,34 @@ class PairRow:
     T: int
     first: str
     second: str
+    pairs: int
+    only_first: int
+    only_second: int
+    difference: float
+    p_value: float
+    p_holm: float
+    p_by_problem: float
+    p_by_problem_holm: float
+
+
+@dataclass(frozen=True)
+class EqualNfeRow:
+    """One line of ``equal_nfe.csv``: an adaptive policy against another at no fewer evaluations, as ``PairRow``.
+
+    Where the other policy never takes as many, it is its own most expensive point.
+    """
+
+    task: str
+    split: str
+    checkpoint: str
+    first: str
+    first_T: int
+    first_nfe: float
+    first_accuracy: float
+    second: str
+    second_T: int
+    second_nfe: float
+    second_accuracy: float
     pairs: int
     only_first: int
     only_second: int
@@ -166,6 +195,60 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
             for point, wanted, pair in found
         ]
     return matched
+
+
+def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualNfeRow]:
+    """Every adaptive point against each other policy, which is given at least as many evaluations on average.
+
+    Of a policy with several options and budgets the cheapest point at or above the mean NFE in question counts, the
+    most accurate of equally cheap ones: the best that this number of evaluations buys it. Holm-corrected over all.
+
+    Args:
+        points: the points of one panel.
+        solved: outcomes; points without any are skipped.
+    """
+    known = [point for point in points if _cell(point) in solved]
+    adaptive = [
+        point for curve in by_name(known).values() if is_adaptive(curve) for point in _changing(curve) if point.T > 1
+    ]
+    pairs = [
+        pair
+        for point in adaptive
+        for policy in dict.fromkeys(rival.policy for rival in known if rival.policy != point.policy)
+        for pair in _compare(point, [rival_at(point.nfe_mean, [r for r in known if r.policy == policy])], solved)
+    ]
+    return [
+        EqualNfeRow(
+            task=c.first.panel.task,
+            split=c.first.panel.split,
+            checkpoint=c.first.panel.checkpoint,
+            first=c.first.name,
+            first_T=c.first.T,
+            first_nfe=c.first.nfe_mean,
+            first_accuracy=c.first.accuracy,
+            second=c.second.name,
+            second_T=c.second.T,
+            second_nfe=c.second.nfe_mean,
+            second_accuracy=c.second.accuracy,
+            pairs=c.pooled.n,
+            only_first=c.pooled.only_a,
+            only_second=c.pooled.only_b,
+            difference=c.pooled.difference,
+            p_value=c.pooled.p_value,
+            p_holm=c.pooled_holm,
+            p_by_problem=c.by_problem.p_value,
+            p_by_problem_holm=c.by_problem_holm,
+        )
+        for c in _correct(pairs)
+    ]
+
+
+def rival_at(nfe_mean: float, points: Sequence[Point]) -> Point:
+    """The cheapest of some points with at least ``nfe_mean`` evaluations, or the most expensive one."""
+    enough = [point for point in points if point.nfe_mean >= nfe_mean - 1e-9]
+    if not enough:
+        return max(points, key=lambda point: (point.nfe_mean, point.accuracy))
+    return min(enough, key=lambda point: (point.nfe_mean, -point.accuracy))
 
 
 def _compare(first: Point, others: Sequence[Point], solved: Solved) -> list[Comparison]:

@@ -14,7 +14,7 @@ from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, wr
 from lightning_mdm.outcomes.table import write_table
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
-from lightning_mdm.report.paired import PairRow, every_pair, solved_pairs
+from lightning_mdm.report.paired import EqualNfeRow, PairRow, at_equal_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, pool_seeds
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
@@ -69,7 +69,9 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
 
 
 def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
-    """Writes ``frontier.csv`` (all runs), ``paired.csv``, the figure (png, svg) and ``report.md`` into ``out_dir``.
+    """Writes the report into ``out_dir``.
+
+    These are ``frontier.csv`` (all runs), ``paired.csv``, ``equal_nfe.csv``, the figure (png, svg) and ``report.md``.
 
     Returns:
         The path of ``report.md``.
@@ -127,6 +129,8 @@ def _write(runs: Runs, out_dir: Path) -> Path:
     solved = solved_pairs(runs.outcomes)
     panels = by_panel(pool_seeds(runs.rows)).values()
     write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
+    equal = [row for points in panels for row in at_equal_evaluations(points, solved)]
+    write_table(out_dir / "equal_nfe.csv", EqualNfeRow, equal)
     write_rows(out_dir / "frontier.csv", runs.rows)
     save_figure(figure, out_dir / "frontier")
     path = out_dir / "report.md"
