@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
@@ -315,9 +316,10 @@ def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
 def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, facts: SplitFacts) -> list[Run]:
     """The runs to make: the one answer to which policies a module can run on the problems of a split.
 
-    Of all policies those are run that are learned only where the module has a selector, those that follow an order only
-    where the task knows one, and a sequential one only with a causal net, which in turn runs nothing else. A sequential
-    policy takes one step per token: it is run once, with the smallest budget that is enough for every problem.
+    Of all policies those are run that are learned only where the module has a selector, and then at every price it was
+    trained with, those that follow an order only where the task knows one, and a sequential one only with a causal net,
+    which in turn runs nothing else. A sequential policy takes one step per token: it is run once, with the smallest
+    budget that is enough for every problem.
 
     Raises:
         ValueError: a policy asked for that a causal net cannot run, or no budget that is enough for a sequential one.
@@ -330,6 +332,7 @@ def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, 
             and not (run.policy.learned and selector_of(module, run.steps) is None)
             and not ("order" in run.policy.reads and not facts.ordered)
         ]  # fmt: skip
+        runs = [priced for run in runs for priced in at_every_price(run, module)]
     sequential = [run for run in runs if run.policy.sequential]
     if causal and len(sequential) < len(runs):
         other = next(run.policy for run in runs if not run.policy.sequential)
@@ -346,6 +349,13 @@ def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, 
             f"{facts.split} problems has {facts.longest_response}: give a budget of at least that"
         )
     return [run for run in runs if not run.policy.sequential or run.steps == min(enough)]
+
+
+def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
+    """A run of the learned order at each of the module's prices; another run as it is."""
+    if not isinstance(run.policy, Learned):
+        return [run]
+    return [replace(run, policy=replace(run.policy, price=price)) for price in cast(list[float], module.prices)]
 
 
 def weights_hash(net: nn.Module) -> str:
