@@ -1,6 +1,6 @@
 """Learn the hop chain's order with several posteriors, estimators and seeds, and collect the rows behind the claim.
 
-python experiments/hop_chain/run.py [--jobs N] [--seeds 0 1 2] [--recipes state_aware ...]
+python experiments/hop_chain/run.py [--jobs N] [--seeds 0 1 2] [--recipes relative ...]
 
 A run that is complete is not repeated; one that stopped goes on where it was. Each run is one ``lightning fit`` and one
 ``lightning sweep`` of ``configs/hop_chain/order.yaml``.
@@ -22,13 +22,20 @@ CONFIG = "configs/hop_chain/order.yaml"
 RUNS = Path("runs/hop_chain")
 COLUMNS = ("policy", "T", "seed", "nats", "nats_sem", "nfe_mean", "optimum")
 
-# What each recipe changes in the configuration, whose own recipe is state_aware.
+# What each recipe changes in the configuration, whose own recipe is relative.
+PUBLISHED = (
+    "--model.posterior.family",
+    "max_normalised",
+    "--model.entropy_bonus",
+    "0",
+    "--model.budget_draw",
+    "uniform",
+)
 RECIPES: dict[str, tuple[str, ...]] = {
-    "state_aware": (),
-    "max_normalised": ("--model.posterior.family", "max_normalised"),
-    "max_normalised_one_step": (
-        "--model.posterior.family", "max_normalised", "--model.estimator", "one_step", "--trainer.max_steps", "3000",
-    ),
+    "relative": (),
+    "state_aware": ("--model.posterior.family", "state_aware"),
+    "max_normalised": PUBLISHED,
+    "max_normalised_one_step": (*PUBLISHED, "--model.estimator", "one_step", "--trainer.max_steps", "2400"),
     "more_hops": ("--data.law.hops", "3"),
     "longer_chain": (
         "--data.law.chain", "14", "--data.law.given", "12",
@@ -44,6 +51,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
 OTHER_LAWS = {"more_hops", "longer_chain", "arranged_anew"}
 
 
+def with_heuristics(recipe: str, seed: int, seeds: Sequence[int]) -> bool:
+    """Whether a run is the one of its law that evaluates the heuristics."""
+    return seed == seeds[0] and recipe in OTHER_LAWS | {"relative"}
+
+
 def lightning(*arguments: str, log: Path) -> None:
     """Run the program in a process of its own, its output in a log."""
     with open(log, "a") as file:
@@ -52,8 +64,14 @@ def lightning(*arguments: str, log: Path) -> None:
         )
 
 
-def run(recipe: str, seed: int) -> Path:
-    """Train and evaluate one recipe with one seed, or take what is there."""
+def run(recipe: str, seed: int, heuristics: bool) -> Path:
+    """Train and evaluate one recipe with one seed, or take what is there.
+
+    Args:
+        recipe: of ``RECIPES``.
+        seed: of weights, data and noise.
+        heuristics: whether to evaluate the policies that learn nothing too; once for each law is enough.
+    """
     run_dir = RUNS / recipe / f"seed_{seed}"
     run_dir.mkdir(parents=True, exist_ok=True)
     options = [
@@ -63,7 +81,8 @@ def run(recipe: str, seed: int) -> Path:
     lightning("fit", *options, "--ckpt_path", "last", log=run_dir / "fit.log")
     if not (run_dir / "order_nats.csv").exists():
         last = str(run_dir / "checkpoints" / "last.ckpt")
-        lightning("sweep", *options, "--ckpt_path", last, log=run_dir / "sweep.log")
+        policies = [] if heuristics else ["--order_nats.policies", "[Learned]"]
+        lightning("sweep", *options, *policies, "--ckpt_path", last, log=run_dir / "sweep.log")
     print(f"{run_dir} is complete", flush=True)
     return run_dir / "order_nats.csv"
 
@@ -72,12 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", nargs="+", default=["state_aware"], choices=RECIPES)
+    parser.add_argument("--recipes", nargs="+", default=["relative"], choices=RECIPES)
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     pairs = [(recipe, seed) for recipe in options.recipes for seed in options.seeds]
     with ThreadPoolExecutor(options.jobs) as pool:
-        files = list(pool.map(lambda pair: run(*pair), pairs))
+        files = list(pool.map(lambda pair: run(*pair, heuristics=with_heuristics(*pair, options.seeds)), pairs))
     path = HERE / "rows.csv"
     kept: list[dict[str, str]] = []
     redone = {(f"learned, {recipe}", str(seed)) for recipe, seed in pairs}
@@ -89,8 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in csv.DictReader(file):
                 if row["policy"] == "learned":
                     kept.append({**row, "policy": f"learned, {recipe}", "seed": str(seed)})
-                elif recipe in OTHER_LAWS | {"state_aware"} and seed == options.seeds[0]:
-                    # The heuristics learn nothing: once for each law is enough.
+                elif with_heuristics(recipe, seed, options.seeds):
                     row["policy"] += f", {recipe}" if recipe in OTHER_LAWS else ""
                     name = (row["policy"], row["seed"], row["T"])
                     kept = [r for r in kept if (r["policy"], r["seed"], r["T"]) != name] + [row]

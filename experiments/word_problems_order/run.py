@@ -1,0 +1,128 @@
+"""Learn the order of the default task for three denoisers and compare it with every heuristic, on 2,000 test problems.
+
+python experiments/word_problems_order/run.py [--jobs N] [--seeds 0 1 2] [--split test]
+
+Seed 0 is the denoiser that ships; each other one is it, trained further on other problems. For each the order is
+learned, and three groups of policies are swept. What is complete is not repeated; what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+
+from lightning_mdm.outcomes import OutcomeRow, Row, write_outcomes, write_rows
+from lightning_mdm.report import read_runs, report
+
+HERE = Path(__file__).parent
+RUNS = Path("runs/word_problems_order_3")
+SHIPPED = Path("experiments/word_problems")
+GROUPS = ("fixed", "adaptive", "learned")
+FURTHER = (
+    "--trainer.max_steps", "600", "--model.learning_rate", "1.5e-3", "--model.warmup_steps", "50",
+    "--trainer.val_check_interval", "300", "--trainer.precision", "bf16-mixed",
+)  # fmt: skip
+
+
+def lightning(*arguments: str, log: Path) -> None:
+    """Run the program in a process of its own, its output in a log."""
+    with open(log, "a") as file:
+        subprocess.run(
+            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def seeded(seed: int) -> list[str]:
+    return ["--seed_everything", str(seed), "--data.seed", str(seed), "--model.noise_seed", str(seed)]
+
+
+def denoiser(seed: int) -> Path:
+    """The weights of a seed's denoiser; trained first where there are none."""
+    if seed == 0:
+        return SHIPPED / "denoiser.safetensors"
+    run_dir = RUNS / f"seed_{seed}" / "denoiser"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lightning(
+        "fit", "--config", "configs/word_problems/denoiser.yaml", *FURTHER, *seeded(seed), "--run_dir", str(run_dir),
+        "--model.init_from", str(SHIPPED / "denoiser.safetensors"),
+        "--data.tokenizer_path", str(SHIPPED / "tokenizer.json"), "--ckpt_path", "last", log=run_dir / "fit.log",
+    )  # fmt: skip
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def run(seed: int, split: str, problems: int) -> None:
+    """Train and evaluate one seed, or take what is there."""
+    run_dir = RUNS / f"seed_{seed}"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    order = [
+        "--config", "configs/word_problems/order.yaml", *seeded(seed), "--model.denoiser_ckpt", str(denoiser(seed)),
+        "--data.tokenizer_path", str(SHIPPED / "tokenizer.json"),
+    ]  # fmt: skip
+    lightning(
+        "fit", *order, "--run_dir", str(run_dir / "order"), "--trainer.val_check_interval", "100000",
+        "--ckpt_path", "last", log=run_dir / "fit.log",
+    )  # fmt: skip
+    for group in GROUPS:
+        there = run_dir / f"{group}_{split}"
+        if (there / "frontier.csv").exists():
+            continue
+        there.mkdir(exist_ok=True)
+        lightning(
+            "sweep", *order, "--config", str(HERE / f"{group}.yaml"), "--run_dir", str(there), "--split", split,
+            f"--data.n_{split}", str(problems), "--data.eval_batch_size", "100", "--model.validation_samples", "1",
+            "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
+            "--ckpt_path", str(run_dir / "order" / "checkpoints" / "last.ckpt"), log=there / "sweep.log",
+        )  # fmt: skip
+        print(f"{there} is complete", flush=True)
+
+
+def joined(seeds: Sequence[int], split: str) -> Path:
+    """A run directory in which every denoiser is a seed, so that reports pool and pair over all of them."""
+    rows: list[Row] = []
+    outcomes: list[OutcomeRow] = []
+    for seed in seeds:
+        runs = read_runs([RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS])
+        as_one = {"checkpoint": f"{len(seeds)} denoisers", "seed": seed}
+        rows += [replace(row, **as_one, options=without_selector(row.options)) for row in runs.rows]
+        outcomes += [replace(row, **as_one, options=without_selector(row.options)) for row in runs.outcomes]
+    path = RUNS / f"joined_{split}"
+    path.mkdir(exist_ok=True)
+    write_rows(path / "frontier.csv", rows)
+    write_outcomes(path / "outcomes.csv", outcomes)
+    return path
+
+
+def without_selector(options: str) -> str:
+    """The options without the hash of the selector, which differs between denoisers."""
+    kept = {key: value for key, value in json.loads(options).items() if key != "selector"}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at a time, one thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--problems", type=int, default=2000)
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda seed: run(seed, options.split, options.problems), options.seeds))
+    path = joined(options.seeds, options.split)
+    report([str(path)])
+    if options.split == "test":
+        copyfile(path / "frontier.csv", HERE / "rows.csv")
+        for name in ("equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
+            copyfile(path / name, HERE / name)
+
+
+if __name__ == "__main__":
+    main()
