@@ -83,7 +83,7 @@ class OrderNats(EvaluationCallback):
         self.active = [] if idle else runs_of(self.runs, self.all_policies, module)
         if not self.active:
             return
-        self.split = split
+        self.split = problems_of(trainer).split_name(split)
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
 

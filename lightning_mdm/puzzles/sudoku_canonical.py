@@ -46,9 +46,10 @@ def canonical_form(puzzle: Puzzle) -> bytes:
                     least, starts = form, []
                 if form == least:
                     starts.append((across, first, columns))
-    candidates = [
-        arranged(*turned[across], first, order, box) for across, first, columns in starts for order in columns
-    ]
+    candidates = []
+    for across, first, columns in starts:
+        grid_SS, clues_SS = turned[across]
+        candidates += [arranged(grid_SS, clues_SS, first, order, box) for order in columns]
     return min(candidates)[1]
 
 

@@ -2,9 +2,9 @@
 
 Text: a line begins with the puzzle, one character a cell in reading order, ``.`` or ``0`` for a blank. After a comma,
 semicolon, bar or white space may follow its solution, and then anything else. Empty lines, lines that begin with ``#``
-and what follows a ``#`` are comments. A first line that holds no digit is a header; it may name the columns (``puzzle``,
-``quiz``, ``sudoku`` or ``board``, ``solution`` or ``solved``), in which case these may stand anywhere. Each puzzle must have exactly one
-solution, and it is computed; one that is given must agree.
+and what follows a ``#`` are comments. A first line without a digit is a header; it may name the columns (``puzzle``,
+``quiz``, ``sudoku`` or ``board``; ``solution`` or ``solved``), in which case these may stand anywhere. Each puzzle must
+have exactly one solution, and it is computed; one that is given must agree.
 
 Compact: ``.npz`` with the patterns of clues (bits) and the solved grids (half a byte per cell), 52 bytes a puzzle of 81
 cells before compression.

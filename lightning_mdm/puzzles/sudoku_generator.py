@@ -1,9 +1,9 @@
 """Sudokus with one solution, without end: puzzle k of a stream is a pure function of options, stream and k.
 
-*Fresh* puzzles: a random grid, and of its digits as few or as many as wanted, uniqueness proven. *Images*: a fresh base
-puzzle out of a pool, turned by a random symmetry, far faster; difficulty is the same for a whole class. Which *split* may
-hold a puzzle is decided by the hash of its canonical form: an endless training stream, images included, never holds a
-puzzle of a test split, nor a symmetric one.
+*Fresh* puzzles: a random grid, and of its digits as few or as many as wanted, uniqueness proven. *Images*: a fresh
+base puzzle turned by a random symmetry, far faster; difficulty is the same for a whole class. Which *split* may hold a
+puzzle is decided by the hash of its canonical form: an endless training stream, images included, never holds a puzzle of
+a test split, nor a symmetric one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_mdm.puzzles.sudoku import Board, Puzzle, board, members
+from lightning_mdm.puzzles.sudoku import Board, Puzzle, board, board_of, members
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
 from lightning_mdm.puzzles.sudoku_logic import Position, solve_logically
 from lightning_mdm.puzzles.sudoku_search import search
-from lightning_mdm.puzzles.sudoku_symmetry import symmetric
+from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
 
 Difficulty = Literal["easy", "hard", "any"]
 
@@ -31,7 +32,7 @@ N_BUCKETS = 8
 BUCKETS = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, N_BUCKETS)}
 # Grids tried for one puzzle before giving up, and ways of adding clues to each of them.
 MAX_GRIDS = 2_000
-ADDITIONS = 4
+ADDITIONS = 8
 # Base puzzles that a process remembers.
 REMEMBERED = 1 << 18
 
@@ -131,24 +132,16 @@ def base(options: SudokuOptions, stream: str, k: int, split: str | None) -> Puzz
     return fresh(options, stream, k, split)
 
 
-def image(options: SudokuOptions, stream: str, k: int, pool: int, split: str | None = None) -> tuple[Puzzle, int]:
-    """Puzzle ``k`` of a stream of symmetric images, and the number of its base puzzle.
+def image(puzzle: Puzzle, stream: str, k: int) -> tuple[Puzzle, NDArray[np.int64]]:
+    """A symmetric image of a base puzzle as puzzle ``k`` of a stream: a pure function of all three.
 
-    Args:
-        options: which puzzles.
-        stream: name of the stream.
-        k: number of the puzzle; its base is fresh puzzle ``k % pool`` of the same stream.
-        pool: number of base puzzles, each made when it is first needed.
-        split: as for ``fresh``.
+    Returns:
+        The image, and per cell the base's cell that it comes from.
     """
-    number = k % pool
-    return symmetric(base(options, stream, number, split), generator_of(stream, k)), number
-
-
-def generator_of(stream: str, k: int) -> np.random.Generator:
-    """Random numbers for image ``k`` of a stream."""
     key = blake2b(f"{stream}/{k}/image".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
+    turn = Symmetries.draw(board_of(len(puzzle.grid)), 1, rng)
+    return turn.images(puzzle)[0], turn.source_NC[0]
 
 
 def random_grid(where: Board, rng: random.Random) -> bytes:

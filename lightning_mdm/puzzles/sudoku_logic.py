@@ -1,11 +1,11 @@
 """Solving a Sudoku as people do, by seven strategies and without guessing: in which order can its cells be solved?
 
-The strategies are those of Shah et al. 2024 (arXiv 2409.10502) and Kim et al. 2025 (arXiv 2502.06768), from the simplest
-to the hardest; a *candidate* is a digit that a cell may still hold. In rounds, the simplest strategy that achieves
-anything is applied **everywhere at once**, judged by one and the same state of the board. So the outcome does not depend
-on the order in which cells are looked at, and a puzzle turned, permuted or relabelled is solved in the very same rounds:
-``easy`` (these strategies finish) and ``hard`` (they do not) are properties of a puzzle's class. The last strategy
-argues from uniqueness: all this is for puzzles with exactly one solution. Knows nothing of how they are made.
+The strategies are those of Shah et al. 2024 (arXiv 2409.10502) and Kim et al. 2025 (arXiv 2502.06768), in the order in
+which the latter lists them; a *candidate* is a digit that a cell may still hold. In rounds, the first strategy that
+achieves anything is applied **everywhere at once**, judged by one and the same state of the board. So the outcome does
+not depend on the order in which cells are looked at, and a puzzle turned, permuted or relabelled is solved in the very
+same rounds: ``easy`` (these strategies finish) and ``hard`` (they do not) are properties of a puzzle's class. The last
+strategy argues from uniqueness: all this is for puzzles with exactly one solution. Knows nothing of how they are made.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def solve_logically(clues: bytes) -> LogicalSolution:
                 steps.append(Step(cell, index + 1, strategy, rounds))
             needed = Strategy.LONE_SINGLE
             continue
-        applied = next((strategy for strategy, find in ELIMINATIONS.items() if position.eliminate(find(position))), None)
+        applied = next(
+            (strategy for strategy, find in ELIMINATIONS.items() if position.eliminate(find(position))), None
+        )
         if applied is None:
             break
         needed = max(needed, applied)

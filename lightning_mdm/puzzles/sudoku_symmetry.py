@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_mdm.puzzles.sudoku import Board, Puzzle, board_of
+from lightning_mdm.puzzles.sudoku import Board, Puzzle
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,3 @@ def lines(board: Board, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     band_N = rng.random((n, board.box)).argsort(-1)[:, :, None]
     within_N = rng.random((n, board.box, board.box)).argsort(-1)
     return (band_N * board.box + within_N).reshape(n, board.side)
-
-
-def symmetric(puzzle: Puzzle, rng: np.random.Generator) -> Puzzle:
-    """A uniform draw of a puzzle's class, each symmetry equally likely."""
-    return Symmetries.draw(board_of(len(puzzle.grid)), 1, rng).images(puzzle)[0]
