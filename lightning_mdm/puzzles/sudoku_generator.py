@@ -2,8 +2,8 @@
 
 *Fresh* puzzles: a random grid, and of its digits as few or as many as wanted, uniqueness proven. *Images*: a fresh
 base puzzle turned by a random symmetry, far faster; difficulty is the same for a whole class. Which *split* may hold a
-puzzle is decided by the hash of its canonical form: an endless training stream, images included, never holds a puzzle of
-a test split, nor a symmetric one.
+puzzle is decided by the hash of its canonical form: an endless training stream, images included, never holds a puzzle
+of a test split, nor a symmetric one.
 """
 
 from __future__ import annotations
