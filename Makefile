@@ -6,10 +6,11 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 TASK := configs/word_problems
 
-.PHONY: help sweep-steps train-default test check format clean
+.PHONY: help sweep-steps sudoku train-default test check format clean
 
 help:
 	@echo "make sweep-steps    train briefly, decode with every policy at every budget, draw the frontier"
+	@echo "make sudoku         a small Sudoku denoiser, and every order at every budget, minutes on 2 cores"
 	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
 	@echo "make check          format, lint, types, import contracts"
@@ -35,6 +36,11 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning fit $(DENOISER) --ckpt_path last
 	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
 	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
+
+SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
+sudoku: $(VENV)/.run
+	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU) --ckpt_path last
 
 # Five stages of growing difficulty, hours on 2 cores, each from the weights of the one before.
 STAGES := 1 2 3 4 5

@@ -140,7 +140,7 @@ class Frontier(EvaluationCallback):
         for run in self.active:
             cell = Cell(
                 task=data.task,
-                split=split,
+                split=data.split_name(split),
                 checkpoint=checkpoint,
                 data=fingerprint,
                 policy=run.policy.name,

@@ -86,7 +86,7 @@ class OrderNats(EvaluationCallback):
             return
         self.facts = SplitFacts(problems_of(trainer), split)
         self.active = runs_of(self.runs, self.all_policies, module, self.facts)
-        self.split = split
+        self.split = problems_of(trainer).split_name(split)
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
 

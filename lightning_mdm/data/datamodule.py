@@ -115,6 +115,10 @@ class ProblemDataModule(L.LightningDataModule, ABC):
 
     # What a task may know.
 
+    def split_name(self, split: str) -> str:
+        """What rows of results call a split, for tasks with several tests."""
+        return split
+
     def optimum_nats(self, steps: int) -> float | None:
         """The least expected -log-likelihood of a response in ``steps`` steps; ``None`` where nobody knows."""
         return None

@@ -26,6 +26,8 @@ class TransformerConfig:
         mlp_width: inner width of the SwiGLU layer.
         norm_eps: epsilon of every RMSNorm.
         rope_base: base of the rotary frequencies (rotate-half convention).
+        positions: length of a learned position embedding, for canvases on which a position means the same in every
+            row, such as a board; 0 for none. Rotary positions are there in any case.
     """
 
     layers: int = 4
@@ -34,11 +36,14 @@ class TransformerConfig:
     mlp_width: int = 384
     norm_eps: float = 1e-5
     rope_base: float = 10_000.0
+    positions: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a whole number of at least 1")
+        if self.positions < 0:
+            raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"width={self.width} with heads={self.heads}: rotary attention needs width / heads to be an even "
@@ -129,6 +134,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.causal = causal
+        self.places = nn.Parameter(0.5 * torch.randn(config.positions, config.width)) if config.positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
@@ -137,9 +143,22 @@ class Transformer(nn.Module):
 
         ``position_BL`` says where each embedding stands; 0, 1, 2, ... where it is not given. A row with no valid
         position at all would have nothing to attend to: callers pass none.
+
+        Raises:
+            ValueError: a canvas longer than the position embedding.
         """
-        position = torch.arange(x_BLD.shape[1], device=x_BLD.device) if position_BL is None else position_BL[:, None]
-        angles = rotary_angles(position, self.config.width // self.config.heads, self.config.rope_base)
+        position = torch.arange(x_BLD.shape[1], device=x_BLD.device) if position_BL is None else position_BL
+        if self.places is not None:
+            if x_BLD.shape[1] > len(self.places):
+                raise ValueError(
+                    f"positions={len(self.places)}: the canvas has {x_BLD.shape[1]} positions; give at least as many"
+                )
+            x_BLD = x_BLD + self.places[position]
+        angles = rotary_angles(
+            position if position.ndim == 1 else position[:, None],
+            self.config.width // self.config.heads,
+            self.config.rope_base,
+        )
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
         attend_B1LL = valid_BL[:, None, None, :]  # of size 1 where all positions may attend to the same ones
         if self.causal:

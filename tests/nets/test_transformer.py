@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,23 @@ def test_the_trunk_matches_its_formula(eps: float) -> None:
     torch.testing.assert_close(trunk(x[None], valid[None])[0], expected, rtol=0.0, atol=1e-5)
 
 
+def test_a_position_embedding_is_added_to_what_goes_in() -> None:
+    torch.manual_seed(0)
+    told, plain = Transformer(replace(CONFIG, positions=5)).double(), Transformer(CONFIG).double()
+    places = told.places
+    assert places is not None
+    plain.load_state_dict({name: value for name, value in told.state_dict().items() if name != "places"})
+    x_BLD, valid_BL = numbers(2, 4, 16), torch.ones(2, 4, dtype=torch.bool)
+    torch.testing.assert_close(told(x_BLD, valid_BL), plain(x_BLD + places[:4], valid_BL))
+    # Told where each embedding stands, it takes the vectors of those places.
+    position_BL = torch.tensor([[3, 0, 4, 1], [0, 1, 2, 3]])
+    torch.testing.assert_close(
+        told(x_BLD, valid_BL, position_BL), plain(x_BLD + places[position_BL], valid_BL, position_BL)
+    )
+    with pytest.raises(ValueError, match="positions=5: the canvas has 6 positions; give at least as many"):
+        told(numbers(1, 6, 16), torch.ones(1, 6, dtype=torch.bool))
+
+
 def test_the_published_170m_shape_is_reachable() -> None:
     config = TransformerConfig(layers=18, width=768, heads=12, mlp_width=3072)
     with torch.device("meta"):
@@ -121,6 +139,7 @@ def test_the_published_170m_shape_is_reachable() -> None:
         ({"mlp_width": 0}, "mlp_width=0"),
         ({"width": 100, "heads": 3}, "width=100 with heads=3"),
         ({"width": 12, "heads": 4}, "even"),
+        ({"positions": -1}, "positions=-1: give the length of the canvas, or 0"),
     ],
 )
 def test_impossible_shapes_are_refused(shape: dict[str, int], message: str) -> None:

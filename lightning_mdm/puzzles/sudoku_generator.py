@@ -1,0 +1,179 @@
+"""Sudokus with one solution, without end: puzzle k of a stream is a pure function of options, stream and k.
+
+*Fresh* puzzles: a random grid, and of its digits as few or as many as wanted, uniqueness proven. *Images*: a fresh
+base puzzle turned by a random symmetry, far faster; difficulty is the same for a whole class. Which *split* may hold a
+puzzle is decided by the hash of its canonical form: an endless training stream, images included, never holds a puzzle
+of a test split, nor a symmetric one.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_mdm.puzzles.sudoku import Board, Puzzle, board, board_of, members
+from lightning_mdm.puzzles.sudoku_canonical import canonical_form
+from lightning_mdm.puzzles.sudoku_logic import Position, solve_logically
+from lightning_mdm.puzzles.sudoku_search import search
+from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
+
+Difficulty = Literal["easy", "hard", "any"]
+
+# Of 8 buckets of classes, one is validation, one is test, the rest is training.
+N_BUCKETS = 8
+BUCKETS = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, N_BUCKETS)}
+# Grids tried for one puzzle before giving up, and ways of adding clues to each of them.
+MAX_GRIDS = 2_000
+ADDITIONS = 8
+# Base puzzles that a process remembers.
+REMEMBERED = 1 << 18
+
+
+@dataclass(frozen=True)
+class SudokuOptions:
+    """Which puzzles to make.
+
+    Args:
+        side: 4 or 9.
+        min_clues: fewest digits given. A puzzle has no fewer than its solution needs.
+        max_clues: most digits given.
+        difficulty: ``easy`` is what the seven strategies of ``sudoku_logic`` finish, ``hard`` what they do not.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    side: int = 9
+    min_clues: int = 17
+    max_clues: int = 34
+    difficulty: Difficulty = "any"
+
+    def __post_init__(self) -> None:
+        cells = board(self.side).cells
+        if not 0 <= self.min_clues <= self.max_clues <= cells:
+            raise ValueError(
+                f"min_clues={self.min_clues}, max_clues={self.max_clues}: give 0 <= min_clues <= max_clues <= {cells}"
+            )
+        check_difficulty("difficulty", self.difficulty)
+
+
+def check_difficulty(option: str, value: str) -> None:
+    """Raise ``ValueError`` unless the value of an option is a difficulty."""
+    if value not in get_args(Difficulty):
+        raise ValueError(f"{option}={value!r}: choose one of {', '.join(get_args(Difficulty))}")
+
+
+def is_of(difficulty: Difficulty, clues: bytes) -> bool:
+    """Whether a puzzle with one solution is of a difficulty."""
+    return difficulty == "any" or solve_logically(clues).finished == (difficulty == "easy")
+
+
+def split_of(puzzle: Puzzle) -> str:
+    """The one split that may hold a puzzle and all that symmetries make of it."""
+    bucket = zlib.crc32(canonical_form(puzzle)) % N_BUCKETS
+    return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
+
+
+def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None) -> Puzzle:
+    """Puzzle ``k`` of a stream, made from a grid of its own.
+
+    The number of clues is drawn uniformly from the range, and is larger where the random minimal set of clues that the
+    puzzle starts from has more.
+
+    Args:
+        options: which puzzles.
+        stream: name of the stream.
+        k: number of the puzzle.
+        split: ``train``, ``validation`` or ``test`` for puzzles of that split only.
+
+    Raises:
+        ValueError: an unknown split, or options that hardly any puzzle meets.
+    """
+    if split is not None and split not in BUCKETS:
+        raise ValueError(f"split {split!r}: Sudokus have {', '.join(BUCKETS)}")
+    where = board(options.side)
+    rng = random.Random(f"{stream}/{k}")
+    for _ in range(MAX_GRIDS):
+        grid = random_grid(where, rng)
+        order = rng.sample(range(where.cells), where.cells)
+        needed = search(where).fewest(grid, order)
+        others = sorted(set(order) - set(needed))
+        tried: set[bytes] = set()
+        for _ in range(ADDITIONS):
+            wanted = max(len(needed), rng.randint(options.min_clues, options.max_clues))
+            if wanted > options.max_clues:
+                break
+            kept = {*needed, *rng.sample(others, wanted - len(needed))}
+            clues = bytes(digit if cell in kept else 0 for cell, digit in enumerate(grid))
+            if clues in tried:
+                continue
+            tried.add(clues)
+            puzzle = Puzzle(clues, grid)
+            if is_of(options.difficulty, clues) and split in (None, split_of(puzzle)):
+                return puzzle
+    raise ValueError(
+        f"{options}: of {MAX_GRIDS} random grids none has such a puzzle"
+        + (f" in the {split} split" if split else "")
+        + "; raise max_clues, or ask for another difficulty"
+    )
+
+
+@lru_cache(maxsize=REMEMBERED)
+def base(options: SudokuOptions, stream: str, k: int, split: str | None) -> Puzzle:
+    """``fresh``, remembered."""
+    return fresh(options, stream, k, split)
+
+
+def image(puzzle: Puzzle, stream: str, k: int) -> tuple[Puzzle, NDArray[np.int64]]:
+    """A symmetric image of a base puzzle as puzzle ``k`` of a stream: a pure function of all three.
+
+    Returns:
+        The image, and per cell the base's cell that it comes from.
+    """
+    key = blake2b(f"{stream}/{k}/image".encode(), digest_size=16).digest()
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(key, "little")))
+    turn = Symmetries.draw(board_of(len(puzzle.grid)), 1, rng)
+    return turn.images(puzzle)[0], turn.source_NC[0]
+
+
+def random_grid(where: Board, rng: random.Random) -> bytes:
+    """A solved grid; every one can occur, some more often than others.
+
+    The boxes on the diagonal first, which do not see each other; then cell by cell, always one of those with fewest
+    candidates, by a random candidate. Begun anew where that leads nowhere.
+    """
+    while True:
+        position, grid = Position(where), bytearray(where.cells)
+        for box in where.boxes[:: where.box + 1]:
+            for cell, index in zip(members(box), rng.sample(range(where.side), where.side), strict=True):
+                position.place(cell, index)
+                grid[cell] = index + 1
+        while position.blank:
+            cell = rng.choice(members(fewest_candidates(position)))
+            held = [index for index, cells in enumerate(position.candidates) if cells >> cell & 1]
+            if not held:
+                break
+            index = rng.choice(held)
+            position.place(cell, index)
+            grid[cell] = index + 1
+        else:
+            return bytes(grid)
+
+
+def fewest_candidates(position: Position) -> int:
+    """Bitboard of the blank cells with the fewest candidates, be it none."""
+    at_least = [position.blank]  # bitboards of the blank cells with so many candidates, or more
+    for cells in position.candidates:
+        at_least.append(0)
+        for count in range(len(at_least) - 1, 0, -1):
+            at_least[count] |= at_least[count - 1] & cells
+    at_least.append(0)
+    return next(exactly for more, less in pairwise(at_least) if (exactly := more & ~less))

@@ -1,0 +1,80 @@
+"""Streams of puzzles: pure, within their options, disjoint between splits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sudokus import solutions
+
+from lightning_mdm.puzzles.sudoku import board
+from lightning_mdm.puzzles.sudoku_canonical import canonical_form
+from lightning_mdm.puzzles.sudoku_generator import SudokuOptions, fresh, image, split_of
+from lightning_mdm.puzzles.sudoku_logic import solve_logically
+
+SMALL = SudokuOptions(side=4, min_clues=4, max_clues=7)
+LARGE = SudokuOptions(side=9, min_clues=26, max_clues=34)
+
+
+@pytest.mark.parametrize("options", [SMALL, LARGE])
+def test_a_puzzle_is_a_function_of_stream_and_number(options: SudokuOptions) -> None:
+    found = [fresh(options, "one", k) for k in range(6)]
+    assert [fresh(options, "one", k) for k in reversed(range(6))] == found[::-1]
+    assert len(set(found)) == 6
+    assert fresh(options, "two", 0) != found[0]
+    turned = [image(found[0], "one", k)[0] for k in range(4)]
+    assert [image(found[0], "one", k)[0] for k in reversed(range(4))] == turned[::-1]
+    assert len(set(turned)) == 4
+
+
+def test_options_are_obeyed() -> None:
+    counts = set()
+    for k in range(60):
+        puzzle = fresh(SMALL, "s", k)
+        assert board(4).solved(puzzle.grid)
+        assert solutions(puzzle.clues) == [puzzle.grid]
+        counts.add(puzzle.n_clues)
+    assert counts == {4, 5, 6, 7}
+    for difficulty in ("easy", "hard"):
+        for k in range(4):
+            puzzle = fresh(replace(LARGE, min_clues=22, difficulty=difficulty), "s", k)
+            assert 22 <= puzzle.n_clues <= 34
+            assert solve_logically(puzzle.clues).finished == (difficulty == "easy")
+
+
+def test_images_stay_in_their_split() -> None:
+    found: dict[str, set[bytes]] = {}
+    for split in ("train", "validation", "test"):
+        for k in range(12):
+            puzzle = fresh(SMALL, split, k, split)
+            turned, source_C = image(puzzle, split, k)
+            assert split_of(puzzle) == split_of(turned) == split
+            assert [digit > 0 for digit in turned.clues] == [puzzle.clues[cell] > 0 for cell in source_C]
+            found.setdefault(split, set()).add(canonical_form(turned))
+    assert not found["train"] & found["test"]
+    assert not found["train"] & found["validation"]
+    assert not found["validation"] & found["test"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"side": 5}, "side=5: a Sudoku here has side 4 or 9"),
+        ({"min_clues": 30, "max_clues": 20}, "min_clues=30, max_clues=20: give 0 <= min_clues <= max_clues <= 81"),
+        ({"max_clues": 82}, "max_clues=82"),
+        ({"difficulty": "medium"}, "difficulty='medium': choose one of easy, hard, any"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SudokuOptions(**options)  # type: ignore[arg-type]
+
+
+def test_what_there_is_not_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_mdm.puzzles.sudoku_generator.MAX_GRIDS", 20)
+    with pytest.raises(
+        ValueError, match=r"of 20 random grids none has such a puzzle in the test split; raise max_clues"
+    ):
+        fresh(SudokuOptions(4, 0, 3), "s", 0, "test")  # no 4x4 puzzle has three clues
+    with pytest.raises(ValueError, match="split 'exam': Sudokus have validation, test, train"):
+        fresh(SMALL, "s", 0, "exam")

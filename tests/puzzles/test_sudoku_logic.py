@@ -1,0 +1,208 @@
+"""The seven strategies against their definitions over sets, their soundness, and their blindness to symmetry."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from sudokus import puzzles, sees, solutions, units
+
+from lightning_mdm.puzzles import sudoku_logic
+from lightning_mdm.puzzles.sudoku import board, from_text, members
+from lightning_mdm.puzzles.sudoku_generator import is_of
+from lightning_mdm.puzzles.sudoku_logic import ELIMINATIONS, Position, Strategy, solve_logically
+from lightning_mdm.puzzles.sudoku_search import proven
+from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
+
+Candidates: TypeAlias = dict[int, set[int]]
+
+
+def candidates_of(position: Position) -> Candidates:
+    return {
+        cell: {index for index, cells in enumerate(position.candidates) if cells >> cell & 1}
+        for cell in members(position.blank)
+    }
+
+
+def naked_by_sets(held: Candidates, size: int, least: int) -> set[tuple[int, int]]:
+    out = set()
+    for unit in units(81):
+        blank = [cell for cell in unit if cell in held and least <= len(held[cell]) <= size]
+        for chosen in combinations(blank, size):
+            union = set.union(*(held[cell] for cell in chosen))
+            if len(union) == size:
+                out |= {(cell, d) for cell in unit if cell in held and cell not in chosen for d in union & held[cell]}
+    return out
+
+
+def locked_by_sets(held: Candidates) -> set[tuple[int, int]]:
+    out = set()
+    for one, other in ((a, b) for a in units(81) for b in units(81) if a != b and len(set(a) & set(b)) == 3):
+        for digit in range(9):
+            places = {cell for cell in one if digit in held.get(cell, ())}
+            if places and places <= set(other):
+                out |= {(cell, digit) for cell in set(other) - places if digit in held.get(cell, ())}
+    return out
+
+
+def wings_by_sets(held: Candidates) -> set[tuple[int, int]]:
+    out = set()
+    for pivot, first, second in ((p, a, b) for p in held for a in sees(81)[p] for b in sees(81)[p] if a < b):
+        trio = [held.get(cell, set()) for cell in (pivot, first, second)]
+        if [len(pair) for pair in trio] == [2, 2, 2] and len(set.union(*trio)) == 3 and not set.intersection(*trio):
+            (z,) = trio[1] & trio[2]
+            out |= {(cell, z) for cell in sees(81)[first] & sees(81)[second] if z in held.get(cell, ())} - {(pivot, z)}
+    return out
+
+
+def rectangles_by_sets(held: Candidates) -> set[tuple[int, int]]:
+    out = set()
+    for top, bottom in combinations(range(9), 2):
+        for left, right in combinations(range(9), 2):
+            corners = [9 * r + c for r in (top, bottom) for c in (left, right)]
+            boxes = {(cell // 27, cell % 9 // 3) for cell in corners}
+            if len(boxes) != 2 or any(cell not in held for cell in corners):
+                continue
+            for cell in corners:
+                others = [held[other] for other in corners if other != cell]
+                if others[0] == others[1] == others[2] and len(others[0]) == 2:
+                    out |= {(cell, digit) for digit in others[0] & held[cell]}
+    return out
+
+
+BY_SETS = {
+    Strategy.NAKED_PAIR: lambda held: naked_by_sets(held, 2, 2),
+    Strategy.NAKED_TRIPLET: lambda held: naked_by_sets(held, 3, 2),
+    Strategy.LOCKED_CANDIDATE: locked_by_sets,
+    Strategy.XY_WING: wings_by_sets,
+    Strategy.UNIQUE_RECTANGLE: rectangles_by_sets,
+}
+
+
+def states(clues: bytes) -> list[Position]:
+    """Where logic gets stuck on single cells, time after time; ever other eliminations are tried to go on."""
+    position, found = Position(board(9)), []
+    for cell, digit in enumerate(clues):
+        if digit:
+            position.place(cell, digit - 1)
+    while position.blank:
+        singles = position.lone_singles() or position.hidden_singles()
+        for cell, index in singles.items():
+            position.place(cell, index)
+        if not singles:
+            found.append(position)
+            copy = Position(board(9))
+            copy.blank, copy.candidates = position.blank, list(position.candidates)
+            position = copy
+            if not any([position.eliminate(find(position)) for find in ELIMINATIONS.values()]):
+                break
+    return found
+
+
+def test_every_strategy_is_its_definition_over_sets() -> None:
+    effective = dict.fromkeys(ELIMINATIONS, 0)
+    stuck = [position for puzzle in puzzles(20, "hard")[:12] + puzzles(30)[:12] for position in states(puzzle.clues)]
+    for position in stuck:
+        held = candidates_of(position)
+        for strategy, find in ELIMINATIONS.items():
+            found = {(cell, index) for index, cells in find(position) for cell in members(cells)}
+            found = {(cell, index) for cell, index in found if index in held.get(cell, ())}
+            assert found == BY_SETS[strategy](held), strategy
+            effective[strategy] += bool(found)
+    assert min(effective.values()) >= 2, "each strategy has to occur"
+
+
+def test_nothing_true_is_ever_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = b""
+    plain = Position.eliminate
+
+    def watched(position: Position, found: list[tuple[int, int]]) -> bool:
+        for index, cells in found:
+            assert all(truth[cell] != index + 1 for cell in members(cells & position.blank))
+        return plain(position, found)
+
+    monkeypatch.setattr(sudoku_logic.Position, "eliminate", watched)
+    for puzzle in puzzles(20, "hard") + puzzles(30):
+        truth = puzzle.grid
+        solution = solve_logically(puzzle.clues)
+        assert all(truth[step.cell] == step.digit for step in solution.steps)
+        cells = [step.cell for step in solution.steps]
+        assert len(set(cells)) == len(cells)
+        assert set(cells) <= set(puzzle.blanks)
+        assert solution.finished == (set(cells) == set(puzzle.blanks))
+        assert [(s.round, s.cell) for s in solution.steps] == sorted((s.round, s.cell) for s in solution.steps)
+
+
+@pytest.mark.parametrize("k", range(12))
+def test_symmetric_puzzles_are_solved_in_the_same_rounds(k: int) -> None:
+    puzzle = puzzles(30)[k]
+    turns = Symmetries.draw(board(9), 4, np.random.default_rng(k))
+    own = solve_logically(puzzle.clues)
+    for turned, source_C, relabel_S in zip(turns.images(puzzle), turns.source_NC, turns.relabel_NS, strict=True):
+        solution = solve_logically(turned.clues)
+        assert solution.finished == own.finished
+        moved = {(int(source_C[s.cell]), s.digit, s.strategy, s.round) for s in solution.steps}
+        assert moved == {(s.cell, int(relabel_S[s.digit]), s.strategy, s.round) for s in own.steps}
+
+
+def test_singles_are_what_their_names_say() -> None:
+    """A step by a lone or hidden single can be read off the digits placed before its round."""
+    seen = set()
+    for puzzle in puzzles(30)[:20]:
+        known = bytearray(puzzle.clues)
+        for number in range(1, solve_logically(puzzle.clues).rounds + 1):
+            steps = [step for step in solve_logically(puzzle.clues).steps if step.round == number]
+            fits = {
+                cell: set(range(1, 10)) - {known[other] for other in sees(81)[cell]}
+                for cell in range(81)
+                if not known[cell]
+            }
+            for step in steps:
+                alone = len(fits[step.cell]) == 1
+                hidden = any(
+                    [cell for cell in unit if step.digit in fits.get(cell, ())] == [step.cell] for unit in units(81)
+                )
+                seen.add(step.strategy)
+                if step.strategy == Strategy.LONE_SINGLE:
+                    assert alone
+                elif step.strategy == Strategy.HIDDEN_SINGLE:
+                    assert hidden
+            if any(step.strategy > Strategy.HIDDEN_SINGLE for step in steps):
+                break  # from here on candidates are fewer than the digits say
+            for step in steps:
+                known[step.cell] = step.digit
+    assert {Strategy.LONE_SINGLE, Strategy.HIDDEN_SINGLE} <= seen
+
+
+def test_a_finish_without_rectangles_proves_uniqueness() -> None:
+    """Logic that does not argue from uniqueness, and finishes, shows that there is no other solution."""
+    for puzzle in puzzles(30)[:5]:
+        solution = solve_logically(puzzle.clues)
+        if solution.finished and solution.hardest != Strategy.UNIQUE_RECTANGLE:
+            assert solutions(puzzle.clues) == [puzzle.grid]
+
+
+def test_difficulties() -> None:
+    for puzzle in puzzles(20, "hard")[:20]:
+        assert is_of("hard", puzzle.clues)
+        assert not is_of("easy", puzzle.clues)
+        assert is_of("any", puzzle.clues)
+    # "World's hardest" of the newspapers (Inkala 2012): no such strategy gets anywhere near its end.
+    clues = from_text("8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4..")
+    assert not solve_logically(clues).finished
+    # Twenty cells to find, all of them lone or hidden singles.
+    grid = proven(clues).grid
+    easy = solve_logically(bytes(0 if cell % 4 == 0 else digit for cell, digit in enumerate(grid)))
+    assert easy.finished
+    assert easy.hardest == Strategy.LONE_SINGLE
+
+
+def test_contradictions_are_named() -> None:
+    with pytest.raises(ValueError, match="contradictory clues: r1c2 cannot be 5"):
+        solve_logically(bytes([5, 5] + [0] * 79))
+    with pytest.raises(ValueError, match="contradictory clues: no digit fits r1c1"):
+        solve_logically(bytes([0, 1, 2, 3, 4, 5, 6, 7, 8] + [9] + [0] * 71))
+    with pytest.raises(ValueError, match="7 cells: a Sudoku here has 16 or 81"):
+        solve_logically(bytes(7))
