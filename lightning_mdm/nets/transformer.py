@@ -1,4 +1,4 @@
-"""A bidirectional transformer trunk: RMSNorm, rotary positions, SwiGLU, no biases.
+"""A bidirectional transformer trunk: RMSNorm, rotary positions and perhaps learned ones, SwiGLU, no biases.
 
 Knows nothing of tokens, masks or diffusion: it maps embeddings and a padding mask to hidden states.
 It holds no buffers, so distributed evaluation with uneven shards never waits for a buffer broadcast.
@@ -26,6 +26,9 @@ class TransformerConfig:
         mlp_width: inner width of the SwiGLU layer.
         norm_eps: epsilon of every RMSNorm.
         rope_base: base of the rotary frequencies (rotate-half convention).
+        positions: length of a learned position embedding, for canvases on which a position means the same in every
+            row; 0 for none. Rotary positions are there in any case, but they are relative: among masked tokens alone
+            they tell no position from another.
     """
 
     layers: int = 4
@@ -34,6 +37,7 @@ class TransformerConfig:
     mlp_width: int = 384
     norm_eps: float = 1e-5
     rope_base: float = 10_000.0
+    positions: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "mlp_width"):
@@ -44,6 +48,8 @@ class TransformerConfig:
                 f"width={self.width} with heads={self.heads}: rotary attention needs width / heads to be an even "
                 f"whole number; choose heads so that it is"
             )
+        if self.positions < 0:
+            raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
 
 
 def rotary_angles(position_L: Tensor, head_width: int, base: float) -> Tensor:
@@ -123,6 +129,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.places = nn.Embedding(config.positions, config.width) if config.positions else None
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=0.5)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
@@ -131,8 +140,18 @@ class Transformer(nn.Module):
 
         ``position_BL`` says where each embedding stands; 0, 1, 2, ... where it is not given. A row with no valid
         position at all would have nothing to attend to: callers pass none.
+
+        Raises:
+            ValueError: more embeddings than learned positions.
         """
         position = torch.arange(x_BLD.shape[1], device=x_BLD.device) if position_BL is None else position_BL[:, None]
+        if self.places is not None:
+            if x_BLD.shape[1] > self.config.positions:
+                raise ValueError(
+                    f"positions={self.config.positions}: the canvas has {x_BLD.shape[1]} positions; "
+                    "give at least as many"
+                )
+            x_BLD = x_BLD + self.places(position if position_BL is None else position_BL)
         angles = rotary_angles(position, self.config.width // self.config.heads, self.config.rope_base)
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
         attend_B11L = valid_BL[:, None, None, :]
