@@ -121,7 +121,11 @@ def test_the_order_of_zebra(tmp_path: Path) -> None:
 
 def test_the_experiment_with_the_exact_posterior_parses(capsys: pytest.CaptureFixture[str]) -> None:
     layer = REPOSITORY / "experiments" / "nae_sat" / "exact.yaml"
-    assert printed_config(capsys, *layers("nae_sat", "order"), "--config", layer)["trainer"]["max_steps"] == 1
+    config = printed_config(capsys, *layers("nae_sat", "order"), "--config", layer)
+    assert config["trainer"]["max_steps"] == 1
+    model = config["model"]["init_args"]
+    assert net_from_plain(model["net"]) == NaeSat(**config["data"]["init_args"]["law"]) == NaeSat(10, 30, padding=1)
+    assert model["selector"]["positions"] == model["posterior"]["net"]["positions"] == 41
 
 
 def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
