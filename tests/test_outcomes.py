@@ -216,10 +216,10 @@ class TestRows:
     def test_columns(self) -> None:
         assert ",".join(field.name for field in fields(Row)) == (
             "task,split,checkpoint,policy,options,T,seed,n,correct,accuracy,accuracy_low,accuracy_high,nfe_mean,nfe_min,"
-            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive"
+            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive,score,score_sem"
         )
         assert ",".join(field.name for field in fields(OutcomeRow)) == (
-            "task,split,checkpoint,problem,policy,options,T,seed,correct,nfe,tokens,answer"
+            "task,split,checkpoint,problem,policy,options,T,seed,correct,nfe,tokens,answer,score"
         )
 
     def test_round_trips(self, tmp_path: Path) -> None:
@@ -233,6 +233,37 @@ class TestRows:
         assert read_outcomes(tmp_path / "outcomes.csv") == outcomes
         assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "outcomes.csv"]
 
+    def test_scores(self, tmp_path: Path) -> None:
+        assert frontier_row(CELL, [batch(0, 1)]).score is None
+        shares = [0.5, 1.0, 0.75]
+        done = tuple(
+            replace(outcome, score=share) for outcome, share in zip(batch(0, 1, 2).outcomes, shares, strict=True)
+        )
+        row = frontier_row(CELL, [batch(outcomes=done)])
+        assert row.score == 0.75
+        assert row.score_sem == pytest.approx((0.125 / 2) ** 0.5 / 3**0.5)
+        single = frontier_row(CELL, [batch(outcomes=done[:1])])
+        assert (single.score, single.score_sem) == (0.5, None)
+        mixed = (*done, Outcome(7, True, 1, 1, "x"))
+        assert frontier_row(CELL, [batch(outcomes=mixed)]).score is None, "a mean of some problems is none of the cell"
+        assert BatchRecord.from_json(batch(outcomes=mixed).to_json()) == batch(outcomes=mixed)
+        outcomes = outcome_rows(CELL, [batch(outcomes=mixed)])
+        assert [outcome.score for outcome in outcomes] == [*shares, None]
+        write_rows(tmp_path / "frontier.csv", [row, single])
+        write_outcomes(tmp_path / "outcomes.csv", outcomes)
+        assert read_rows(tmp_path / "frontier.csv") == [row, single]
+        assert read_outcomes(tmp_path / "outcomes.csv") == outcomes
+
+    def test_files_without_scores_are_read(self, tmp_path: Path) -> None:
+        rows = [frontier_row(CELL, [batch(0, 1)])]
+        write_rows(tmp_path / "frontier.csv", rows)
+        lines = (tmp_path / "frontier.csv").read_text().splitlines()
+        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 2)[0] for line in lines) + "\n")
+        assert read_rows(tmp_path / "frontier.csv") == rows
+        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 3)[0] for line in lines) + "\n")
+        with pytest.raises(ValueError, match=r"line 1: the columns must be task,.*,score_sem, got"):
+            read_rows(tmp_path / "frontier.csv")
+
     def test_errors_name_file_line_and_column(self, tmp_path: Path) -> None:
         path = tmp_path / "outcomes.csv"
         write_outcomes(path, outcome_rows(CELL, [batch(0, 1)]))
@@ -240,8 +271,8 @@ class TestRows:
         for old, changed, message in [
             (",4,0,1,", ",4x,0,1,", r"outcomes\.csv, line 2: column T must be int, got '4x'"),
             (",4,0,0,", ",4,0,yes,", r"outcomes\.csv, line 3: column correct must be bool, got 'yes'"),
-            (",answer", "", r"outcomes\.csv, line 1: the columns must be task,.*,answer, got"),
-            (",12,", ",", r"outcomes\.csv, line 3: 12 values expected, got 11"),
+            (",answer", "", r"outcomes\.csv, line 1: the columns must be task,.*,answer,score, got"),
+            (",12,", ",", r"outcomes\.csv, line 3: 13 values expected, got 12"),
             ('as_tokens""', 'as_tokens"', r"outcomes\.csv, line 2: "),
         ]:
             line_3 = good.replace(",11,1", ",12,1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import subprocess
@@ -31,6 +32,7 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
+from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import (
     at_equal_evaluations,
@@ -123,6 +125,40 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
     assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
     assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]
+
+
+def scored_sweep() -> list[Row]:
+    """Rows of two seeds in which the share of every answer that is right is known."""
+    rows = []
+    for seed in (0, 1):
+        for T in (1, 2):
+            cell = Cell("nae_sat", "test", "1f0c9a3e77", "d0", "iid", LOOP, T, seed)
+            done = tuple(Outcome(p, p % 2 == 0, T, 12, "x", (0.5, 1.0)[(p + seed) % 2] / T) for p in range(N))
+            rows.append(frontier_row(cell, [BatchRecord(done, T, 0.5, "cpu", "abc1234")]))
+    return rows
+
+
+def test_scores_are_pooled_and_shown() -> None:
+    rows = scored_sweep()
+    points = pool_seeds(rows)
+    assert [point.score for point in points] == [pytest.approx(0.75), pytest.approx(0.375)]
+    # The seeds decode the same problems again: two of them know no more than one.
+    assert points[0].score_error == pytest.approx(1.96 * 0.25 * (N / (N - 1)) ** 0.5 / N**0.5)
+    markdown = report_markdown(rows, {})
+    assert "### Score" in markdown
+    assert f"**75.0** ± {100 * points[0].score_error:.1f} @1.00" in markdown
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(frontier_table(rows))
+    printed = shown.getvalue()
+    assert "score 75.0 ±" in printed
+    assert "score 37.5 ±" in printed
+    labels = [axis.get_ylabel() for axis in frontier_figure(rows).axes]
+    assert [label.split()[0] for label in labels] == ["accuracy", "score"]
+    plain = sweep()[0]
+    assert "### Score" not in report_markdown(plain, {})
+    assert [axis.get_ylabel().split()[0] for axis in frontier_figure(plain).axes] == ["accuracy"]
+    partly = [*rows[:2], *(replace(row, score=None) for row in rows[2:])]
+    assert {point.score for point in pool_seeds(partly)} == {None}
 
 
 def test_pooling_seeds() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -170,7 +171,10 @@ class Frontier(EvaluationCallback):
         """Count outcomes and note their problems as done."""
         self.done[name].update(outcome.problem for outcome in outcomes)
         columns = [(o.problem, int(o.correct), o.nfe, o.tokens) for o in outcomes]
-        self.metric.update(name, *torch.tensor(columns, device=self.metric.device).unbind(1))
+        scores = [math.nan if o.score is None else o.score for o in outcomes]
+        problem_B, correct_B, nfe_B, tokens_B = torch.tensor(columns, device=self.metric.device).unbind(1)
+        score_B = torch.tensor(scores, dtype=torch.float64)
+        self.metric.update(name, problem_B, correct_B, nfe_B, tokens_B, score_B)
 
     def each_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Decode the problems of a batch in every cell that lacks them."""
@@ -208,9 +212,8 @@ class Frontier(EvaluationCallback):
             ids = tokens_BL[row][response_BL[row]].tolist()
             grade = data.grade(self.problems[problem], data.decode(ids))
             eos = data.token_space.eos_id
-            outcomes.append(
-                Outcome(problem, grade.correct, nfe[row], ids.index(eos) if eos in ids else len(ids), grade.answer)
-            )
+            length = ids.index(eos) if eos in ids else len(ids)
+            outcomes.append(Outcome(problem, grade.correct, nfe[row], length, grade.answer, grade.score))
             if trainer.is_global_zero and problem in self.shown:
                 steps = step_BL[row][response_BL[row]].tolist()
                 self.examples.append(
@@ -232,6 +235,8 @@ class Frontier(EvaluationCallback):
             # A mean of equal values: it changes nothing, and all processes may monitor it.
             module.log(f"{prefix}/accuracy@{name}", cell.accuracy, sync_dist=True)
             module.log(f"{prefix}/nfe@{name}", cell.nfe_mean, sync_dist=True)
+            if cell.score is not None:
+                module.log(f"{prefix}/score@{name}", cell.score, sync_dist=True)
         trainer.strategy.barrier("frontier_written")
         if not trainer.is_global_zero:
             return

@@ -63,13 +63,15 @@ def log_examples(loggers: Iterable[Logger], examples: Sequence[DecodedExample], 
 
 
 def log_frontier(loggers: Iterable[Logger], rows: Sequence[Row], step: int) -> None:
-    """The figure, and accuracy and NFE of every policy as curves over the budget T."""
+    """The figure, and accuracy, NFE and score of every policy as curves over the budget T."""
     for writer in writers(loggers):
         writer.add_figure("frontier", frontier_figure(rows), step, close=False)
         for row in rows:
             where = f"{row.split}/{display_name(row.policy, row.options)}" + (f"/seed={row.seed}" if row.seed else "")
             writer.add_scalar(f"accuracy_over_T/{where}", row.accuracy, row.T)
             writer.add_scalar(f"nfe_over_T/{where}", row.nfe_mean, row.T)
+            if row.score is not None:
+                writer.add_scalar(f"score_over_T/{where}", row.score, row.T)
         writer.flush()
 
 

@@ -19,7 +19,8 @@ from lightning_mdm.decoding.policy import UnmaskingPolicy
 class Predictions(Callback):
     """One line of JSON per problem in ``predictions.rank<r>.jsonl`` of the run directory.
 
-    A line holds problem, prompt, text, answer, nfe, and per canvas token its text and the step that unmasked it.
+    A line holds problem, prompt, text, answer, nfe, and per canvas token its text and the step that unmasked it; the
+    score too where the task knows one.
 
     Args:
         policy: unmasking policy.
@@ -67,11 +68,13 @@ class Predictions(Callback):
                 problem = self.problems[index]
                 ids = trace.tokens_BL[row][response_BL[row]].tolist()
                 text = data.decode(ids)
+                grade = data.grade(problem, text)
                 line = {
                     "problem": index,
                     "prompt": problem.prompt,
                     "text": text,
-                    "answer": data.grade(problem, text).answer,
+                    "answer": grade.answer,
+                    **({} if grade.score is None else {"score": grade.score}),
                     "nfe": int(trace.nfe_B[row]),
                     "tokens": [data.decode([i]) for i in ids],
                     "steps": trace.order.step_BL[row][response_BL[row]].tolist(),

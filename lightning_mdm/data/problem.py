@@ -29,7 +29,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Grade:
-    """The answer found in a generated text (``None``: there is none) and whether it is right."""
+    """The judgement of a generated text.
+
+    Args:
+        answer: the answer found; ``None``: there is none.
+        correct: whether it is right.
+        score: the share of it that is right, in [0, 1], where the task can tell.
+    """
 
     answer: str | None
     correct: bool
+    score: float | None = None

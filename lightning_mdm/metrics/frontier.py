@@ -15,9 +15,15 @@ from torch import Tensor
 
 from lightning_mdm.metrics.cells import CellMetric
 
+BILLION = 1_000_000_000  # scores are kept in billionths: not every accelerator has float64
+NO_SCORE = -1
+
 
 class CellSummary(NamedTuple):
-    """What one cell amounts to. Accuracy is a fraction; NFE is denoiser evaluations per problem, as counted."""
+    """What one cell amounts to. Accuracy is a fraction; NFE is denoiser evaluations per problem, as counted.
+
+    The score is the mean share of an answer that is right, ``None`` where some problem has none.
+    """
 
     n: int
     correct: int
@@ -26,6 +32,7 @@ class CellSummary(NamedTuple):
     nfe_min: int
     nfe_max: int
     tokens_per_forward: float
+    score: float | None = None
 
 
 class FrontierMetric(CellMetric):
@@ -39,10 +46,13 @@ class FrontierMetric(CellMetric):
     """
 
     higher_is_better = True
-    columns = 3
+    columns = 4
     number_type = torch.int64
 
-    def update(self, cell: str, problem_B: Tensor, correct_B: Tensor, nfe_B: Tensor, tokens_B: Tensor) -> None:
+    def update(
+        self, cell: str, problem_B: Tensor, correct_B: Tensor, nfe_B: Tensor, tokens_B: Tensor,
+        score_B: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Adds the outcomes of B problems.
 
         Args:
@@ -52,8 +62,13 @@ class FrontierMetric(CellMetric):
             correct_B: True where the answer is right.
             nfe_B: denoiser evaluations made for the problem, as counted by the loop.
             tokens_B: generated answer tokens before end-of-sequence.
+            score_B: share of each answer that is right, in [0, 1]; NaN, or none at all, where nobody can tell.
         """
-        self.add(cell, problem_B, correct_B, nfe_B, tokens_B)
+        billionths_B = torch.full_like(problem_B, NO_SCORE)
+        if score_B is not None:
+            whole_B = (score_B.nan_to_num(nan=NO_SCORE / BILLION) * BILLION).round().long()
+            billionths_B = whole_B.to(problem_B.device)
+        self.add(cell, problem_B, correct_B, nfe_B, tokens_B, billionths_B)
 
     def compute(self) -> dict[str, CellSummary]:
         """One summary per cell that has at least one outcome, in the order of ``cells``."""
@@ -61,7 +76,7 @@ class FrontierMetric(CellMetric):
 
 
 def _summary(outcomes: Sequence[tuple[int, ...]]) -> CellSummary:
-    correct, nfe, tokens = (list(column) for column in zip(*outcomes, strict=True))
+    correct, nfe, tokens, scores = (list(column) for column in zip(*outcomes, strict=True))
     evaluations = sum(nfe)
     return CellSummary(
         n=len(nfe),
@@ -72,4 +87,5 @@ def _summary(outcomes: Sequence[tuple[int, ...]]) -> CellSummary:
         nfe_max=max(nfe),
         # A canvas with nothing to generate costs no evaluation.
         tokens_per_forward=sum(tokens) / evaluations if evaluations else 0.0,
+        score=None if NO_SCORE in scores else sum(scores) / len(scores) / BILLION,
     )

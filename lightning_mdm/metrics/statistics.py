@@ -7,6 +7,7 @@ Knows counts and outcomes; knows nothing of models, files or torch. Accuracies a
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -51,6 +52,18 @@ def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
         raise ValueError(f"wilson needs 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
     interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
     return Interval(float(interval.low), float(interval.high))
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and its standard error, ``None`` of a single value; +-1.96 of them are a 95 % interval of many values.
+
+    Raises:
+        ValueError: no value.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one value")
+    mean = statistics.fmean(values)
+    return mean, statistics.stdev(values, mean) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def mcnemar(correct_a: Mapping[Key, bool], correct_b: Mapping[Key, bool]) -> Paired:

@@ -6,7 +6,7 @@ Their tables are buffers, so that the hash of a denoiser's weights tells one law
 Padding stands behind the response and nothing reads it, so ``valid_BL`` has nothing to say here.
 
 Shapes: B rows, L positions of a row (prompt, response, padding), R response positions, N chain tokens, Q queried
-positions per row, V tokens without the mask, D distances, S tokens and "none".
+positions per row, V tokens without the mask, D distances, S tokens and "none", or all sequences.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
 from lightning_mdm.laws.markov_marginals import log_marginals
+from lightning_mdm.laws.nae_sat import NaeSat
+from lightning_mdm.laws.nae_sat_posterior import all_sequences, posterior_ones
 from lightning_mdm.nets.denoiser import ReadableDenoiser
 from lightning_mdm.output import DenoiserOutput
 
@@ -150,6 +152,39 @@ class MarkovChainDenoiser(LawDenoiser):
         return DenoiserOutput(logits_BLV, self.embed(tokens_BL))
 
 
-def law_denoiser(law: HopChain | MarkovChain) -> LawDenoiser:
-    """The formula of a law."""
-    return HopChainDenoiser(law) if isinstance(law, HopChain) else MarkovChainDenoiser(law)
+class NaeSatDenoiser(LawDenoiser):
+    """The exact posterior of latents and observations, by enumeration; probabilities of 0 have logits of -infinity.
+
+    Args:
+        law: latents and observations.
+
+    Raises:
+        ValueError: more latents than can be enumerated.
+    """
+
+    sequence_SR: Tensor
+
+    def __init__(self, law: NaeSat) -> None:
+        super().__init__(law.n_tokens, len(law.prompt_tokens), law.length)
+        self.register_buffer("sequence_SR", all_sequences(law))
+
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+        """See ``ReadableDenoiser``; the logits of masked response positions are log-probabilities."""
+        _, response_BR = self.split(tokens_BL)
+        one_BR = posterior_ones(response_BR, self.sequence_SR)
+        p_BRV = F.pad(torch.stack((1.0 - one_BR, one_BR), dim=-1), (0, self.vocab_size - 2))
+        logits_BLV = self.spread(p_BRV.log().to(torch.get_default_dtype()), 0.0, tokens_BL.shape[1])
+        if query_BQ is not None:
+            logits_BLV = torch.take_along_dim(logits_BLV, query_BQ[:, :, None], dim=1)
+        return DenoiserOutput(logits_BLV, self.embed(tokens_BL))
+
+
+def law_denoiser(law: HopChain | MarkovChain | NaeSat) -> LawDenoiser:
+    """The formula of a law.
+
+    Raises:
+        ValueError: a law that is too large for its formula.
+    """
+    if isinstance(law, HopChain):
+        return HopChainDenoiser(law)
+    return MarkovChainDenoiser(law) if isinstance(law, MarkovChain) else NaeSatDenoiser(law)

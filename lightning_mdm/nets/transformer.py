@@ -1,4 +1,4 @@
-"""A transformer trunk, bidirectional or causal: RMSNorm, rotary positions, SwiGLU, no biases.
+"""A transformer trunk, bidirectional or causal: RMSNorm, rotary positions and perhaps learned ones, SwiGLU, no biases.
 
 Knows nothing of tokens, masks or diffusion: it maps embeddings and a padding mask to hidden states.
 It holds no buffers, so distributed evaluation with uneven shards never waits for a buffer broadcast.
@@ -27,7 +27,8 @@ class TransformerConfig:
         norm_eps: epsilon of every RMSNorm.
         rope_base: base of the rotary frequencies (rotate-half convention).
         positions: length of a learned position embedding, for canvases on which a position means the same in every
-            row, such as a board; 0 for none. Rotary positions are there in any case.
+            row; 0 for none. Rotary positions are there in any case, but they are relative: among masked tokens alone
+            they tell no position from another.
     """
 
     layers: int = 4
@@ -49,6 +50,8 @@ class TransformerConfig:
                 f"width={self.width} with heads={self.heads}: rotary attention needs width / heads to be an even "
                 f"whole number; choose heads so that it is"
             )
+        if self.positions < 0:
+            raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
 
 
 def rotary_angles(position_L: Tensor, head_width: int, base: float) -> Tensor:

@@ -91,6 +91,7 @@ class Outcome:
         nfe: denoiser evaluations made for it, as counted by the loop.
         tokens: generated answer tokens before end-of-sequence.
         answer: the answer found in the text; ``None``: there is none.
+        score: the share of it that is right, in [0, 1], where the task can tell.
     """
 
     problem: int
@@ -98,9 +99,11 @@ class Outcome:
     nfe: int
     tokens: int
     answer: str | None
+    score: float | None = None
 
     def __post_init__(self) -> None:
         assert min(self.problem, self.nfe, self.tokens) >= 0, f"negative count in {self}"
+        assert self.score is None or 0.0 <= self.score <= 1.0, f"a score is a share, in {self}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_mdm.metrics.statistics import wilson
+from lightning_mdm.metrics.statistics import mean_and_error, wilson
 from lightning_mdm.outcomes.records import BatchRecord, Cell, Outcome
 from lightning_mdm.outcomes.table import read_table, write_table
 
@@ -38,6 +38,8 @@ class Row:
         commit: source versions, joined likewise.
         left_out: problems of the split that were not decoded, e.g. because they do not fit the canvas.
         adaptive: whether the policy decides the number of steps; otherwise the budget does.
+        score: mean share of an answer that is right, a fraction, where the task can tell; its standard error over
+            problems is ``score_sem``, empty of a single one.
     """
 
     task: str
@@ -62,6 +64,8 @@ class Row:
     commit: str
     left_out: int
     adaptive: bool
+    score: float | None = None
+    score_sem: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class OutcomeRow:
     nfe: int
     tokens: int
     answer: str | None
+    score: float | None = None
 
 
 def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) -> Row:
@@ -96,6 +101,8 @@ def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) 
     correct = sum(outcome.correct for outcome in outcomes)
     interval = wilson(correct, len(outcomes))
     tokens = sum(outcome.tokens for outcome in outcomes)
+    scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+    score, score_sem = mean_and_error(scores) if len(scores) == len(outcomes) else (None, None)
     return Row(
         task=cell.task,
         split=cell.split,
@@ -119,6 +126,8 @@ def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) 
         commit="+".join(dict.fromkeys(record.commit for record in records)),
         left_out=left_out,
         adaptive=cell.adaptive,
+        score=score,
+        score_sem=score_sem,
     )
 
 
@@ -138,6 +147,7 @@ def outcome_rows(cell: Cell, records: Iterable[BatchRecord]) -> list[OutcomeRow]
             nfe=outcome.nfe,
             tokens=outcome.tokens,
             answer=outcome.answer,
+            score=outcome.score,
         )
         for outcome in sorted(_by_problem(records), key=lambda outcome: outcome.problem)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable
-from dataclasses import astuple, fields
+from dataclasses import MISSING, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,7 +44,7 @@ def write_table(path: str | Path, record_type: type[Record], records: Iterable[R
 
 
 def read_table(path: str | Path, record_type: type[Record]) -> list[Record]:
-    """Reads what :func:`write_table` wrote.
+    """Reads what :func:`write_table` wrote; last columns that have a default may be missing, as in older files.
 
     Raises:
         ValueError: a missing file, another header, a line of another length or a value of another type; the message
@@ -56,19 +56,20 @@ def read_table(path: str | Path, record_type: type[Record]) -> list[Record]:
     # Annotations are text here, since every module of this package postpones their evaluation.
     parsers = [(field.name, str(field.type)) for field in fields(record_type)]
     names = [name for name, _ in parsers]
+    least = sum(field.default is MISSING for field in fields(record_type))
     records = []
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
-            if header != names:
+            if header != names[: max(len(header), least)]:
                 raise ValueError(f"{path}, line 1: the columns must be {','.join(names)}, got {','.join(header)}")
             for values in reader:
                 where = f"{path}, line {reader.line_num}"
-                if len(values) != len(names):
-                    raise ValueError(f"{where}: {len(names)} values expected, got {len(values)}")
+                if len(values) != len(header):
+                    raise ValueError(f"{where}: {len(header)} values expected, got {len(values)}")
                 parsed = {}
-                for (name, kind), text in zip(parsers, values, strict=True):
+                for (name, kind), text in zip(parsers, values, strict=False):
                     try:
                         parsed[name] = _PARSERS[kind](text)
                     except (KeyError, ValueError):

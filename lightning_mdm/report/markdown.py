@@ -12,7 +12,7 @@ from lightning_mdm.outcomes import Row
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
 from lightning_mdm.report.points import Panel, Point, by_name, by_panel, is_adaptive, pool_seeds
-from lightning_mdm.report.tables import frontier_markdown, markdown_table
+from lightning_mdm.report.tables import frontier_markdown, markdown_table, score_markdown
 
 
 def report_markdown(rows: Sequence[Row], solved: Solved, notes: Sequence[str] = ()) -> str:
@@ -32,6 +32,8 @@ def report_markdown(rows: Sequence[Row], solved: Solved, notes: Sequence[str] = 
         members = [row for row in rows if Panel(row.task, row.split, row.checkpoint) == panel]
         lines += [f"## {panel.title}", "", *_what_was_run(members), ""]
         lines += ["### Frontier", "", _FRONTIER, "", *frontier_markdown(points), ""]
+        if scores := score_markdown(points):
+            lines += ["### Score", "", _SCORE, "", *scores, ""]
         lines += ["### Paired tests at the same step budget", "", *_at_budgets(points, solved), ""]
         if any(is_adaptive(curve) for curve in by_name(points).values()):
             lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(points, solved), ""]
@@ -43,6 +45,11 @@ _FRONTIER = (
     "Accuracy in %, [Wilson 95 % interval], @ mean NFE: denoiser evaluations per problem, counted, not assumed from T. "
     "Bold: best at this T. Seeds are pooled; since they decode the same problems again, the interval is that of the "
     "number of different problems."
+)
+
+_SCORE = (
+    "Mean share of an answer that is right, in %, ± half its 95 % interval (normal approximation over problems), @ "
+    "mean NFE. Bold: best at this T."
 )
 
 _PAIRS = (

@@ -59,6 +59,8 @@ class Point:
         nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
         tokens_per_forward: answer tokens over evaluations.
         adaptive: whether the policy decides the number of steps.
+        score: mean share of an answer that is right, a fraction, where the task can tell.
+        score_error: half of its 95 % interval (normal approximation), of as many problems as are different.
     """
 
     panel: Panel
@@ -76,6 +78,8 @@ class Point:
     nfe_max: int
     tokens_per_forward: float
     adaptive: bool
+    score: float | None = None
+    score_error: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -133,6 +137,8 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
     interval = wilson(round(correct / n * problems), problems)
     evaluations = sum(row.nfe_mean * row.n for row in rows)
     tokens = sum(row.tokens_per_forward * row.nfe_mean * row.n for row in rows)
+    scores = [row.score * row.n for row in rows if row.score is not None]
+    errors = [1.96 * (row.score_sem or 0.0) * row.n for row in rows]
     return Point(
         panel=panel,
         name=name,
@@ -149,4 +155,6 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         nfe_max=max(row.nfe_max for row in rows),
         tokens_per_forward=tokens / evaluations if evaluations else 0.0,
         adaptive=rows[0].adaptive,
+        score=sum(scores) / n if len(scores) == len(rows) else None,
+        score_error=sum(errors) / n,
     )

@@ -18,6 +18,7 @@ from lightning_mdm.report.points import Panel, Point, by_name, by_panel, pool_se
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
 )
+_SCORE = "; score: mean share of an answer that is right, %, with half its 95 % interval"
 
 _ANY_WIDTH = 10_000  # a console measures no more than fits on it
 
@@ -29,10 +30,12 @@ def frontier_table(rows: Iterable[Row]) -> Table:
         ValueError: when there is no row.
     """
     stack = Table.grid(padding=(0, 0, 1, 0))
-    for panel, points in by_panel(pool_seeds(rows)).items():
+    pooled = pool_seeds(rows)
+    for panel, points in by_panel(pooled).items():
         # Not as the table's own title, which would be folded to the table's width.
         stack.add_row(Group(Text(panel_line(panel, points), style="bold"), _panel_table(points)))
-    stack.add_row(Text(_CAPTION, style="dim"))
+    scored = any(point.score is not None for point in pooled)
+    stack.add_row(Text(_CAPTION + (_SCORE if scored else ""), style="dim"))
     return stack
 
 
@@ -61,6 +64,23 @@ def frontier_markdown(points: Sequence[Point]) -> list[str]:
             cells[point.T] = f"{percent} [{100 * point.low:.1f}, {100 * point.high:.1f}] @{point.nfe_mean:.2f}"
         body.append([name, *(cells.get(T, "") for T in budgets)])
     return markdown_table(["policy", *(f"T={T}" for T in budgets)], body)
+
+
+def score_markdown(points: Sequence[Point]) -> list[str]:
+    """The scores of the points of one panel, as lines of a Markdown table; no line where there are none."""
+    budgets = sorted({point.T for point in points})
+    scored = [point for point in points if point.score is not None]
+    best = {T: max((p.score for p in scored if p.T == T and p.score is not None), default=0.0) for T in budgets}
+    body = []
+    for name, curve in by_name(scored).items():
+        cells = {}
+        for point in curve:
+            assert point.score is not None
+            percent = f"{100 * point.score:.1f}"
+            percent = f"**{percent}**" if point.score == best[point.T] else percent
+            cells[point.T] = f"{percent} ± {100 * point.score_error:.1f} @{point.nfe_mean:.2f}"
+        body.append([name, *(cells.get(T, "") for T in budgets)])
+    return markdown_table(["policy", *(f"T={T}" for T in budgets)], body) if body else []
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
@@ -99,4 +119,7 @@ def _panel_table(points: Sequence[Point]) -> Table:
 
 def _cell(point: Point, best: bool) -> Text:
     percent = (f"{100 * point.accuracy:.1f}", "bold" if best else "")
-    return Text.assemble(percent, (f"\n{100 * point.low:.1f}–{100 * point.high:.1f}\nNFE {point.nfe_mean:.2f}", "dim"))
+    rest = f"\n{100 * point.low:.1f}–{100 * point.high:.1f}\nNFE {point.nfe_mean:.2f}"
+    if point.score is not None:
+        rest += f"\nscore {100 * point.score:.1f} ±{100 * point.score_error:.1f}"
+    return Text.assemble(percent, (rest, "dim"))

@@ -181,6 +181,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
         assert row.device == "cpu"
         assert row.commit
         assert len(row.checkpoint) == 12
+        assert row.score is None
     outcomes = read_outcomes(tmp_path / "outcomes.csv")
     assert len(outcomes) == N_TEST * len(rows)
     answers = {problem.index: problem.answer for problem in data.problems("test")}
@@ -191,7 +192,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
     assert columns == [
         "task", "split", "checkpoint", "policy", "options", "T", "seed", "n", "correct", "accuracy", "accuracy_low",
         "accuracy_high", "nfe_mean", "nfe_min", "nfe_max", "tokens_per_forward", "forward_passes", "seconds", "device",
-        "commit", "left_out", "adaptive",
+        "commit", "left_out", "adaptive", "score", "score_sem",
     ]  # fmt: skip
 
 

@@ -33,6 +33,16 @@ def feed(metric: FrontierMetric, shard: Shard) -> None:
         metric.update(cell, *numbers)
 
 
+def test_scores_by_hand() -> None:
+    metric = FrontierMetric(CELLS)
+    one = torch.ones(3, dtype=torch.int64)
+    metric.update("margin@4", torch.arange(3), one, one, one, torch.tensor([0.25, 1.0, 1 / 3], dtype=torch.float64))
+    metric.update("threshold@4", torch.arange(3), one, one, one, torch.tensor([0.25, float("nan"), 1.0]))
+    found = metric.compute()
+    assert found["margin@4"].score == pytest.approx((0.25 + 1.0 + 1 / 3) / 3, abs=1e-9)
+    assert found["threshold@4"].score is None, "a mean of some problems is none of the cell"
+
+
 def test_counts_by_hand() -> None:
     metric = FrontierMetric(CELLS)
     feed(metric, SHARDS[0] + SHARDS[1] + ONLY_FIRST)

@@ -7,7 +7,17 @@ from itertools import product
 
 import pytest
 
-from lightning_mdm.metrics.statistics import aup, holm, mcnemar, sign_by_problem, wilson
+from lightning_mdm.metrics.statistics import aup, holm, mcnemar, mean_and_error, sign_by_problem, wilson
+
+
+def test_mean_and_its_error() -> None:
+    assert mean_and_error([0.25]) == (0.25, None)
+    assert mean_and_error([1.0, 0.0, 0.5, 0.5]) == (0.5, pytest.approx((0.5 / 3 / 4) ** 0.5))
+    # Of right or wrong answers it is the usual error of a share, with n - 1 in place of n.
+    mean, error = mean_and_error([1.0] * 30 + [0.0] * 70)
+    assert (mean, error) == (pytest.approx(0.3), pytest.approx(math.sqrt(0.3 * 0.7 / 99)))
+    with pytest.raises(ValueError, match="a mean needs at least one value"):
+        mean_and_error([])
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (1, 3), (263, 400), (437, 1319)])

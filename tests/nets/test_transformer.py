@@ -58,6 +58,28 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
     assert float((product[0, 1] - product[1, 0]).abs()) > 1e-3, "left and right are told apart"
 
 
+@torch.no_grad()
+def test_learned_positions_tell_masked_tokens_apart() -> None:
+    valid_BL = torch.ones(1, 5, dtype=torch.bool)
+    same_BLD = numbers(1, 1, 16).float().expand(1, 5, 16)
+    relative = Transformer(CONFIG)(same_BLD, valid_BL)
+    torch.testing.assert_close(relative, relative[:, :1].expand_as(relative), msg="rotary positions alone are relative")
+    trunk = Transformer(TransformerConfig(layers=2, width=16, heads=2, mlp_width=24, positions=5))
+    assert trunk.places is not None
+    absolute = trunk(same_BLD, valid_BL)
+    assert float((absolute[:, 0] - absolute[:, 1]).abs().max()) > 1e-2
+    # The table is added to the embeddings, and where each stands may be said.
+    plain = Transformer(CONFIG)
+    plain.load_state_dict({name: w for name, w in trunk.state_dict().items() if not name.startswith("places")})
+    torch.testing.assert_close(absolute, plain(same_BLD + trunk.places, valid_BL))
+    order_BL = torch.tensor([[3, 0, 4, 1, 2]])
+    torch.testing.assert_close(trunk(same_BLD, valid_BL, order_BL), absolute[:, order_BL[0]])
+    with pytest.raises(ValueError, match="positions=5: the canvas has 6 positions"):
+        trunk(torch.zeros(1, 6, 16), torch.ones(1, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match="positions=-1"):
+        TransformerConfig(positions=-1)
+
+
 def test_swiglu_matches_its_formula() -> None:
     mlp, x = SwiGLU(CONFIG).double(), numbers(3, 5, 16)
     gate = x @ mlp.gate.weight.T

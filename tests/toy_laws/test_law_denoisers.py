@@ -15,6 +15,7 @@ from lightning_mdm.decoding.policies import TopProbability
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.nets.denoiser import ReadableDenoiser
 from lightning_mdm.nets.laws import HopChainDenoiser, MarkovChainDenoiser, law_denoiser
 from lightning_mdm.vocabulary import TokenSpace
@@ -26,10 +27,13 @@ HOPS = [
     HopChain(chain=5, free=2, given=3, hops=1, vocab_size=4, arrangement="per_problem", seed=2),
     HopChain(chain=1, free=0, given=1, hops=1, vocab_size=2),
 ]
-LAWS = [*HOPS, MarkovChain(), MarkovChain(length=1, vocab_size=2)]
+LAWS = [
+    *HOPS, MarkovChain(), MarkovChain(length=1, vocab_size=2), NaeSat(5, 9),
+    NaeSat(4, 7, padding=3, placing="shuffled"),
+]  # fmt: skip
 
 
-def canvas(law: HopChain | MarkovChain, n: int, *, padding: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def canvas(law: HopChain | MarkovChain | NaeSat, n: int, *, padding: int = 0, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rows with all shares of masked tokens, half of them with visible tokens that are wrong; tokens and valid."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [law.draw("train", k) for k in range(n)]
@@ -95,7 +99,7 @@ def test_the_markov_chain_formula() -> None:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
-def test_every_law_denoiser(law: HopChain | MarkovChain) -> None:
+def test_every_law_denoiser(law: HopChain | MarkovChain | NaeSat) -> None:
     denoiser = law_denoiser(law)
     assert isinstance(denoiser, ReadableDenoiser)
     assert not list(denoiser.parameters())
@@ -123,13 +127,13 @@ def test_every_law_denoiser(law: HopChain | MarkovChain) -> None:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
-def test_the_buffers_carry_the_law(law: HopChain | MarkovChain) -> None:
+def test_the_buffers_carry_the_law(law: HopChain | MarkovChain | NaeSat) -> None:
     state = law_denoiser(law).state_dict()
     copy = law_denoiser(law)
     copy.load_state_dict(state)
     tokens_BL, valid_BL = canvas(law, 10)
     assert torch.equal(copy(tokens_BL, valid_BL).logits_BQV, law_denoiser(law)(tokens_BL, valid_BL).logits_BQV)
-    another = HopChain(hops=3) if isinstance(law, HopChain) else MarkovChain(seed=1)
+    another = {HopChain: HopChain(hops=3), MarkovChain: MarkovChain(seed=1), NaeSat: NaeSat(5, 9, seed=1)}[type(law)]
     theirs = law_denoiser(another).state_dict()
     assert any(state[n].shape != theirs[n].shape or not torch.equal(state[n], theirs[n]) for n in state)
 
@@ -148,8 +152,8 @@ def test_decoding_in_reach_is_right() -> None:
         assert torch.equal(trace.tokens_BL, tokens_BL)
 
 
-@pytest.mark.parametrize("law", [HopChain(arrangement="per_problem"), MarkovChain(length=32)], ids=str)
-def test_it_is_fast(law: HopChain | MarkovChain) -> None:
+@pytest.mark.parametrize("law", [HopChain(arrangement="per_problem"), MarkovChain(length=32), NaeSat()], ids=str)
+def test_it_is_fast(law: HopChain | MarkovChain | NaeSat) -> None:
     denoiser = law_denoiser(law)
     tokens_BL, valid_BL = canvas(law, 256)
     seconds = []

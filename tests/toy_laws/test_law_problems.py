@@ -16,10 +16,12 @@ from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.laws import LawProblems
 from lightning_mdm.data.markov_chain import MarkovChainProblems
+from lightning_mdm.data.nae_sat import NaeSatProblems
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.stream import Progress
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.nets.laws import law_denoiser
 
 SHUFFLED = HopChain(chain=4, free=2, given=3, arrangement="per_problem")
@@ -27,13 +29,16 @@ SHUFFLED = HopChain(chain=4, free=2, given=3, arrangement="per_problem")
 
 def tasks(**options: Any) -> list[LawProblems]:
     options = {"n_validation": 20, "n_test": 15, "batch_size": 4, **options}
-    return [HopChainProblems(**options), HopChainProblems(SHUFFLED, **options), MarkovChainProblems(**options)]
+    return [
+        HopChainProblems(**options), HopChainProblems(SHUFFLED, **options), MarkovChainProblems(**options),
+        NaeSatProblems(NaeSat(padding=2), **options),
+    ]  # fmt: skip
 
 
-TASKS = ["fixed", "per_problem", "markov"]
+TASKS = ["fixed", "per_problem", "markov", "nae_sat"]
 
 
-@pytest.mark.parametrize("task", range(3), ids=TASKS)
+@pytest.mark.parametrize("task", range(4), ids=TASKS)
 def test_text_and_tokens(task: int) -> None:
     data = tasks()[task]
     encode = pickle.loads(pickle.dumps(data.encoder))
@@ -55,7 +60,7 @@ def test_text_and_tokens(task: int) -> None:
     assert law_denoiser(data.law).vocab_size == data.vocab_size  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("task", range(3), ids=TASKS)
+@pytest.mark.parametrize("task", range(4), ids=TASKS)
 def test_streams(task: int) -> None:
     """Evaluation ignores the seed, training does not, and no two streams are alike."""
     one, two = tasks()[task], tasks(seed=1)[task]
@@ -72,9 +77,11 @@ def test_fingerprints_know_the_law() -> None:
     assert len({HopChainProblems(law, n_test=3).fingerprint("test") for law in laws}) == 4
     chains = [MarkovChain(), MarkovChain(seed=1), MarkovChain(stickiness=0.1)]
     assert len({MarkovChainProblems(law, n_test=3).fingerprint("test") for law in chains}) == 3
+    sats = [NaeSat(), NaeSat(seed=1), NaeSat(placing="shuffled"), NaeSat(padding=1)]
+    assert len({NaeSatProblems(law, n_test=3).fingerprint("test") for law in sats}) == 4
 
 
-@pytest.mark.parametrize("task", range(3), ids=TASKS)
+@pytest.mark.parametrize("task", range(4), ids=TASKS)
 def test_training_resumes_exactly(task: int) -> None:
     def batches(data: LawProblems, slots: int, n: int) -> list[Batch]:
         data.progress = Progress(slots)
@@ -111,7 +118,7 @@ class Counter(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("task", range(3), ids=TASKS)
+@pytest.mark.parametrize("task", range(4), ids=TASKS)
 def test_inside_lightning(task: int, tmp_path: Path) -> None:
     trainer = L.Trainer(
         accelerator="cpu", devices=1, max_steps=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -181,7 +188,7 @@ def test_the_command_line_builds_the_law() -> None:
     assert parser.instantiate_classes(parser.parse_args(options)).data.law == MarkovChain(length=5)
 
 
-@pytest.mark.parametrize("task", [HopChainProblems, MarkovChainProblems])
+@pytest.mark.parametrize("task", [HopChainProblems, MarkovChainProblems, NaeSatProblems])
 @pytest.mark.parametrize("option", ["n_validation", "n_test", "batch_size"])
 def test_wrong_options(task: type[LawProblems], option: str) -> None:
     with pytest.raises(ValueError, match=f"data.{option}=0"):

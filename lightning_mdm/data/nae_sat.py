@@ -1,0 +1,62 @@
+"""Latents and observations as a task: whole sequences, without a question. Knows nothing of nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lightning_mdm.data.laws import LawProblems, TokenNames
+from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.laws.nae_sat import NaeSat
+
+DEFAULT = NaeSat()
+NAMES = ("0", "1", "_")
+
+
+def names_of(law: NaeSat) -> TokenNames:
+    """Bits, and ``_`` for padding."""
+    return TokenNames(NAMES[: law.n_tokens])
+
+
+def generate(stream: str, k: int, law: NaeSat) -> Problem:
+    """Problem number ``k`` of a random stream: a pure function of both and the law; the sequence is its own answer."""
+    drawn, names = law.draw(stream, k), names_of(law)
+    response = names.text(drawn.response)
+    return Problem(k, names.text(drawn.prompt), response, response)
+
+
+class NaeSatProblems(LawProblems):
+    """Sequences of L&O-NAE-SAT.
+
+    Args:
+        law: latents and observations.
+        n_validation: number of validation problems.
+        n_test: number of test problems.
+        **options: see ``ProblemDataModule``.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    task = "nae_sat"
+    law: NaeSat
+
+    def __init__(self, law: NaeSat = DEFAULT, n_validation: int = 500, n_test: int = 1000, **options: Any) -> None:
+        super().__init__(law, names_of(law), n_validation, n_test, **options)
+
+    def maker(self, stream: str) -> Callable[[int], Problem]:
+        return partial(generate, stream, law=self.law)
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        """Right where every observation is what the generated latents make it.
+
+        The score is the share of observations that are, which is our reading of the paper's "accuracy in predicting
+        the observation tokens". The reference is not asked: every sequence of the law is as good as any other. What
+        latents alone say nothing of, such as their diversity, is not graded.
+        """
+        response = self.encoder.legal(text)
+        if response is None:
+            return Grade(None, False, 0.0)
+        agreeing = self.law.agreeing(response)
+        return Grade(text, agreeing == self.law.observations, agreeing / max(1, self.law.observations))

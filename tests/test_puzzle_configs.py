@@ -1,0 +1,157 @@
+"""The configurations of the logic tasks: they parse, fit and sweep; and the calibration against the exact posterior."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_mdm.cli import main
+from lightning_mdm.laws.nae_sat import NaeSat
+from lightning_mdm.nets.build import build_denoiser, net_from_plain
+from lightning_mdm.nets.laws import NaeSatDenoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.outcomes import read_order_rows, read_outcomes, read_rows
+from runs import REPOSITORY, program
+
+CONFIGS = REPOSITORY / "configs"
+TASKS = ("nae_sat", "zebra")
+QUICK = [
+    "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.n_validation=3",
+    "--data.n_test=5", "--data.batch_size=2", "--data.num_workers=0",
+]  # fmt: skip
+QUICK_ORDER = ["--model.samples=2", "--model.validation_samples=1", "--order_heatmap.samples=2"]
+FEW = ["--frontier.policies=[IID,TopMargin]", "--frontier.budgets=[1,4]", "--frontier.fit_policies=[]"]
+
+
+def layers(task: str, *names: str) -> list[str | Path]:
+    return [part for name in names for part in ("--config", CONFIGS / task / f"{name}.yaml")]
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *map(str, args), "--print_config"])
+    assert ended.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_configuration_is_tested_here() -> None:
+    found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
+    assert found == {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+
+
+@pytest.mark.parametrize(("task", "vocab_size"), [("nae_sat", 2), ("zebra", 36 + 6 + 9 + 2)])
+def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, vocab_size: int) -> None:
+    config = printed_config(capsys, *layers(task, "denoiser"))
+    net = TransformerConfig(**config["model"]["init_args"]["net"])
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_denoiser(net, vocab_size).parameters())
+    assert 18.5e6 < parameters < 19.5e6
+    if task == "nae_sat":
+        law = NaeSat(**config["data"]["init_args"]["law"])
+        assert (law.latents, law.observations, net.positions) == (25, 275, law.length)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_small_fits_and_sweeps(tmp_path: Path, task: str) -> None:
+    options = [*layers(task, "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW]
+    program("fit", *options)
+    printed = program("sweep", *options, "--ckpt_path", "last")
+    assert "score" in printed
+    rows = read_rows(tmp_path / "frontier.csv")
+    assert {(row.task, row.policy, row.T, row.n) for row in rows} == {
+        (task, policy, T, 5) for policy in ("iid", "top_margin") for T in (1, 4)
+    }
+    outcomes = read_outcomes(tmp_path / "outcomes.csv")
+    for row in rows:
+        scores = [o.score for o in outcomes if (o.policy, o.T) == (row.policy, row.T)]
+        assert row.score == pytest.approx(math.fsum(s for s in scores if s is not None) / 5)
+    assert "### Score" in (tmp_path / "report.md").read_text()
+
+
+def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed_config(capsys, *layers("nae_sat", "order"))
+    law = found["data"]["init_args"]["law"]
+    assert net_from_plain(found["model"]["init_args"]["net"]) == NaeSat(**law)
+    options = [
+        *layers("nae_sat", "order"), "--run_dir", tmp_path, *QUICK, *QUICK_ORDER,
+        "--frontier.policies=[Learned]", "--frontier.budgets=[2]",
+    ]  # fmt: skip
+    program("fit", *options)
+    program("sweep", *options, "--ckpt_path", "last")
+    rows = read_order_rows(tmp_path / "order_nats.csv")
+    optimum = {row.T: row.optimum for row in rows}
+    assert set(optimum) == {1, 2, 3, 4, 6, 8}
+    assert optimum == {T: pytest.approx(NaeSat(**law).optimum_nats(T)) for T in optimum}
+    assert all(row.nats > NaeSat(**law).optimum_nats(2) - 1e-6 for row in rows)
+    assert [(row.policy, row.n) for row in read_rows(tmp_path / "frontier.csv")] == [("learned", 5)]
+
+
+def test_the_order_of_zebra(tmp_path: Path) -> None:
+    """Learned for the denoiser that small.yaml trains."""
+    base = [*layers("zebra", "denoiser", "small"), "--run_dir", tmp_path / "denoiser", *QUICK, *FEW]
+    program("fit", *base)
+    denoiser = tmp_path / "denoiser" / "checkpoints" / "last.ckpt"
+    options = [
+        *layers("zebra", "order"), "--run_dir", tmp_path / "order", *QUICK, *QUICK_ORDER,
+        "--frontier.policies=[Learned]", "--frontier.budgets=[2]",
+    ]  # fmt: skip
+    program("fit", *options, "--model.denoiser_ckpt", denoiser)
+    program("sweep", *options, "--ckpt_path", "last")
+    assert [(row.policy, row.n) for row in read_rows(tmp_path / "order" / "frontier.csv")] == [("learned", 5)]
+
+
+def test_the_experiment_with_the_exact_posterior_parses(capsys: pytest.CaptureFixture[str]) -> None:
+    layer = REPOSITORY / "experiments" / "nae_sat" / "exact.yaml"
+    config = printed_config(capsys, *layers("nae_sat", "order"), "--config", layer)
+    assert config["trainer"]["max_steps"] == 1
+    model = config["model"]["init_args"]
+    assert net_from_plain(model["net"]) == NaeSat(**config["data"]["init_args"]["law"]) == NaeSat(10, 30, padding=1)
+    assert model["selector"]["positions"] == model["posterior"]["net"]["positions"] == 41
+
+
+def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load_script(REPOSITORY / "experiments" / "nae_sat" / "calibration.py")
+    law = NaeSat(6, 10, padding=2)
+    exact = script.compare(NaeSatDenoiser(law), law, 60)
+    assert len(exact.exact_N) > 200
+    assert float(exact.kl_N.abs().max()) < 1e-12
+    assert 0.2 < float(exact.latent_N.double().mean()) < 0.5
+    assert script.report(exact, 5)[-1] == "mean gap, weighted by tokens: 0.0000"
+
+    class Guess(NaeSatDenoiser):
+        def forward(self, *args: Any) -> Any:
+            out = super().forward(*args)
+            return out._replace(logits_BQV=torch.zeros_like(out.logits_BQV))
+
+    guess = script.compare(Guess(law), law, 60)
+    entropy_N = -torch.xlogy(exact.exact_N, exact.exact_N) - torch.xlogy(1 - exact.exact_N, 1 - exact.exact_N)
+    torch.testing.assert_close(guess.kl_N, math.log(2.0) - entropy_N)
+
+    small = ["--data.law.latents=6", "--data.law.observations=10", "--model.net.positions=16"]
+    program("fit", *layers("nae_sat", "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW, *small)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    script.main([str(last), "--law", "latents=6", "observations=10", "--problems", "30"])
+    printed = capsys.readouterr().out
+    assert "KL(exact || denoiser), nats per token: 0." in printed
+    assert printed.count(" to ") >= 1
+    with pytest.raises(ValueError, match="--law shape=3: give option=value"):
+        script.law_of(["shape=3"])
