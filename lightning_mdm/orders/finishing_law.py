@@ -93,9 +93,22 @@ class FinishingBernoulli:
 
     @cached_property
     def log_z_B(self) -> Tensor:
-        """log Z; 0 where there is no proper part to take."""
-        log_out_B = torch.logaddexp(self.log_all_B, self.log_none_B)
-        return log1mexp(log_out_B.masked_fill(self.whole_B, -torch.inf))
+        """log Z, as a sum over the first position taken: no small difference of large numbers; 0 where no part is."""
+        log_BL = self._log_first_BL.masked_fill(self.whole_B[:, None], 0.0)
+        return log_BL.logsumexp(-1).masked_fill(self.whole_B, 0.0)
+
+    @cached_property
+    def _log_first_BL(self) -> Tensor:
+        """log of Z P(the first position taken is this one), minus infinity where not masked."""
+        masked_BL = self.masked_BL
+        log_not_p_BL = self.coins.log_not_p_BL.masked_fill(~masked_BL, 0.0)
+        before_BL = F.pad(log_not_p_BL.cumsum(-1)[:, :-1], (1, 0))
+        # If it is the first of all, not all behind it are taken.
+        first_BL = masked_BL & (masked_BL.cumsum(-1) == 1)
+        later_B1 = self.coins.log_p_BL.masked_fill(~masked_BL | first_BL, 0.0).sum(-1, keepdim=True)
+        later_B1 = log1mexp(later_B1.masked_fill(self.whole_B[:, None], -torch.inf))
+        log_BL = before_BL + self.coins.log_p_BL + torch.where(first_BL, later_B1, 0.0)
+        return log_BL.masked_fill(~masked_BL, -torch.inf)
 
     @cached_property
     def finish_B(self) -> Tensor:
@@ -168,21 +181,16 @@ class FinishingBernoulli:
             uniform_B: float64 uniforms of (0, 1) that draw whether to finish, and the first position taken.
             uniform_BL: float64 uniforms that draw the others.
         """
-        f_B, masked_BL = self.finish_B.double(), self.masked_BL
-        log_p_BL = self.coins.log_p_BL.double().masked_fill(~masked_BL, 0.0)
-        log_not_p_BL = self.coins.log_not_p_BL.double().masked_fill(~masked_BL, 0.0)
-        first_BL = masked_BL & (masked_BL.cumsum(-1) == 1)
-        rest_BL = masked_BL & ~first_BL
-        # Taken first: none before it, and if it is the first of all, not all behind it.
-        later_B1 = -log_p_BL.masked_fill(first_BL, 0.0).sum(-1, keepdim=True).expm1()
-        # Summed over what stands before alone: at a certain position its own infinity could not be taken off again.
-        before_BL = F.pad(log_not_p_BL, (1, -1)).cumsum(-1)
-        taken_BL = (before_BL + log_p_BL).exp() * torch.where(first_BL, later_B1, 1.0)
+        masked_BL = self.masked_BL
+        coins = NonEmptyBernoulli(self.coins.log_p_BL.double(), self.coins.log_not_p_BL.double(), masked_BL)
+        law = FinishingBernoulli(coins, self.log_f_B.double(), self.log_not_f_B.double())
+        f_B, first_BL = law.finish_B, masked_BL & (masked_BL.cumsum(-1) == 1)
         part_B = ((uniform_B - f_B) / (1.0 - f_B)).clamp(0.0, 1.0)
-        start_B1 = draw(taken_BL.masked_fill(~masked_BL, 0.0), part_B)
+        start_B1 = draw(law._log_first_BL.exp(), part_B)
         # Left out first, if everything up to it is taken.
-        log_after_BL = log_p_BL.masked_fill(first_BL, 0.0)
-        left_BL = (log_after_BL.cumsum(-1) - log_after_BL + log_not_p_BL).exp().masked_fill(~rest_BL, 0.0)
+        log_p_BL = coins.log_p_BL.masked_fill(~masked_BL, 0.0)
+        log_after_BL = F.pad(log_p_BL.masked_fill(first_BL, 0.0).cumsum(-1)[:, :-1], (1, 0))
+        left_BL = (log_after_BL + coins.log_not_p_BL).exp().masked_fill(~masked_BL | first_BL, 0.0)
         stop_B1 = draw(left_BL, uniform_BL.masked_fill(~first_BL, 0.0).sum(-1))
         position_L = torch.arange(masked_BL.shape[-1], device=masked_BL.device)
         coin_BL = uniform_BL < log_p_BL.exp()

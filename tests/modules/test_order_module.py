@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -343,35 +344,29 @@ def chain_batch(index: Sequence[int]) -> Batch:
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])
-def test_the_bounds_of_every_budget_and_price_are_logged(tmp_path: Path, ckpt: str, stage: str) -> None:
+def test_the_bounds_of_every_budget_and_of_every_price_are_logged(tmp_path: Path, ckpt: str, stage: str) -> None:
+    """Of every budget at the first price, and of the learned order at the largest budget with the others."""
     module = build(ckpt, prices=[0.0, 0.5])
     data = torch.utils.data.DataLoader([batch([1, 2, 3])], batch_size=None)  # type: ignore[arg-type]
     run = trainer(tmp_path)
     found = (run.validate if stage == "val" else run.test)(module, data, verbose=False)[0]
     parts = ("bound_nats", "bound_nats_per_token", "importance_weighted_nats", "token_nats", "order_kl_nats")
-    assert set(found) == {
-        f"{stage}/{part}@T={budget}/{name}{price}"
-        for part in (*parts, "price_nats", "steps_of_q")
-        for budget in (2, 3)
-        for name in ("learned", "iid")
-        for price in ("", "/price=0.5")
-    }
+    cells = ("@T=2/learned", "@T=2/iid", "@T=3/learned", "@T=3/iid", "@T=3/learned/price=0.5")
+    assert set(found) == {f"{stage}/{part}{cell}" for part in (*parts, "price_nats", "steps_of_q") for cell in cells}
     for budget in (2, 3):
         for name in ("learned", "iid"):
             where = f"@T={budget}/{name}"
-            bound, paid = found[f"{stage}/bound_nats{where}"], found[f"{stage}/bound_nats{where}/price=0.5"]
+            bound = found[f"{stage}/bound_nats{where}"]
             assert bound == pytest.approx(3.0 * found[f"{stage}/bound_nats_per_token{where}"], rel=1e-5)
             parts_sum = found[f"{stage}/token_nats{where}"] + found[f"{stage}/order_kl_nats{where}"]
             assert bound == pytest.approx(parts_sum, rel=1e-5)
             assert 1.0 <= found[f"{stage}/steps_of_q{where}"] <= budget
-            if name == "iid":
-                assert paid == pytest.approx(bound + 0.5 * found[f"{stage}/steps_of_q{where}"], rel=1e-5)
-            assert paid > bound
-            parts_sum = sum(
-                found[f"{stage}/{part}{where}/price=0.5"] for part in ("token_nats", "order_kl_nats", "price_nats")
-            )
-            assert paid == pytest.approx(parts_sum, rel=1e-5)
             assert found[f"{stage}/price_nats{where}"] == 0.0
+    where = "@T=3/learned/price=0.5"
+    paid = found[f"{stage}/bound_nats{where}"]
+    assert found[f"{stage}/price_nats{where}"] == pytest.approx(0.5 * found[f"{stage}/steps_of_q{where}"], rel=1e-5)
+    parts_sum = sum(found[f"{stage}/{part}{where}"] for part in ("token_nats", "order_kl_nats", "price_nats"))
+    assert paid == pytest.approx(parts_sum, rel=1e-5)
 
 
 def test_training_logs_the_bound_and_what_q_does(tmp_path: Path, ckpt: str) -> None:
@@ -744,3 +739,14 @@ def test_a_frozen_denoiser_without_weights_is_refused(tmp_path: Path) -> None:
 def test_the_default_net_is_a_transformer() -> None:
     module = OrderModule(V, selector=SMALL, posterior=PosteriorConfig(net=SMALL))
     assert module.hparams["net"] == vars(TransformerConfig())
+
+
+def test_budgets_are_drawn_alike_or_by_cost(ckpt: str) -> None:
+    uniform_N = ((torch.arange(12_000) + 0.5) / 12_000).tolist()
+    for draw, weights in (("uniform", (1.0, 1.0, 1.0)), ("by_cost", (1 / 2, 1 / 3, 1 / 6))):
+        module = build(ckpt, budgets=[2, 3, 6], budget_draw=draw)
+        counts = Counter(module.drawn_budget(uniform) for uniform in uniform_N)
+        for budget, weight in zip((2, 3, 6), weights, strict=True):
+            assert counts[budget] == pytest.approx(12_000 * weight / sum(weights), abs=1.0)
+    with pytest.raises(ValueError, match=r"model.budget_draw='often': choose one of uniform, by_cost"):
+        build(ckpt, budget_draw="often")

@@ -34,20 +34,21 @@ def trajectories(masked: frozenset[int], steps: int) -> Iterator[Sets]:
                     yield (frozenset(chosen), *rest)
 
 
-def law_of(p: Tensor, f: Tensor | None, masked: frozenset[int], chosen: frozenset[int]) -> Tensor:
-    """P(chosen) under independent coins conditioned on not all failing, or on a proper part if f is P(everything)."""
+def law_of(p: Tensor, finish: Tensor | None, masked: frozenset[int], chosen: frozenset[int]) -> Tensor:
+    """P(chosen) under independent coins conditioned on not all failing, or on a proper part, with finish the logit of everything."""
 
     def coins(taken: frozenset[int]) -> Tensor:
         return torch.stack([p[i] if i in taken else 1.0 - p[i] for i in sorted(masked)]).prod()
 
-    if f is None:
+    if finish is None:
         return coins(chosen) / (1.0 - coins(frozenset()))
     if len(masked) == 1:
-        return torch.ones_like(f)
+        return torch.ones_like(finish)
     if chosen == masked:
-        return f
+        return torch.sigmoid(finish)
     parts = [frozenset(c) for size in range(1, len(masked)) for c in itertools.combinations(sorted(masked), size)]
-    return (1.0 - f) * coins(chosen) / torch.stack([coins(part) for part in parts]).sum()
+    # Not 1 - sigmoid(finish), of which few digits are left where finishing is nearly certain.
+    return torch.sigmoid(-finish) * coins(chosen) / torch.stack([coins(part) for part in parts]).sum()
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ class ToyModel(nn.Module):
 
     def pi(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
         state = left, sum(2**i for i in masked)
-        f = torch.sigmoid(self.selector_finish[state]) if self.finishing else None
-        return law_of(torch.sigmoid(self.selector[state]), f, masked, chosen)
+        finish = self.selector_finish[state] if self.finishing else None
+        return law_of(torch.sigmoid(self.selector[state]), finish, masked, chosen)
 
     def q(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
         if self.family == "max_normalised":
@@ -154,8 +155,7 @@ class ToyModel(nn.Module):
             return law_of(p, None, masked, chosen)
         base = self.selector_finish[state] if self.family == "relative" else 0.0
         stake = sum(log_p[i] for i in sorted(masked))
-        f = torch.sigmoid(base + self.dynamic_finish[state] + self.evidence_finish[0] * stake)
-        return law_of(p, f, masked, chosen)
+        return law_of(p, base + self.dynamic_finish[state] + self.evidence_finish[0] * stake, masked, chosen)
 
 
 @dataclass

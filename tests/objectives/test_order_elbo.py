@@ -264,10 +264,12 @@ def test_importance_weighting_tightens_towards_the_likelihood(family: str) -> No
     enumerated = Enumerated(model)
     nats, bound = enumerated.nats().item(), enumerated.bound_nats().item()
     means = []
-    for samples in (1, 4, 64):
-        out = all_steps(model, response(model, 4_000), budget=3, samples=samples, price=0.0, choose=drawn(samples))
-        means.append(float(importance_weighted_nats(out.log_weight_BK).mean()))
-    assert means[0] == pytest.approx(bound, abs=0.05)
+    for samples in (1, 4, 512):
+        out = all_steps(model, response(model, 1_000), budget=3, samples=samples, price=0.0, choose=drawn(samples))
+        nats_B = importance_weighted_nats(out.log_weight_BK)
+        means.append(float(nats_B.mean()))
+        if samples == 1:
+            assert_mean(nats_B, bound)
     assert nats - 0.02 < means[2] < means[1] < means[0]
     assert means[2] == pytest.approx(nats, abs=0.05)
 
