@@ -235,7 +235,7 @@ def all_steps(
         direction_NL.append(spread(q_A.score(chosen_AL), each_A))
         log_prob_SL = out.reading.log_prob_SL.detach()
         token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
-        paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1)
+        paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1).to(log_prob_SL.dtype)
         reward_N.append(spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - paid_A, each_A))
         left_N.append(spread(log_prob_SL.sum(-1)[where_A] - token_A, each_A))
         expected_left_N.append(spread(expected_left(out.q, log_prob_SL)))

@@ -149,8 +149,8 @@ def iid_steps(
         here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
         log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
         steps_N = steps_N + falls_NL.any(-1)
-        waiting_N = (masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)
-        price_N = price_N + price * falls_NL.any(-1) + wait_price * waiting_N
+        waiting_N = ((masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)).double()
+        price_N = price_N + price * falls_NL.any(-1).double() + wait_price * waiting_N
     zero_B = torch.zeros_like(per_example(token_N, B))
     return OrderElbo(
         surrogate=zero_B.sum(),
