@@ -24,7 +24,7 @@ from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.denoiser import TransformerDenoiser
-from lightning_mdm.nets.selector import OrderNetConfig, Selector
+from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
 
@@ -78,7 +78,7 @@ def main() -> None:
         return lambda: decode(denoiser, policy, rows, space, steps=options.steps)
 
     # Untrained, it keeps to the IID schedule: what is timed is what it costs to ask.
-    selector = Selector(config.width, OrderNetConfig()).to(device).eval()
+    selector = Selector(config.width, SelectorConfig()).to(device).eval()
     policies = [
         (Blocks(TopMargin()) if kind is Blocks else kind()).bound(selector).informed(Facts()) for kind in POLICIES
     ]

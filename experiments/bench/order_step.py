@@ -13,13 +13,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
-from lightning_mdm.nets.selector import OrderNetConfig
+from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise
 
@@ -47,10 +48,11 @@ def main() -> None:
           f"{torch.__version__}; {options.size}: {B} examples x 8 trajectories, T = {BUDGET}")  # fmt: skip
     for family, estimator in (
         ("max_normalised", "one_step"), ("max_normalised", "all_steps"), ("state_aware", "all_steps"),
+        ("relative", "all_steps"),
     ):  # fmt: skip
         module = OrderModule(
-            vocabulary, net=net, selector=order_net, posterior=PosteriorConfig(family=family, net=order_net),
-            estimator=estimator, budgets=[BUDGET],
+            vocabulary, net=net, selector=SelectorConfig(**asdict(order_net)), finishing=family == "relative",
+            posterior=PosteriorConfig(family=family, net=order_net), estimator=estimator, budgets=[BUDGET],
         ).to(device)  # fmt: skip
         optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=1e-4)
         calls: list[tuple[Tensor, Tensor, Tensor]] = []

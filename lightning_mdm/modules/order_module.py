@@ -25,7 +25,7 @@ from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
-from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector
+from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
@@ -81,7 +81,7 @@ class OrderModule(L.LightningModule):
         selector: shape of the selector.
         posterior: the approximate posterior.
         finishing: whether finishing is a decision of its own, apart from the coins of the positions (see
-            ``orders/finishing_law.py``); of the state-aware family only.
+            ``orders/finishing_law.py``); not of the max-normalised family.
         selectors: one selector and posterior for every budget (``shared``) or one each (``per_budget``).
         budgets: step budgets T >= 2, one drawn for each update.
         budget_draw: ``uniform``, or ``by_cost``: with probability in proportion to 1 / T, so that every budget gets
@@ -116,7 +116,7 @@ class OrderModule(L.LightningModule):
         init_from: str | None = None,
         denoiser: Training = "frozen",
         denoising_weight: float = 1.0,
-        selector: OrderNetConfig = OrderNetConfig(),  # noqa: B008 (frozen)
+        selector: SelectorConfig = SelectorConfig(),  # noqa: B008 (frozen)
         posterior: PosteriorConfig = PosteriorConfig(),
         finishing: bool = False,
         selectors: Sharing = "shared",
@@ -171,7 +171,7 @@ class OrderModule(L.LightningModule):
                 "finishing; choose state_aware or relative"
             )
         net = net_from_plain(net)  # plain where restored from a checkpoint
-        selector = OrderNetConfig(**selector) if isinstance(selector, dict) else selector
+        selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file.

@@ -36,7 +36,7 @@ FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the 
 
 @dataclass(frozen=True)
 class OrderNetConfig:
-    """Shape of a selector or of a posterior's net.
+    """Shape of the net of a selector or a posterior.
 
     Args:
         layers: transformer blocks.
@@ -48,9 +48,6 @@ class OrderNetConfig:
         attends: ``masked`` sees the positions to choose from, whose hidden states know the rest; ``all`` sees every
             position, for denoisers whose hidden states hold nothing but their own token.
         logit_cap: logits stay below this in size, smoothly.
-        start: where an untrained selector begins. ``iid``: probability 1 / steps left for every position, to explore;
-            ``confidence``: above 1/2 from a top probability of ``start_threshold`` on, to improve on that policy.
-        start_threshold: in (0, 1).
     """
 
     layers: int = 1
@@ -60,14 +57,8 @@ class OrderNetConfig:
     positions: int = 0
     attends: Literal["masked", "all"] = "masked"
     logit_cap: float = 12.0
-    start: Start = "iid"
-    start_threshold: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.start not in get_args(Start):
-            raise ValueError(f"start={self.start!r}: choose one of {', '.join(get_args(Start))}")
-        if not 0.0 < self.start_threshold < 1.0:
-            raise ValueError(f"start_threshold={self.start_threshold}: give a probability above 0 and below 1")
         if self.positions < 0:
             raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
         if self.attends not in ("masked", "all"):
@@ -79,6 +70,27 @@ class OrderNetConfig:
     @property
     def transformer(self) -> TransformerConfig:
         return TransformerConfig(self.layers, self.width, self.heads, self.mlp_width)
+
+
+@dataclass(frozen=True)
+class SelectorConfig(OrderNetConfig):
+    """Shape of a selector, and where it starts.
+
+    Args:
+        start: where an untrained selector begins. ``iid``: probability 1 / steps left for every position, to explore;
+            ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy.
+        start_threshold: in (0, 1).
+    """
+
+    start: Start = "iid"
+    start_threshold: float = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in get_args(Start):
+            raise ValueError(f"start={self.start!r}: choose one of {', '.join(get_args(Start))}")
+        if not 0.0 < self.start_threshold < 1.0:
+            raise ValueError(f"start_threshold={self.start_threshold}: give a probability above 0 and below 1")
 
 
 class Places(nn.Module):
@@ -209,7 +221,7 @@ class Selector(nn.Module):
         finishes: whether unmasking everything is a decision of its own (``FinishingBernoulli``).
     """
 
-    def __init__(self, hidden_width: int, config: OrderNetConfig, finishes: bool = False) -> None:
+    def __init__(self, hidden_width: int, config: SelectorConfig, finishes: bool = False) -> None:
         super().__init__()
         self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
         self.offset = IIDOffset() if config.start == "iid" else None

@@ -20,7 +20,7 @@ from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
-from lightning_mdm.nets.selector import OrderNetConfig
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.report import HeatmapPanel
 from runs import Answering, trainer
 
@@ -33,7 +33,7 @@ def data() -> HopChainProblems:
 
 def order_module(**options: Any) -> OrderModule:
     torch.manual_seed(0)
-    net = OrderNetConfig(width=8, heads=2, mlp_width=8)
+    net = SelectorConfig(width=8, heads=2, mlp_width=8)
     options = {"budgets": [2, 3], "samples": 2, "validation_samples": 1, "warmup_steps": 1, **options}
     return OrderModule(LAW.n_tokens, LAW, selector=net, **options)
 

@@ -26,7 +26,7 @@ from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
-from lightning_mdm.nets.selector import OrderNetConfig
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.outcomes import OrderRow, read_order_rows
 from runs import N_TEST, Answering, Oracle, few_problems, trainer
 
@@ -40,7 +40,7 @@ def data(eval_batch_size: int = 3, **options: Any) -> HopChainProblems:
 
 def order_module(seed: int = 0) -> OrderModule:
     torch.manual_seed(seed)
-    net = OrderNetConfig(width=8, heads=2, mlp_width=8)
+    net = SelectorConfig(width=8, heads=2, mlp_width=8)
     return OrderModule(LAW.n_tokens, LAW, selector=net, budgets=[2, 3], samples=2, validation_samples=1)
 
 

@@ -18,7 +18,7 @@ from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.nets.denoiser import TransformerDenoiser
-from lightning_mdm.nets.selector import OrderNetConfig, Selector
+from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
 from toys import random_rows, subset
@@ -36,7 +36,7 @@ def net() -> TransformerDenoiser:
 def selector(attends: str, finishes: bool = False, start: str = "iid") -> Selector:
     """A net with weights that are all at work, and not everything in one step."""
     torch.manual_seed(1)
-    config = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=24, attends=attends, start=start)  # type: ignore[arg-type]
+    config = SelectorConfig(layers=1, width=16, heads=2, mlp_width=24, attends=attends, start=start)  # type: ignore[arg-type]
     found = Selector(32, config, finishes).eval()
     with torch.no_grad():
         for p in found.parameters():
@@ -103,7 +103,7 @@ def test_a_row_is_decoded_the_same_in_any_batch(
 @pytest.mark.parametrize("threshold", [0.3, 0.4, 0.6])
 def test_an_untrained_selector_that_starts_at_confidence_decodes_as_the_threshold_policy(threshold: float) -> None:
     torch.manual_seed(2)
-    config = OrderNetConfig(1, 16, 2, 24, start="confidence", start_threshold=threshold)
+    config = SelectorConfig(1, 16, 2, 24, start="confidence", start_threshold=threshold)
     learned = Learned().bound(Selector(32, config).eval())
     found, expected = (
         decode(net(), policy, canvas(), SPACE, steps=6, seed=3) for policy in (learned, ConfidenceThreshold(threshold))

@@ -25,7 +25,7 @@ from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig, draw_sets, trajectories
 from lightning_mdm.nets.posterior_net import MaxNormalised
-from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig
+from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.objectives.order_elbo import States, all_steps
@@ -34,9 +34,10 @@ from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.vocabulary import TokenSpace
 from modules.test_denoiser_module import NET, SaveAt, V, batch, loader, trainer
 
-SMALL = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
-MAX_NORMALISED = PosteriorConfig("max_normalised", SMALL)
-RELATIVE = PosteriorConfig("relative", SMALL)
+SMALL = SelectorConfig(layers=1, width=16, heads=2, mlp_width=16)
+PLAIN = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
+MAX_NORMALISED = PosteriorConfig("max_normalised", PLAIN)
+RELATIVE = PosteriorConfig("relative", PLAIN)
 FROM_CONFIDENCE = replace(SMALL, start="confidence", start_threshold=0.3)
 CHAIN = HopChain(chain=3, free=1, given=2, hops=1, vocab_size=4)
 
@@ -64,7 +65,7 @@ def ckpt(tmp_path_factory: pytest.TempPathFactory) -> str:
 def build(ckpt: str | None, **options: Any) -> OrderModule:
     torch.manual_seed(1)
     defaults: dict[str, Any] = {
-        "net": NET, "denoiser_ckpt": ckpt, "selector": SMALL, "posterior": PosteriorConfig(net=SMALL),
+        "net": NET, "denoiser_ckpt": ckpt, "selector": SMALL, "posterior": PosteriorConfig(net=PLAIN),
         "budgets": [2, 3], "samples": 2, "validation_samples": 2, "warmup_steps": 1, "learning_rate": 1e-2,
     }  # fmt: skip
     return OrderModule(options.pop("vocab_size", V), **{**defaults, **options})
@@ -98,7 +99,7 @@ def validate(module: OrderModule, batches: Sequence[Batch], folder: Path) -> dic
 
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
-@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
+@pytest.mark.parametrize("posterior", [PosteriorConfig(net=PLAIN), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
 @pytest.mark.parametrize("training", ["frozen", "joint"])
 def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     tmp_path: Path, ckpt: str, training: str, posterior: PosteriorConfig, estimator: str
@@ -192,7 +193,7 @@ def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
         {"selector": replace(SMALL, logit_cap=0.5)},
         {"selector": replace(SMALL, positions=5)},
         {"selector": replace(SMALL, start="confidence")},
-        {"posterior": PosteriorConfig(net=replace(SMALL, mlp_width=8))},
+        {"posterior": PosteriorConfig(net=replace(PLAIN, mlp_width=8))},
     ],
     ids=str,
 )
@@ -272,7 +273,7 @@ def test_the_pull_of_the_iid_schedule_fades(tmp_path: Path, ckpt: str) -> None:
 
 
 def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path, ckpt: str) -> None:
-    config = PosteriorConfig("max_normalised", SMALL, order_temperature=0.8, final_order_temperature=0.4)
+    config = PosteriorConfig("max_normalised", PLAIN, order_temperature=0.8, final_order_temperature=0.4)
     module = build(ckpt, posterior=config)
     posterior = module.posterior_for(2)
     assert isinstance(posterior, MaxNormalised)
@@ -282,7 +283,7 @@ def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path
     assert watch.seen == pytest.approx([0.8, 2 / 3, 1.6 / 3, 0.4])
 
 
-@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
+@pytest.mark.parametrize("posterior", [PosteriorConfig(net=PLAIN), RELATIVE, MAX_NORMALISED], ids=lambda p: p.family)
 def test_the_warm_start_imitates_the_margin_of_the_true_token(
     tmp_path: Path, ckpt: str, posterior: PosteriorConfig
 ) -> None:
@@ -320,7 +321,7 @@ def test_training_lowers_the_bound_of_a_law_below_that_of_iid(tmp_path: Path) ->
     module = build(
         None, vocab_size=CHAIN.n_tokens, net=CHAIN, budgets=[3], samples=8, validation_samples=8, learning_rate=1e-2,
         selector=replace(SMALL, positions=CHAIN.length, attends="all"),
-        posterior=PosteriorConfig(net=replace(SMALL, positions=CHAIN.length)), warmup_steps=5,
+        posterior=PosteriorConfig(net=replace(PLAIN, positions=CHAIN.length)), warmup_steps=5,
     )  # fmt: skip
     rows = [chain_batch(range(16 * k, 16 * k + 16)) for k in range(40)]
     before = validate(module, rows[:4], tmp_path)
@@ -402,7 +403,7 @@ def padded(rows: Batch, by: int) -> Batch:
 
 
 @pytest.mark.parametrize("attends", ["masked", "all"])
-@pytest.mark.parametrize("posterior", [PosteriorConfig(net=SMALL), MAX_NORMALISED], ids=lambda p: p.family)
+@pytest.mark.parametrize("posterior", [PosteriorConfig(net=PLAIN), MAX_NORMALISED], ids=lambda p: p.family)
 def test_a_padded_row_has_the_bound_it_has_alone(ckpt: str, posterior: PosteriorConfig, attends: str) -> None:
     module = build(ckpt, posterior=posterior, selector=replace(SMALL, attends=attends)).double()
     for p in [*module.selectors.parameters(), *module.posteriors.parameters()]:
@@ -665,7 +666,7 @@ def test_mixed_precision_keeps_float32_weights_and_laws(
         return kl(law, other)
 
     monkeypatch.setattr(NonEmptyBernoulli, "kl", watched)
-    for posterior in (PosteriorConfig(net=SMALL), MAX_NORMALISED):
+    for posterior in (PosteriorConfig(net=PLAIN), MAX_NORMALISED):
         for training in ("frozen", "joint"):
             module = build(ckpt, posterior=posterior, denoiser=training)
             run = fit(module, tmp_path, steps=2, precision="bf16-mixed")
@@ -737,7 +738,7 @@ def test_a_frozen_denoiser_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_default_net_is_a_transformer() -> None:
-    module = OrderModule(V, selector=SMALL, posterior=PosteriorConfig(net=SMALL))
+    module = OrderModule(V, selector=SMALL, posterior=PosteriorConfig(net=PLAIN))
     assert module.hparams["net"] == vars(TransformerConfig())
 
 

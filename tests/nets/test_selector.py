@@ -15,8 +15,8 @@ from lightning_mdm.nets.selector import (
     FIRST_FINISH,
     IIDOffset,
     OrderNet,
-    OrderNetConfig,
     Selector,
+    SelectorConfig,
     row_context,
     step_features,
 )
@@ -25,7 +25,7 @@ from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 WIDTH = 10
-CONFIG = OrderNetConfig(layers=2, width=16, heads=2, mlp_width=24)
+CONFIG = SelectorConfig(layers=2, width=16, heads=2, mlp_width=24)
 PLACED = replace(CONFIG, positions=9)
 
 
@@ -40,7 +40,7 @@ def canvas() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden_BLD, confidence_BLF, valid_BL, masked_BL
 
 
-def trained(config: OrderNetConfig = CONFIG, seed: int = 0, finishes: bool = False) -> Selector:
+def trained(config: SelectorConfig = CONFIG, seed: int = 0, finishes: bool = False) -> Selector:
     """A selector with weights that are all at work."""
     torch.manual_seed(seed)
     selector = Selector(WIDTH, config, finishes).double()
@@ -80,7 +80,7 @@ def test_untrained_it_is_the_iid_schedule_exactly() -> None:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
-def test_untrained_it_can_be_the_threshold_policy(config: OrderNetConfig, threshold: float) -> None:
+def test_untrained_it_can_be_the_threshold_policy(config: SelectorConfig, threshold: float) -> None:
     """Whatever the steps left and the price: greedily it takes what is sure enough, or else the surest."""
     torch.manual_seed(0)
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
@@ -169,7 +169,7 @@ def test_the_offset_can_fade_out() -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
 @pytest.mark.parametrize("start", ["iid", "confidence"])
-def test_a_row_alone_gives_what_it_gives_in_a_batch(config: OrderNetConfig, start: str) -> None:
+def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     selector = trained(replace(config, start=start), finishes=True)
     whole = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
@@ -357,7 +357,7 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OrderNetConfig(**options)  # type: ignore[arg-type]
+        SelectorConfig(**options)  # type: ignore[arg-type]
 
 
 def test_a_canvas_longer_than_the_table_is_named() -> None:
@@ -375,7 +375,7 @@ def test_beside_a_large_denoiser_it_is_small() -> None:
 
     with torch.device("meta"):
         denoiser = TransformerDenoiser(32_000, TransformerConfig(layers=18, width=768, heads=12, mlp_width=2048))
-        config = OrderNetConfig(width=256, layers=1, mlp_width=512)
+        config = SelectorConfig(width=256, layers=1, mlp_width=512)
         nets = [
             Selector(768, config, finishes=True), StateAware(768, config, finishes=True),
             MaxNormalised(768, config, 0.3),

@@ -35,7 +35,7 @@ def trajectories(masked: frozenset[int], steps: int) -> Iterator[Sets]:
 
 
 def law_of(p: Tensor, finish: Tensor | None, masked: frozenset[int], chosen: frozenset[int]) -> Tensor:
-    """P(chosen) under independent coins given that not all fail; with ``finish``, the logit of everything, given a part."""
+    """P(chosen) under independent coins given that not all fail, or by ``finish``, the logit of everything."""
 
     def coins(taken: frozenset[int]) -> Tensor:
         return torch.stack([p[i] if i in taken else 1.0 - p[i] for i in sorted(masked)]).prod()
