@@ -82,11 +82,6 @@ class FinishingBernoulli:
         return self.coins.log_p_BL.masked_fill(~self.masked_BL, 0.0).sum(-1)
 
     @cached_property
-    def log_none_B(self) -> Tensor:
-        """log prod (1 - p_i): they take nothing."""
-        return self.coins.log_not_p_BL.masked_fill(~self.masked_BL, 0.0).sum(-1)
-
-    @cached_property
     def whole_B(self) -> Tensor:
         """Rows whose only set is all of M: one position, or none, or coins that can do nothing else."""
         return (self.masked_BL.sum(-1) <= 1) | (self.log_all_B == 0.0)
