@@ -32,6 +32,7 @@ from lightning_mdm.decoding.policies import (
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Mixing, Tabular, random_rows, subset
@@ -43,9 +44,10 @@ MASK = SPACE.mask_id
 
 def confident(
     hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, left_B: Tensor, price: float
-) -> Tensor:
+) -> NonEmptyBernoulli:
     """A selector without weights: the surer the denoiser is, the sooner."""
-    return 8.0 * confidence_BLF[..., 0] - 5.0 - left_B[:, None].double().log()
+    logits_BL = 8.0 * confidence_BLF[..., 0] - 5.0 - left_B[:, None].double().log()
+    return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
 
 
 class Seen(Tabular):
@@ -64,7 +66,7 @@ VARIANTS: dict[type[UnmaskingPolicy], list[UnmaskingPolicy]] = {
     Learned: [Learned(), Learned("sampled"), Learned(beta=1.5)],
 }
 ALL = [
-    policy.bound(confident).informed(FACTS)  # type: ignore[arg-type]
+    policy.bound(confident).informed(FACTS)
     for kind in POLICIES for policy in VARIANTS.get(kind) or [kind()]
 ]  # fmt: skip
 DETERMINISTIC = [

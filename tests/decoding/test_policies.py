@@ -27,6 +27,7 @@ from lightning_mdm.decoding.policies import (
 )
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.tokens import token_sampler
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Fixed, Mixing, ToySelector, random_rows, repeated, rows
 
@@ -186,9 +187,9 @@ def test_the_selector_is_told_price_steps_left_and_what_is_masked() -> None:
     def selector(
         hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
         price: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> NonEmptyBernoulli:  # fmt: skip
         seen.append((steps_left_B.tolist(), price, masked_BL.sum(-1).tolist()))
-        return torch.full(masked_BL.shape, -9.0, dtype=torch.float64)
+        return NonEmptyBernoulli.from_logits(torch.full(masked_BL.shape, -9.0, dtype=torch.float64), masked_BL)
 
     canvas = rows([[None] * 4, [None] * 3 + [1]], pad=0)
     decode(Mixing(6), Learned(price=0.7).bound(selector), canvas, SIX, steps=3)
