@@ -86,13 +86,18 @@ def run(seed: int, split: str, problems: int) -> None:
 
 def joined(seeds: Sequence[int], split: str) -> Path:
     """A run directory in which every denoiser is a seed, so that reports pool and pair over all of them."""
+    parts = {seed: read_runs([RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS]) for seed in seeds}
+    checkpoint = "+".join(runs.rows[0].checkpoint for runs in parts.values())
     rows: list[Row] = []
     outcomes: list[OutcomeRow] = []
-    for seed in seeds:
-        runs = read_runs([RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS])
-        as_one = {"checkpoint": f"{len(seeds)} denoisers", "seed": seed}
-        rows += [replace(row, **as_one, options=without_selector(row.options)) for row in runs.rows]
-        outcomes += [replace(row, **as_one, options=without_selector(row.options)) for row in runs.outcomes]
+    for seed, runs in parts.items():
+        rows += [
+            replace(row, checkpoint=checkpoint, seed=seed, options=without_selector(row.options)) for row in runs.rows
+        ]
+        outcomes += [
+            replace(row, checkpoint=checkpoint, seed=seed, options=without_selector(row.options))
+            for row in runs.outcomes
+        ]
     path = RUNS / f"joined_{split}"
     path.mkdir(exist_ok=True)
     write_rows(path / "frontier.csv", rows)
