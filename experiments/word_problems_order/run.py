@@ -3,7 +3,7 @@
 python experiments/word_problems_order/run.py [--jobs N] [--seeds 0 1 2] [--split test]
 
 Seed 0 is the denoiser that ships; each other one is it, trained further on other problems. For each the order is
-learned, and three groups of policies are swept. What is complete is not repeated; what was stopped goes on.
+learned, and four groups of policies are swept. What is complete is not repeated; what was stopped goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lightning_mdm.report import read_runs, report
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
 SHIPPED = Path("experiments/word_problems")
-GROUPS = ("fixed", "adaptive", "learned")
+GROUPS = ("fixed", "adaptive", "learned", "patient")
 FURTHER = (
     "--trainer.max_steps", "600", "--model.learning_rate", "1.5e-3", "--model.warmup_steps", "50",
     "--trainer.val_check_interval", "300", "--trainer.precision", "bf16-mixed",
