@@ -9,7 +9,7 @@ TASK := configs/word_problems
 .PHONY: help sweep-steps sudoku train-default test check format clean
 
 help:
-	@echo "make sweep-steps    train briefly, decode with every policy at every budget, draw the frontier"
+	@echo "make sweep-steps    train briefly, decode with ten policies at every budget, draw the frontier"
 	@echo "make sudoku         a small Sudoku denoiser, and every order at every budget, minutes on 2 cores"
 	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
@@ -29,7 +29,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# A denoiser, then the order in which it generates, then every policy at every budget.
+# A denoiser, then the order in which it generates, then the policies of order.yaml at every budget.
 DENOISER := --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR)/denoiser
 ORDER := --config $(TASK)/order.yaml --config $(TASK)/order_from_shipped.yaml --run_dir $(RUN_DIR)
 sweep-steps: $(VENV)/.run
