@@ -31,6 +31,8 @@ PUBLISHED = (
     "--model.budget_draw",
     "uniform",
 )
+# Arranged anew, no position means anything: roles are read at a fixed distance, by rotary positions, one way for all
+# budgets. A table of positions for every number of steps would have to learn to read in each of them.
 RECIPES: dict[str, tuple[str, ...]] = {
     "relative": (),
     "state_aware": ("--model.posterior.family", "state_aware"),
@@ -42,8 +44,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     ),
     "arranged_anew": (
         "--data.law.arrangement", "per_problem",
-        "--model.selector.attends", "all", "--model.selector.positions", "64",
-        "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "64",
+        "--model.selector.attends", "all", "--model.selector.positions", "0",
+        "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "0",
     ),
 }  # fmt: skip
 
