@@ -86,6 +86,9 @@ class OrderModule(L.LightningModule):
         budgets: step budgets T >= 2, one drawn for each update.
         budget_draw: ``uniform``, or ``by_cost``: with probability in proportion to 1 / T, so that every budget gets
             about as many denoiser evaluations, and the small ones, whose orders are hardest to find, the most updates.
+        fewest_first: first updates (after a warm start), all at the smallest budget and without entropy bonus. What
+            decides an order there, such as the meaning of a prompt, is learned within few decisions; for larger budgets
+            waiting alone gains so much that nobody would look for it.
         prices: nats per step, one drawn for each update; the selector is told which.
         wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
         estimator: ``all_steps`` or ``one_step``.
@@ -94,7 +97,7 @@ class OrderModule(L.LightningModule):
         warm_start_steps: first updates, spent on imitating the true token's margin.
         warm_start_margin: the margin at which an imitated probability is 1/2.
         entropy_bonus: weight of q's entropy in the surrogate at the beginning of training, for exploration; it falls
-            linearly to 0.
+            linearly to 0. Much of it keeps q soft, and from a soft q the selector learns nothing.
         entropy_fades_by: share of training after which it is 0.
         offset_fades_by: share of training after which the pull of the IID schedule has faded; ``None`` keeps it.
         learning_rate: peak of Adam's learning rate.
@@ -122,6 +125,7 @@ class OrderModule(L.LightningModule):
         selectors: Sharing = "shared",
         budgets: Sequence[int] = (2, 3, 4, 5, 6, 8, 10),
         budget_draw: BudgetDraw = "uniform",
+        fewest_first: int = 0,
         prices: Sequence[float] = (0.0,),
         wait_price: float = 0.0,
         estimator: Estimator = "all_steps",
@@ -148,6 +152,8 @@ class OrderModule(L.LightningModule):
                 raise ValueError(f"model.{name}={value!r}: choose one of {', '.join(choices)}")
         if not budgets or min(budgets) < 2:
             raise ValueError(f"model.budgets={list(budgets)}: give step budgets of at least 2; one step has no order")
+        if fewest_first < 0:
+            raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
         if not prices or min(prices) < 0.0:
             raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
         if not wait_price >= 0.0:
@@ -186,6 +192,7 @@ class OrderModule(L.LightningModule):
         self.denoising_weight = denoising_weight
         self.budgets = list(budgets)
         self.budget_draw: BudgetDraw = budget_draw
+        self.fewest_first = fewest_first
         self.prices = list(prices)
         self.wait_price = wait_price
         self.posterior_config = posterior
@@ -287,7 +294,7 @@ class OrderModule(L.LightningModule):
         self.anneal(step)
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
-        budget = self.drawn_budget(float(which[0]))
+        budget = min(self.budgets) if self.fewest(step) else self.drawn_budget(float(which[0]))
         price = self.prices[int(which[1] * len(self.prices))]
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
@@ -306,6 +313,10 @@ class OrderModule(L.LightningModule):
         # Parameters without a part in this update would stop distributed training, which waits for their gradients.
         return surrogate + sum(0.0 * p.sum() for p in self.parameters() if p.requires_grad)
 
+    def fewest(self, step: int) -> bool:
+        """Whether this update is one of those spent at the smallest budget."""
+        return 0 <= step - self.warm_start_steps < self.fewest_first
+
     def drawn_budget(self, uniform: float) -> int:
         """The budget of an update, from a uniform of (0, 1)."""
         weights = [1.0 / budget if self.budget_draw == "by_cost" else 1.0 for budget in self.budgets]
@@ -316,7 +327,7 @@ class OrderModule(L.LightningModule):
         """The bound and its surrogate on one batch."""
         response_BL = model.batch.response_BL
         choose = partial(draw_sets, trajectories(noise, self.samples), step * STEPS_PER_UPDATE)
-        left = max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
+        left = 0.0 if self.fewest(step) else max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
         terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left}
         if self.estimator == "all_steps":
             moments_T2 = self.control_moments[model.budget]

@@ -45,6 +45,8 @@ class OrderNetConfig:
         mlp_width: inner width of the SwiGLU layers.
         positions: length of a learned position embedding, for canvases on which a position means the same in every
             row; 0 for none. Rotary positions are there in any case.
+        step_readouts: a last layer for each number of steps, as ``positions`` has a table for each: for canvases on
+            which the best orders of neighbouring budgets have other pivots, and where those stand has to be read.
         attends: ``masked`` sees the positions to choose from, whose hidden states know the rest; ``all`` sees every
             position, for denoisers whose hidden states hold nothing but their own token.
         logit_cap: logits stay below this in size, smoothly.
@@ -55,6 +57,7 @@ class OrderNetConfig:
     heads: int = 4
     mlp_width: int = 128
     positions: int = 0
+    step_readouts: bool = False
     attends: Literal["masked", "all"] = "masked"
     logit_cap: float = 12.0
 
@@ -148,7 +151,7 @@ class OrderNet(nn.Module):
         self.read_features = nn.Linear(features, config.width, bias=False)
         self.places = Places(STEP_TABLES, config.positions, config.width) if config.positions else None
         self.trunk = Transformer(config.transformer)
-        self.last = nn.Linear(config.width, 1)
+        self.last = nn.Linear(config.width, STEP_TABLES if config.step_readouts else 1)
         with torch.no_grad():
             self.last.weight.mul_(last_scale)
             self.last.bias.zero_()
@@ -163,7 +166,7 @@ class OrderNet(nn.Module):
             feature_BLF: features; read where attended.
             valid_BL: True where a position is not padding.
             masked_BL: the positions asked about; some in every row.
-            steps_B: number of steps, which chooses the table of positions.
+            steps_B: number of steps, which chooses the table of positions and the last layer.
         """
         attended_BL = masked_BL if self.config.attends == "masked" else valid_BL
         most = int(attended_BL.sum(-1).max())
@@ -174,7 +177,9 @@ class OrderNet(nn.Module):
             x_BQD = x_BQD + self.places(slot_BQ, steps_B, masked_BL.shape[1])
         x_BQD = x_BQD.to(self.last.weight.dtype)  # under autocast the residual stream keeps float32, as the denoiser's
         x_BQD = self.trunk(x_BQD, attended_BL.gather(1, slot_BQ), slot_BQ)
-        value_BQ = self.last(x_BQD).squeeze(-1)
+        value_BQK = self.last(x_BQD)
+        which_B = steps_B.clamp(max=value_BQK.shape[-1] - 1)
+        value_BQ = value_BQK.take_along_dim(which_B[:, None, None], dim=-1).squeeze(-1)
         value_BQ = value_BQ.to(torch.promote_types(value_BQ.dtype, torch.float32))  # bfloat16 would spoil the laws
         value_BQ = self.config.logit_cap * torch.tanh(value_BQ / self.config.logit_cap)
         value_BL = value_BQ.new_zeros(masked_BL.shape).scatter(1, slot_BQ, value_BQ).masked_fill(~masked_BL, 0.0)

@@ -21,6 +21,7 @@ from lightning_mdm.decoding.learned import Learned, selector_law
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.hop_chain import HopChain
+from lightning_mdm.modules import order_module
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig, draw_sets, trajectories
@@ -28,7 +29,7 @@ from lightning_mdm.nets.posterior_net import MaxNormalised
 from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise
-from lightning_mdm.objectives.order_elbo import States, all_steps
+from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.vocabulary import TokenSpace
@@ -699,6 +700,7 @@ def test_mixed_precision_keeps_float32_weights_and_laws(
             {"finishing": True, "posterior": MAX_NORMALISED},
             r"model.finishing=true, model.posterior.family='max_normalised': .*; choose state_aware or relative",
         ),
+        ({"fewest_first": -1}, r"model.fewest_first=-1: give a number of updates, at least 0"),
         ({"net": CHAIN, "denoiser_ckpt": None}, r"model.net: this HopChain has 4 tokens, the data 11"),
     ],
     ids=str,
@@ -751,3 +753,30 @@ def test_budgets_are_drawn_alike_or_by_cost(ckpt: str) -> None:
             assert counts[budget] == pytest.approx(12_000 * weight / sum(weights), abs=1.0)
     with pytest.raises(ValueError, match=r"model.budget_draw='often': choose one of uniform, by_cost"):
         build(ckpt, budget_draw="often")
+
+
+def test_the_first_updates_go_to_the_smallest_budget_without_bonus(
+    tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the warm start, whose budgets are drawn; and then as without that option."""
+    seen: list[tuple[int, float]] = []
+
+    def watched(*arguments: Any, **options: Any) -> OrderElbo:
+        seen.append((options["budget"], options["entropy_bonus"]))
+        return all_steps(*arguments, **options)
+
+    monkeypatch.setattr(order_module, "all_steps", watched)
+    options: dict[str, Any] = {
+        "budgets": [3, 6, 2, 5],
+        "warm_start_steps": 2,
+        "entropy_bonus": 1.0,
+        "entropy_fades_by": 1.0,
+    }
+    fit(build(ckpt, fewest_first=4, **options), tmp_path / "first", steps=12)
+    with_it, seen[:] = seen[:], []
+    fit(build(ckpt, **options), tmp_path / "none", steps=12)
+    assert len(seen) == len(with_it) == 10
+    assert with_it[:4] == [(2, 0.0)] * 4
+    assert with_it[4:] == seen[4:]
+    assert seen[4][1] > 0.0
+    assert len({budget for budget, _ in seen[:4]}) > 1

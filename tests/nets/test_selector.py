@@ -261,11 +261,12 @@ def test_neighbouring_numbers_of_steps_have_clearly_different_features() -> None
     assert bool(step_features(torch.tensor([1, 1 << 20])).isfinite().all())
 
 
-def test_every_number_of_steps_has_a_table_of_positions() -> None:
-    """From 16 on they share one. Features apart: rows that differ in the table alone."""
+@pytest.mark.parametrize("config", [PLACED, replace(CONFIG, step_readouts=True)], ids=["tables", "readouts"])
+def test_every_number_of_steps_has_a_table_of_positions_or_a_readout(config: SelectorConfig) -> None:
+    """From 16 on they share one. Features apart: rows that differ in the number of steps alone."""
     hidden_BLD, _, valid_BL, masked_BL = canvas()
     torch.manual_seed(0)
-    net, nothing_BLF = OrderNet(WIDTH, 1, PLACED, 1.0).double(), torch.zeros(4, 9, 1, dtype=torch.float64)
+    net, nothing_BLF = OrderNet(WIDTH, 1, config, 1.0).double(), torch.zeros(4, 9, 1, dtype=torch.float64)
     value = {
         left: net(hidden_BLD, nothing_BLF, valid_BL, masked_BL, torch.full((4,), left)).value_BL
         for left in (2, 3, 15, 16, 17, 100)
@@ -274,6 +275,17 @@ def test_every_number_of_steps_has_a_table_of_positions() -> None:
         assert not torch.allclose(value[first], value[second], rtol=0.0, atol=1e-4)
     assert value[16].equal(value[17])
     assert value[16].equal(value[100])
+
+
+def test_a_readout_is_that_of_its_rows_own_number_of_steps() -> None:
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    selector = trained(replace(CONFIG, step_readouts=True))
+    before = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0).logit_BL
+    with torch.no_grad():
+        selector.net.last.weight[int(LEFT_B[2])] += 1.0
+    after = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.0).logit_BL
+    changed_B = (before != after).any(-1)
+    assert changed_B.tolist() == [False, False, True, False]
 
 
 def test_logits_stay_below_their_cap() -> None:
