@@ -33,6 +33,11 @@ PUBLISHED = (
 )
 # Arranged anew, no position means anything: roles are read at a fixed distance, by rotary positions, one way for all
 # budgets. A table of positions for every number of steps would have to learn to read in each of them.
+READING = (
+    "--data.law.arrangement", "per_problem",
+    "--model.selector.attends", "all", "--model.selector.positions", "0",
+    "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "0",
+)  # fmt: skip
 RECIPES: dict[str, tuple[str, ...]] = {
     "relative": (),
     "state_aware": ("--model.posterior.family", "state_aware"),
@@ -43,10 +48,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "--data.law.chain", "14", "--data.law.given", "12",
     ),
     "arranged_anew": (
-        "--data.law.arrangement", "per_problem",
-        "--model.selector.attends", "all", "--model.selector.positions", "0",
-        "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "0",
+        *READING, "--model.fewest_first", "150", "--model.entropy_bonus", "0", "--trainer.max_steps", "600",
+        "--model.selector.step_readouts", "true", "--model.posterior.net.step_readouts", "true",
     ),
+    "arranged_anew_at_once": READING,
 }  # fmt: skip
 
 
