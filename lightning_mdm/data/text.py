@@ -40,7 +40,8 @@ class TextDataModule(ProblemDataModule):
     Args:
         vocab_size: number of tokens, 512 where neither this nor ``tokenizer_path`` is given. With ``tokenizer_path``,
             the file's own number, or more to leave rows unused.
-        tokenizer_path: a ``tokenizer.json``; ``None`` trains one on the training problems, with digits kept single.
+        tokenizer_path: a ``tokenizer.json``, or one of the hub (``hf://OWNER/NAME/tokenizer.json``); ``None`` trains
+            one on the training problems, with digits kept single.
         eos_token: the file's end-of-sequence token, where it goes by no usual name.
         pad_token: the file's padding token likewise; where there is none, end-of-sequence serves, as padding is never
             attended to.
