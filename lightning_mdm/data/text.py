@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tokenizers import Tokenizer
 
 from lightning_mdm.data.answers import grade_number
-from lightning_mdm.data.canvas import TextEncoder, measure
+from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, measure
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.data.stream import StreamLoader
@@ -146,7 +146,7 @@ class TextDataModule(ProblemDataModule):
         return TokenSpace(self.vocab_size, eos_id, pad_id, tuple(sorted(forbidden)))
 
     @property
-    def encoder(self) -> TextEncoder:
+    def encoder(self) -> CanvasEncoder:
         return TextEncoder(self.tokenizer, self.special_ids[0], *self.canvas)
 
     @property

@@ -81,6 +81,17 @@ def read_tokenizer(path: str) -> Tokenizer:
     return parse_tokenizer(Path(path).read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
 
 
+def check_digits(tokenizer: Tokenizer, origin: str) -> None:
+    """Raise ``ValueError`` where a tokenizer makes one token of several digits; ``origin`` names it."""
+    tokens = tokenizer.encode("1234567890 2024 100", add_special_tokens=False).tokens
+    joined = next((token for token in tokens if sum(map(str.isdigit, token)) > 1), None)
+    if joined is not None:
+        raise ValueError(
+            f"{origin} makes one token of {joined!r}; arithmetic is learned digit by digit: give a tokenizer that "
+            "splits digits, as Llama 2's"
+        )
+
+
 def find_token(tokenizer: Tokenizer, option: str, asked: str | None, names: Sequence[str]) -> int | None:
     """The id of the token ``asked`` for by ``option``, or else of the first of ``names`` there is, or ``None``.
 
