@@ -291,7 +291,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def report_command(args: Sequence[str]) -> None:
-    """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true]``."""
+    """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true] [--published FILE]``."""
     description = "Join runs into one table, figure and report with paired tests; print the table and the path."
     parser = Parser(prog="lightning report", description=description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories with a frontier.csv.")
@@ -299,8 +299,9 @@ def report_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--one_panel", type=bool, default=False, help="Show all denoisers of a task and split in one panel."
     )
+    parser.add_argument("--published", help="A file of a paper's rows, to show ours beside.")
     options = parser.parse_args(list(args))
-    report(options.runs, options.out, options.one_panel)
+    report(options.runs, options.out, options.one_panel, options.published)
 
 
 def export_command(args: Sequence[str]) -> None:
