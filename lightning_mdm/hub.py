@@ -36,8 +36,8 @@ def fetch(address: str, *, option: str) -> Path:
     try:
         return Path(hf_hub_download(match["repo"], match["file"], revision=match["revision"]))
     except Exception as error:  # the library raises a dozen kinds
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
-            f"{option}={address}: cannot get this file: {reason[0] if reason else type(error).__name__}. Is there a "
-            "network, and does the file exist? A file that you have is given by its path"
+            f"{option}={address}: cannot get this file: {reason}. Is there a network, and does the file exist? A file "
+            "that you have is given by its path"
         ) from error

@@ -1,4 +1,4 @@
-"""Files to rehearse with, made here: problems in the forms of GSM8K-Aug and GSM8K, a tokenizer in that of Llama 2.
+"""Files to rehearse with, made here: problems as in GSM8K-Aug and GSM8K, a tokenizer as Llama 2's, weights as SMDM's.
 
 The problems are the package's own generated stories, so a rehearsal needs no network and no data of others.
 """
@@ -9,11 +9,17 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+import yaml
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.word_problems import content_of, generate
+from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.smdm import to_published
+from lightning_mdm.nets.transformer import TransformerConfig
 
 DIFFICULTY = Difficulty(min_steps=2, max_steps=2, max_value=30, operations="+-")
 SIZES = {"train": 400, "validation": 20, "test": 20}
@@ -90,3 +96,13 @@ def write(folder: Path) -> None:
     (folder / "test.jsonl").write_text("".join(f"{line}\n" for line in test), encoding="utf-8")
     texts = [text for problem in made["train"] for text in (problem.prompt, problem.response)]
     llama_tokenizer(texts).save(str(folder / "tokenizer.json"))
+
+
+def write_weights(path: Path, config: Path, seed: int = 0) -> None:
+    """Write random weights in the published layout, of the net that a configuration describes."""
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    net = TransformerConfig(**options["model"]["init_args"]["net"])
+    torch.manual_seed(seed)
+    denoiser = TransformerDenoiser(options["data"]["init_args"]["vocab_size"], net)
+    state = to_published(denoiser.state_dict(), net)
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
