@@ -61,12 +61,15 @@ def parts_of(stages: Stages, problem: Problem) -> list[Problem]:
 class AugEncoder(CanvasEncoder):
     """Lays parts of problems out on a canvas of one length; calling it encodes a problem, ``None`` if it does not fit.
 
+    To be trained on, all three parts of a problem must fit, with one end-of-sequence. To be decoded, its question must:
+    a reference that is longer than what is left is cut there, which makes its bound that of its beginning.
+
     Args:
         tokenizer: text to ids.
         eos_id: ends a response and fills the canvas.
         start: what every part begins with, no token or one.
-        canvas_tokens: length of every row; it takes all three parts and one end-of-sequence.
-        first: the part to generate of a problem that does not say which.
+        canvas_tokens: length of every row.
+        first: the part to generate of a problem that does not say which, as those to decode.
     """
 
     tokenizer: Tokenizer
@@ -80,11 +83,14 @@ class AugEncoder(CanvasEncoder):
         question = self.tokens(QUESTION + problem.prompt)
         thought = self.tokens(THOUGHT + solution.strip())
         conclusion = self.tokens(f"{MARKER} {answer.strip()}")
+        if not isinstance(problem, PartOfProblem):
+            room = self.canvas_tokens - len(question)
+            reference = thought if self.first == "thought" else thought + conclusion
+            return self.row(question, reference[:room], problem.index) if room > 0 else None
         if len(question) + len(thought) + len(conclusion) >= self.canvas_tokens:
             return None  # all of its examples, so that the thoughts trained on are those with an answer
-        part = problem.part if isinstance(problem, PartOfProblem) else self.first
-        given = question + thought if part == "answer" else question
-        response = {"thought": thought, "answer": conclusion, "whole": thought + conclusion}[part]
+        given = question + thought if problem.part == "answer" else question
+        response = {"thought": thought, "answer": conclusion, "whole": thought + conclusion}[problem.part]
         return self.row(given, response, problem.index)
 
     def tokens(self, text: str) -> list[int]:

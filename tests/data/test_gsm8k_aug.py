@@ -91,7 +91,7 @@ def test_what_stands_on_the_canvas(folder: Path) -> None:
     assert data.grade(problem, "Answer: <<1+1=2>> #### 14").correct
 
 
-def test_a_problem_fits_with_all_its_parts_or_not_at_all(folder: Path) -> None:
+def test_a_problem_is_trained_on_with_all_its_parts_and_decoded_where_its_question_fits(folder: Path) -> None:
     problem = Problem(0, "How many?", "<<2+3=5>> #### 5", "5")
     example = made(folder, stages="one").encoder(problem)
     assert example is not None
@@ -101,6 +101,15 @@ def test_a_problem_fits_with_all_its_parts_or_not_at_all(folder: Path) -> None:
             one = PartOfProblem(0, problem.prompt, problem.response, "5", None, part)
             assert made(folder, stages=stages, canvas_tokens=needed).encoder(one) is not None
             assert made(folder, stages=stages, canvas_tokens=needed - 1).encoder(one) is None
+            decoded = made(folder, stages=stages, canvas_tokens=needed - 1).encoder(problem)
+            assert decoded is not None
+            assert len(decoded.tokens) == needed - 1
+    question = len(example.given) - example.given[::-1].index(True)  # its length
+    cut = made(folder, stages="one", canvas_tokens=question + 3).encoder(problem)
+    assert cut is not None
+    assert cut.tokens == example.tokens[: question + 3], "decoded, with as much of its reference as there is room for"
+    assert made(folder, canvas_tokens=question + 1).encoder(problem) is not None
+    assert made(folder, canvas_tokens=question).encoder(problem) is None
     data = made(folder, canvas_tokens=30)
     with pytest.raises(ValueError, match="none of the 800 training problems fits the canvas"):
         data.train_dataloader()
