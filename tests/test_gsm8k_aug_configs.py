@@ -111,7 +111,16 @@ def test_the_recipe_of_orders(capsys: pytest.CaptureFixture[str], name: str) -> 
     assert config["trainer"]["max_steps"] == 15_000
     assert (examples_per_update(config), model["samples"]) == (32, 8)
     data = printed_config(capsys, *layers("denoiser_170m"))["data"]["init_args"]
-    same = ("dataset", "tokenizer_path", "vocab_size", "start_token", "canvas_tokens", "stages", "answer_steps")
+    same = (
+        "dataset",
+        "on_bad_line",
+        "tokenizer_path",
+        "vocab_size",
+        "start_token",
+        "canvas_tokens",
+        "stages",
+        "answer_steps",
+    )
     assert {option: config["data"]["init_args"][option] for option in same} == {option: data[option] for option in same}
     assert model["budgets"] == [T - data["answer_steps"] for T in config["frontier"]["budgets"]]
 

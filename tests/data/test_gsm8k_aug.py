@@ -137,6 +137,17 @@ def test_an_answer_follows_the_thought_that_was_generated(folder: Path) -> None:
     assert sum(other.given) == sum(first.given) + 1
 
 
+def test_questions_of_a_users_own(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "questions.txt").write_text("How many are 2 and 3?\n")
+    for stages in ("one", "two"):
+        data = made(folder, stages=stages, predict_path=str(tmp_path / "questions.txt"))
+        (problem,) = data.problems("predict")
+        example = data.encode(problem)
+        assert example is not None
+        assert shown(data, example.tokens[: sum(example.given)]) == "<s> Question: How many are 2 and 3?"
+        assert len(example.tokens) == 256
+
+
 def test_budgets_of_the_stages(folder: Path) -> None:
     assert made(folder).budgets(5) == (4, 1)
     assert made(folder, answer_steps=3).budgets(10) == (7, 3)
