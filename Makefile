@@ -6,11 +6,12 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 TASK := configs/word_problems
 
-.PHONY: help sweep-steps sudoku train-default test check format clean
+.PHONY: help sweep-steps sudoku rehearse-gsm8k train-default test check format clean
 
 help:
 	@echo "make sweep-steps    train briefly, decode with ten policies at every budget, draw the frontier"
 	@echo "make sudoku         a small Sudoku denoiser, and every order at every budget, minutes on 2 cores"
+	@echo "make rehearse-gsm8k the pipeline at the paper's scale, in small and offline, minutes on one core"
 	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
 	@echo "make check          format, lint, types, import contracts"
@@ -41,6 +42,10 @@ SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.ya
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU) --ckpt_path last
+
+# Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
+rehearse-gsm8k: $(VENV)/.run
+	$(BIN)/python experiments/gsm8k_aug/run.py rehearse
 
 # Five stages of growing difficulty, hours on 2 cores, each from the weights of the one before.
 STAGES := 1 2 3 4 5

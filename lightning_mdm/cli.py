@@ -1,7 +1,8 @@
-"""The command line: ``lightning fit | validate | test | predict | sweep | report``.
+"""The command line: ``lightning fit | validate | test | predict | sweep | report | export``.
 
-``report`` needs rows only; the others are Lightning's own command line with a run directory, the frontier, the costs of
-orders and the predictions added. Also installed as ``lightning-mdm`` and run by ``python -m lightning_mdm``.
+``report`` needs rows only and ``export`` a checkpoint; the others are Lightning's own command line with a run
+directory, the frontier, the costs of orders and the predictions added. Also installed as ``lightning-mdm``
+and run by ``python -m lightning_mdm``.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.policies import POLICIES
+from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
 from lightning_mdm.trainer import Trainer
 
 DESCRIPTION = """Masked diffusion models and the order in which they generate: train a denoiser, decode with every
 unmasking policy, draw accuracy against steps."""
-EPILOG = "One more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs into one table, figure and report."
+EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs into one table, figure and report;
+'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
 # What jsonargparse writes around the one line that says what is wrong.
 FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
 
@@ -276,6 +279,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         if given[:1] == ["report"]:
             report_command(given[1:])
+        elif given[:1] == ["export"]:
+            export_command(given[1:])
         else:
             CLI(args)
     except (ValueError, OSError, MisconfigurationException) as error:
@@ -286,7 +291,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def report_command(args: Sequence[str]) -> None:
-    """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true]``."""
+    """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true] [--published FILE]``."""
     description = "Join runs into one table, figure and report with paired tests; print the table and the path."
     parser = Parser(prog="lightning report", description=description)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories with a frontier.csv.")
@@ -294,5 +299,19 @@ def report_command(args: Sequence[str]) -> None:
     parser.add_argument(
         "--one_panel", type=bool, default=False, help="Show all denoisers of a task and split in one panel."
     )
+    parser.add_argument("--published", help="A file of a paper's rows, to show ours beside.")
     options = parser.parse_args(list(args))
-    report(options.runs, options.out, options.one_panel)
+    report(options.runs, options.out, options.one_panel, options.published)
+
+
+def export_command(args: Sequence[str]) -> None:
+    """``lightning export CHECKPOINT FILE``."""
+    description = "Write the denoiser of a checkpoint as a safetensors file in the layout of SMDM's published weights."
+    parser = Parser(prog="lightning export", description=description)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Of a denoiser's or an order's training.")
+    parser.add_argument("file", metavar="FILE", help="Where to write, ending in .safetensors.")
+    options = parser.parse_args(list(args))
+    if not options.file.endswith(".safetensors"):
+        raise ValueError(f"file={options.file}: the weights are a .safetensors file; name it so")
+    config = export_denoiser(options.checkpoint, options.file)
+    print(f"{options.file}: {config.layers} layers, width {config.width}, {config.heads} heads")

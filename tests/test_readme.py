@@ -11,13 +11,15 @@ import pytest
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.cli import CLI, main
 from lightning_mdm.decoding.policies import POLICIES, TopMargin
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.nets.transformer import TransformerConfig
 from runs import REPOSITORY, Answering, Oracle, few_problems, program, trainer
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 LINES = [words for block in BLOCKS for line in block.splitlines() if (words := shlex.split(line, comments=True))]
 COMMANDS = [words[1:] for words in LINES if words[0] == "lightning"]
-TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+TARGETS = re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] != "report"], ids=" ".join)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] in CLI.subcommands()], ids=" ".join)
 def test_every_command_parses(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--print_config"])
@@ -34,16 +36,27 @@ def test_every_command_parses(capsys: pytest.CaptureFixture[str], command: list[
 
 
 def test_the_report_command_runs(tmp_path: Path) -> None:
-    (command,) = [c for c in COMMANDS if c[0] == "report"]
     data = few_problems()
-    runs = [tmp_path / Path(run).name for run in command[1:]]
-    for number, run in enumerate(runs):
-        trainer(run, Frontier([TopMargin()], [1], seeds=[number])).sweep(Answering(Oracle(data)), data)
-    assert program("report", *runs).splitlines()[-1] == str(tmp_path / "report" / "report.md")
+    for command in [c for c in COMMANDS if c[0] == "report"]:
+        runs = [tmp_path / Path(arg).name for arg in command[1:] if arg.startswith("runs/")]
+        options = [arg for arg in command[1:] if not arg.startswith("runs/")]
+        for number, run in enumerate(runs):
+            trainer(run, Frontier([TopMargin()], [1], seeds=[number])).sweep(Answering(Oracle(data)), data)
+        assert program("report", *runs, *options).splitlines()[-1] == str(tmp_path / "report" / "report.md")
+
+
+def test_the_export_command_runs(tmp_path: Path) -> None:
+    (command,) = [c for c in COMMANDS if c[0] == "export"]
+    checkpoint, file = (tmp_path / Path(arg).name for arg in command[1:])
+    module = DenoiserModule(5, TransformerConfig(layers=1, width=8, heads=2, mlp_width=8))
+    run = trainer(tmp_path, max_steps=0)
+    run.strategy.connect(module)
+    run.save_checkpoint(checkpoint)
+    assert program("export", checkpoint, file).startswith(str(file))
 
 
 def test_every_subcommand_is_shown() -> None:
-    assert {command[0] for command in COMMANDS} == {*CLI.subcommands(), "report"}
+    assert {command[0] for command in COMMANDS} == {*CLI.subcommands(), "report", "export"}
 
 
 def test_every_line_is_of_a_known_program() -> None:
@@ -51,7 +64,7 @@ def test_every_line_is_of_a_known_program() -> None:
 
 
 def test_every_make_target_exists() -> None:
-    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", README, re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z0-9-]+)|`make ([a-z0-9-]+)", README, re.MULTILINE))
     assert {target for pair in named for target in pair if target} <= set(TARGETS)
     assert {"sweep-steps", "test"} <= {words[1] for words in LINES if words[0] == "make"}
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
 from lightning_mdm.callbacks.frontier_log import DecodedExample, log_cells, log_examples, log_frontier
+from lightning_mdm.callbacks.generation import generate
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
@@ -162,6 +163,7 @@ class Frontier(EvaluationCallback):
     def options(self, trainer: L.Trainer, module: L.LightningModule, run: Run) -> dict[str, Any]:
         """All that decides what a run decodes beside denoiser, problems, budget and seed."""
         options = {**self.decoding.describe(run.policy), "precision": str(trainer.precision)}
+        options.update(problems_of(trainer).decoding_options)
         if "token_frequency" in run.policy.reads:
             options["token_frequency"] = self.facts.frequency_hash
         selector = selector_of(module, run.steps) if run.policy.learned else None
@@ -203,23 +205,18 @@ class Frontier(EvaluationCallback):
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
-            trace = self.decoding.decode(denoiser, policy, rows, data.token_space, run.steps, run.seed)
-        tokens_BL, nfe = trace.tokens_BL.cpu(), trace.nfe_B.tolist()  # waits for the device
+            generated, forward_passes = generate(
+                denoiser, policy, rows, self.problems, data, self.decoding, steps=run.steps, seed=run.seed
+            )
         seconds = time.perf_counter() - start
-        response_BL, step_BL = (rows.valid_BL & ~rows.prompt_BL).cpu(), trace.order.step_BL.cpu()
         outcomes = []
-        for row, problem in enumerate(rows.index_B.tolist()):
-            ids = tokens_BL[row][response_BL[row]].tolist()
-            grade = data.grade(self.problems[problem], data.decode(ids))
-            eos = data.token_space.eos_id
-            length = ids.index(eos) if eos in ids else len(ids)
-            outcomes.append(Outcome(problem, grade.correct, nfe[row], length, grade.answer, grade.score))
+        for problem, found in zip(rows.index_B.tolist(), generated, strict=True):
+            grade = data.grade(self.problems[problem], found.text)
+            outcomes.append(Outcome(problem, grade.correct, found.nfe, found.length, grade.answer, grade.score))
             if trainer.is_global_zero and problem in self.shown:
-                steps = step_BL[row][response_BL[row]].tolist()
-                self.examples.append(
-                    DecodedExample(run.name, problem, [data.decode([i]) or "·" for i in ids], steps, grade.correct)
-                )
-        return BatchRecord(tuple(outcomes), trace.forward_passes, seconds, device_name(module.device), commit_hash())
+                texts = [data.decode([token]) or "·" for token in found.tokens]
+                self.examples.append(DecodedExample(run.name, problem, texts, found.steps, grade.correct))
+        return BatchRecord(tuple(outcomes), forward_passes, seconds, device_name(module.device), commit_hash())
 
     @staticmethod
     def split(trainer: L.Trainer) -> str:
@@ -327,8 +324,11 @@ def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, 
     budget that is enough for every problem.
 
     Raises:
-        ValueError: a policy asked for that a causal net cannot run, or no budget that is enough for a sequential one.
+        ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
+            one too small for all parts of a response.
     """
+    for run in runs:
+        facts.data.budgets(run.steps)
     causal = isinstance(denoiser_of(module), CausalDenoiser)
     if all_policies:
         runs = [

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lightning_mdm.callbacks.frontier import Run, denoiser_of, problems_of, runs_of, selector_of
+from lightning_mdm.callbacks.generation import generate
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.options import DecodingOptions
@@ -61,23 +62,23 @@ class Predictions(Callback):
         data = problems_of(trainer)
         policy = self.policy.bound(selector_of(pl_module, self.steps)).informed(self.facts)
         with trainer.precision_plugin.forward_context():
-            trace = self.decoding.decode(denoiser_of(pl_module), policy, batch, data.token_space, self.steps, self.seed)
-        response_BL = batch.response_BL
+            generated, _ = generate(
+                denoiser_of(pl_module), policy, batch, self.problems, data, self.decoding, steps=self.steps,
+                seed=self.seed,
+            )  # fmt: skip
         with open(self.path(trainer), "a", encoding="utf-8") as file:
-            for row, index in enumerate(batch.index_B.tolist()):
+            for index, found in zip(batch.index_B.tolist(), generated, strict=True):
                 problem = self.problems[index]
-                ids = trace.tokens_BL[row][response_BL[row]].tolist()
-                text = data.decode(ids)
-                grade = data.grade(problem, text)
+                grade = data.grade(problem, found.text)
                 line = {
                     "problem": index,
                     "prompt": problem.prompt,
-                    "text": text,
+                    "text": found.text,
                     "answer": grade.answer,
                     **({} if grade.score is None else {"score": grade.score}),
-                    "nfe": int(trace.nfe_B[row]),
-                    "tokens": [data.decode([i]) for i in ids],
-                    "steps": trace.order.step_BL[row][response_BL[row]].tolist(),
+                    "nfe": found.nfe,
+                    "tokens": [data.decode([token]) for token in found.tokens],
+                    "steps": found.steps,
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

@@ -6,8 +6,10 @@ their prompts alone. Knows nothing of batches or models.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from tokenizers import Tokenizer
 
@@ -15,8 +17,20 @@ from lightning_mdm.data.batch import Example
 from lightning_mdm.data.problem import Problem
 
 
+class CanvasEncoder(ABC):
+    """Lays problems out on a canvas, and reads what was written there."""
+
+    @abstractmethod
+    def __call__(self, problem: Problem) -> Example | None:
+        """The row of a problem, ``None`` where it does not fit."""
+
+    @abstractmethod
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of a response up to its first end-of-sequence."""
+
+
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(CanvasEncoder):
     """Lays problems out on a canvas; calling it encodes one, or gives ``None`` where it does not fit.
 
     Args:
@@ -40,13 +54,17 @@ class TextEncoder:
         return Example(prompt + region, given, problem.index)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of a response up to its first end-of-sequence."""
-        kept: list[int] = []
-        for token in tokens:
-            if token == self.eos_id:
-                break
-            kept.append(int(token))
-        return self.tokenizer.decode(kept, skip_special_tokens=False)
+        return text_of(self.tokenizer, up_to(self.eos_id, tokens))
+
+
+def up_to(eos_id: int, tokens: Iterable[int]) -> list[int]:
+    """The tokens before the first end-of-sequence."""
+    return [int(token) for token in takewhile(lambda token: token != eos_id, tokens)]
+
+
+def text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
+    """The text of ids, special tokens included."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=False))
 
 
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -130,6 +130,31 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         """
         return None
 
+    def budgets(self, steps: int) -> tuple[int, ...]:
+        """How many of a budget's steps each of the parts gets that a response is generated in, one after the other.
+
+        Raises:
+            ValueError: there are too few for all of them.
+        """
+        return (steps,)
+
+    def continued(self, problem: Problem, generated: Sequence[int]) -> Example | None:
+        """The row of the next part, once a part is generated; its index is its own. For tasks with several parts.
+
+        Args:
+            problem: the problem.
+            generated: the response tokens of the part before.
+
+        Returns:
+            ``None`` where nothing can follow.
+        """
+        raise NotImplementedError(f"{self.task} generates a response in one part")
+
+    @property
+    def decoding_options(self) -> dict[str, Any]:
+        """What the task decides about decoding, for rows of results."""
+        return {}
+
     # What the framework uses.
 
     def problems(self, split: str) -> list[Problem]:

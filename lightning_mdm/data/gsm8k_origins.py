@@ -24,9 +24,9 @@ from lightning_mdm.data.sources import ListSource, Source, StreamSource
 N_HELD_OUT, HELD_OUT_BUCKETS = 500, 8
 # In a directory, the first of these that is there.
 FILES = {
-    "train": ("train.jsonl", "icot_train.txt", "train.txt"),
-    "validation": ("icot_valid.txt", "valid.txt", "validation.jsonl", "valid.jsonl"),
-    "test": ("test.jsonl", "icot_test.txt", "test.txt"),
+    "train": ("train.jsonl", "icot_train.txt", "train.txt", "train.parquet"),
+    "validation": ("icot_valid.txt", "valid.txt", "validation.jsonl", "valid.jsonl", "validation.parquet"),
+    "test": ("test.jsonl", "icot_test.txt", "test.txt", "test.parquet"),
 }
 
 Numbered = tuple[int, Row]

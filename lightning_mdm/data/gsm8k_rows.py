@@ -4,7 +4,8 @@
 * ``{"question", "cot", "answer"}`` as in ``zen-E/GSM8k-Aug``: equations and the answer apart;
 * ``question||<<48/2=24>> <<48+24=72>> #### 72``, a line of da03/Internalize_CoT_Step_by_Step ("iCoT").
 
-A file's first line tells which form it has. Knows nothing of tokens, splits or models.
+A text file's first line tells which form it has; a ``.parquet`` file holds one of the first two. Knows nothing of
+tokens, splits or models.
 """
 
 from __future__ import annotations
@@ -130,14 +131,35 @@ def numbered(
         rank_zero_warn(f"{origin}: {len(skipped)} bad line(s) skipped, the first: {skipped[0]}")
 
 
+def parquet_records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The records of a ``.parquet`` file, in its order.
+
+    Raises:
+        ValueError: the file is none.
+    """
+    import datasets  # takes a second to import, and few files need it
+
+    try:
+        yield from datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+    except Exception as error:  # the library raises a dozen kinds
+        raise ValueError(f"{path}: no parquet file: {error}") from error
+
+
 def read_rows(path: Path, on_bad_line: str) -> list[tuple[int, Row]]:
-    """All rows of a file with their line numbers, counted from 1. Blank lines at the end of the file are none.
+    """All rows of a file with their numbers: lines count from 1, rows of a ``.parquet`` from 0.
+
+    Blank lines at the end of a text file are none.
 
     Raises:
         ValueError: a missing file, one without problems, or a bad line (see ``numbered``).
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    if path.suffix == ".parquet":
+        rows = list(numbered(parquet_records(path), parse_record, origin=str(path), first=0, on_bad_line=on_bad_line))
+        if not rows:
+            raise ValueError(f"{path}: no problem in it")
+        return rows
     try:
         lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
@@ -20,6 +21,8 @@ from lightning_mdm.data.problem import Problem
 
 # Encodes a problem; None where it does not fit the canvas. It travels to worker processes, so it must pickle.
 Encode: TypeAlias = Callable[[Problem], Example | None]
+# Makes several problems of one, equally many of each; it travels likewise.
+Expand: TypeAlias = Callable[[Problem], Sequence[Problem]]
 
 # Replacements for generated problems that do not fit start here; no run gets that far.
 SPARE = 1 << 48
@@ -37,6 +40,10 @@ class Source(ABC):
     def fitting(self, encode: Encode) -> tuple[Source, int]:
         """The same source without problems that do not fit, and how many those are where that is known up front."""
         return self, 0
+
+    @abstractmethod
+    def expanded(self, into: Expand) -> Source:
+        """The same source with every problem replaced by several, in an order of their own."""
 
     @abstractmethod
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
@@ -59,6 +66,9 @@ class ListSource(Source):
             raise ValueError(f"none of the {len(self.problems)} training problems fits the canvas: {CANVAS_HINT}")
         return ListSource(kept, self.seed), len(self.problems) - len(kept)
 
+    def expanded(self, into: Expand) -> Source:
+        return ListSource([part for problem in self.problems for part in into(problem)], self.seed)
+
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         current, order = -1, torch.empty(0)
         for slot in slots:
@@ -80,6 +90,9 @@ class GeneratorSource(Source):
     def sample(self, n: int) -> Sequence[Problem]:
         return [self.make(k) for k in range(n)]
 
+    def expanded(self, into: Expand) -> Source:
+        return GeneratorSource(partial(nth_part, self.make, into, len(into(self.make(0)))))
+
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         for slot in slots:
             for attempt in range(MAX_SPARES):
@@ -89,6 +102,16 @@ class GeneratorSource(Source):
                     break
             else:
                 raise ValueError(f"{MAX_SPARES} generated problems in a row do not fit the canvas: {CANVAS_HINT}")
+
+
+def nth_part(make: Callable[[int], Problem], into: Expand, n: int, k: int) -> Problem:
+    """Number ``k`` of the problems made from generated ones, ``n`` of each."""
+    return into(make(k // n))[k % n]
+
+
+def each_part(read: Callable[[], Iterable[Problem]], into: Expand) -> Iterator[Problem]:
+    """All problems made from those of a stream."""
+    return (part for problem in read() for part in into(problem))
 
 
 class StreamSource(Source):
@@ -112,6 +135,9 @@ class StreamSource(Source):
 
     def sample(self, n: int) -> Sequence[Problem]:
         return list(islice(self.read(), n))
+
+    def expanded(self, into: Expand) -> Source:
+        return StreamSource(partial(each_part, self.read, into), self.seed, self.shuffle_buffer)
 
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         length: int | None = None  # examples of an epoch, known once one was read to its end

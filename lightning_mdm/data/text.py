@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tokenizers import Tokenizer
 
 from lightning_mdm.data.answers import grade_number
-from lightning_mdm.data.canvas import TextEncoder, measure
+from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, measure
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.data.stream import StreamLoader
@@ -40,7 +40,8 @@ class TextDataModule(ProblemDataModule):
     Args:
         vocab_size: number of tokens, 512 where neither this nor ``tokenizer_path`` is given. With ``tokenizer_path``,
             the file's own number, or more to leave rows unused.
-        tokenizer_path: a ``tokenizer.json``; ``None`` trains one on the training problems, with digits kept single.
+        tokenizer_path: a ``tokenizer.json``, or one of the hub (``hf://OWNER/NAME/tokenizer.json``); ``None`` trains
+            one on the training problems, with digits kept single.
         eos_token: the file's end-of-sequence token, where it goes by no usual name.
         pad_token: the file's padding token likewise; where there is none, end-of-sequence serves, as padding is never
             attended to.
@@ -145,7 +146,7 @@ class TextDataModule(ProblemDataModule):
         return TokenSpace(self.vocab_size, eos_id, pad_id, tuple(sorted(forbidden)))
 
     @property
-    def encoder(self) -> TextEncoder:
+    def encoder(self) -> CanvasEncoder:
         return TextEncoder(self.tokenizer, self.special_ids[0], *self.canvas)
 
     @property

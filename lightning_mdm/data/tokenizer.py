@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from lightning_mdm import hub
+
 PAD, EOS = "<|pad|>", "<|eos|>"
 # What widespread tokenizers call them, the likeliest first.
 EOS_NAMES = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[EOS]")
@@ -66,14 +68,28 @@ def parse_tokenizer(content: str, origin: str) -> Tokenizer:
 
 
 def read_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer in the file ``path``.
+    """The tokenizer in the file ``path``, or in a file of the hub (``hf://OWNER/NAME/tokenizer.json``).
 
     Raises:
         ValueError: no such file, or it holds no tokenizer.
     """
+    if hub.is_address(path):
+        found = hub.fetch(path, option="tokenizer_path")
+        return parse_tokenizer(found.read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
     if not Path(path).is_file():
         raise ValueError(f"tokenizer_path={path!r}: no such file; give a tokenizer.json, or none to train a tokenizer")
     return parse_tokenizer(Path(path).read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
+
+
+def check_digits(tokenizer: Tokenizer, origin: str) -> None:
+    """Raise ``ValueError`` where a tokenizer makes one token of several digits; ``origin`` names it."""
+    tokens = tokenizer.encode("1234567890 2024 100", add_special_tokens=False).tokens
+    joined = next((token for token in tokens if sum(map(str.isdigit, token)) > 1), None)
+    if joined is not None:
+        raise ValueError(
+            f"{origin} makes one token of {joined!r}; arithmetic is learned digit by digit: give a tokenizer that "
+            "splits digits, as Llama 2's"
+        )
 
 
 def find_token(tokenizer: Tokenizer, option: str, asked: str | None, names: Sequence[str]) -> int | None:

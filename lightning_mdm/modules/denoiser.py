@@ -45,7 +45,8 @@ class DenoiserModule(L.LightningModule):
         weight_decay: AdamW's, on matrices only.
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
-        init_from: safetensors file of denoiser weights to start from (written by ``save_weights``).
+        init_from: denoiser weights to start from: a safetensors file (of ``save_weights``, or in SMDM's layout), one of
+            the hub (``hf://nieshen/SMDM/mdm_safetensors/...``), or the checkpoint of another run.
         compile: run the net through ``torch.compile`` while fitting.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
     """

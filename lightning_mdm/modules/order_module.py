@@ -74,7 +74,7 @@ class OrderModule(L.LightningModule):
     Args:
         vocab_size: tokens that can be predicted; linked to the data by the command line.
         net: shape of the denoiser, or a law whose formula is the denoiser.
-        denoiser_ckpt: checkpoint (or safetensors file) of the trained denoiser to start from.
+        denoiser_ckpt: checkpoint (or safetensors file, here or on the hub) of the trained denoiser to start from.
         init_from: safetensors file of selector and posterior to start from (written by ``save_order``).
         denoiser: ``frozen``, or ``joint``: trained along.
         denoising_weight: with ``joint``, the weight of the plain masked-diffusion objective beside the bound.

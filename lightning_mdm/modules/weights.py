@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from lightning_mdm import hub
+from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.smdm import from_published, is_published, to_published
+from lightning_mdm.nets.transformer import TransformerConfig
 
 PREFIX = "denoiser."  # of a denoiser's weights in the checkpoint of a module
 
@@ -32,10 +38,64 @@ def load_net(net: nn.Module, path: str | Path, *, option: str) -> None:
 
 
 def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str) -> None:
-    """Take a denoiser's weights from a safetensors file, or from the checkpoint of a module; see ``load_net``."""
-    found = existing(path, option)
-    state = load_file(found) if found.suffix == ".safetensors" else checkpoint_weights(path, option)
+    """Take a denoiser's weights from a file, here or on the hub.
+
+    Args:
+        denoiser: the net to fill.
+        path: a safetensors file in our own layout or in the published one of SMDM (told apart by its names), a
+            safetensors file of the hub by its address (see ``hub.py``), or the checkpoint of a module.
+        option: what the path is called in messages.
+
+    Raises:
+        ValueError: no such file, no weights in it, or weights of another net; the message names the tensor.
+    """
+    if hub.is_address(path):
+        if not str(path).endswith(".safetensors"):
+            raise ValueError(f"{option}={path}: from the hub only .safetensors files are read, which hold no code")
+        found = hub.fetch(str(path), option=option)
+    else:
+        found = existing(path, option)
+    if not str(path).endswith(".safetensors"):
+        fill(denoiser, checkpoint_weights(found, option), f"{option}={path}")
+        return
+    try:
+        state = load_file(found)
+    except SafetensorError as error:
+        raise ValueError(f"{option}={path}: this file is no safetensors file, or a damaged one: {error}") from error
+    if is_published(state):
+        if not isinstance(denoiser, TransformerDenoiser):
+            raise ValueError(f"{option}={path}: these weights are a masked denoiser's, and this net is none")
+        try:
+            state = from_published(state, denoiser.trunk.config, denoiser.vocab_size)
+        except ValueError as error:
+            raise ValueError(
+                f"{option}={path}: {error}; give the net and the vocabulary that the weights were trained with"
+            ) from error
     fill(denoiser, state, f"{option}={path}")
+
+
+def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConfig:
+    """Write the denoiser of a checkpoint to a safetensors file in the published layout of SMDM.
+
+    Args:
+        checkpoint: of a denoiser's or an order's training.
+        path: the file to write.
+
+    Returns:
+        The shape of its trunk, of which such a file tells neither the heads nor the constants.
+
+    Raises:
+        ValueError: no such checkpoint, or a net that the layout has no place for.
+    """
+    weights = checkpoint_weights(existing(checkpoint, "checkpoint"), "checkpoint")
+    options = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    if options.get("objective") == "next_token" or "layers" not in options["net"]:
+        raise ValueError(f"checkpoint={checkpoint}: the published layout is that of a masked denoiser; this is none")
+    config = TransformerConfig(**options["net"])
+    state = to_published(weights, config)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return config
 
 
 def existing(path: str | Path, option: str) -> Path:

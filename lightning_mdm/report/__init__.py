@@ -9,6 +9,7 @@ style       how figures look
 paired      tests on the same problems
 markdown    the text
 together    several denoisers in one panel
+published   a paper's rows beside ours
 runs        reading run directories, writing the files
 """
 

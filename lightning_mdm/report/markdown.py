@@ -12,16 +12,20 @@ from lightning_mdm.outcomes import Row
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
 from lightning_mdm.report.points import Panel, Point, by_name, by_panel, is_adaptive, pool_seeds
+from lightning_mdm.report.published import PublishedRow, beside_markdown
 from lightning_mdm.report.tables import frontier_markdown, markdown_table, score_markdown
 
 
-def report_markdown(rows: Sequence[Row], solved: Solved, notes: Sequence[str] = ()) -> str:
+def report_markdown(
+    rows: Sequence[Row], solved: Solved, notes: Sequence[str] = (), published: Sequence[PublishedRow] = ()
+) -> str:
     """The whole report.
 
     Args:
         rows: every row, every cell once.
         solved: per-problem outcomes; paired sections say so where there are none.
         notes: remarks to print under the title, e.g. on runs without outcomes.
+        published: a paper's rows, shown beside ours.
 
     Raises:
         ValueError: when there is no row.
@@ -34,6 +38,8 @@ def report_markdown(rows: Sequence[Row], solved: Solved, notes: Sequence[str] = 
         lines += ["### Frontier", "", _FRONTIER, "", *frontier_markdown(points), ""]
         if scores := score_markdown(points):
             lines += ["### Score", "", _SCORE, "", *scores, ""]
+        if comparison := beside_markdown(points, published):
+            lines += ["### Beside published figures", "", *comparison, ""]
         lines += ["### Paired tests at the same step budget", "", *_at_budgets(points, solved), ""]
         if any(is_adaptive(curve) for curve in by_name(points).values()):
             lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(points, solved), ""]

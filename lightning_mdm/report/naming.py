@@ -10,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 LOOP_OPTIONS = frozenset(
-    {"checkpoint", "end_of_sequence", "isolate_rows", "precision", "selector", "token_frequency", "token_temperature"}
-)
-"""Options of the decoding loop, hashes of what a policy was told, and the denoiser where several share a panel; every
-other option is a parameter of the policy."""
+    {
+        "answer_steps", "checkpoint", "end_of_sequence", "isolate_rows", "precision", "selector", "stages",
+        "token_frequency", "token_temperature",
+    }
+)  # fmt: skip
+"""Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share
+a panel; every other option is a parameter of the policy."""
 
 
 def display_name(policy: str, options: str) -> str:

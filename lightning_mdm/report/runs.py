@@ -16,6 +16,7 @@ from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.paired import EqualNfeRow, PairRow, at_equal_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, pool_seeds
+from lightning_mdm.report.published import PublishedRow, beside_table, read_published
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
 from lightning_mdm.report.together import together
@@ -82,7 +83,7 @@ def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
     return _write(read_runs(run_dirs), Path(out_dir))
 
 
-def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False) -> None:
+def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False, published: str | None = None) -> None:
     """Prints the frontier of one or more runs as a table, writes the report and prints its path.
 
     Args:
@@ -90,19 +91,25 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False)
         out: where to write. Default: the run's own directory; of several runs, ``report`` beside the first.
         one_panel: show all denoisers of a task and split together, rather than each in a panel of its own; see
             ``together``. The rows written stay what they are.
+        published: a file of a paper's rows to show ours beside; see ``published.py``.
 
     Raises:
-        ValueError: as :func:`read_runs`, or as ``together``.
+        ValueError: as :func:`read_runs`, as ``together``, or as ``read_published``.
     """
+    theirs = [] if published is None else read_published(published)
     apart = read_runs(run_dirs)
     runs = Runs(*together(apart.rows, apart.outcomes), apart.notes) if one_panel else apart
     table = frontier_table(runs.rows)
     console = print_table(table)
+    for points in by_panel(pool_seeds(runs.rows)).values():
+        comparison = beside_table(points, theirs)
+        if comparison is not None:
+            console.print(comparison)
     for note in runs.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
     first = Path(run_dirs[0])
     default = first if len({Path(run) for run in run_dirs}) == 1 else first.parent / "report"
-    path = _write(runs, Path(out) if out is not None else default)
+    path = _write(runs, Path(out) if out is not None else default, theirs)
     write_rows(path.with_name("frontier.csv"), apart.rows)
     print(path)
 
@@ -123,7 +130,7 @@ def _result(row: Row) -> tuple[Any, ...]:
     return row.n, row.correct, round(row.nfe_mean, 9), row.nfe_min, row.nfe_max, round(row.tokens_per_forward, 9)
 
 
-def _write(runs: Runs, out_dir: Path) -> Path:
+def _write(runs: Runs, out_dir: Path, published: Sequence[PublishedRow] = ()) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
     figure = frontier_figure(runs.rows)
     solved = solved_pairs(runs.outcomes)
@@ -134,5 +141,5 @@ def _write(runs: Runs, out_dir: Path) -> Path:
     write_rows(out_dir / "frontier.csv", runs.rows)
     save_figure(figure, out_dir / "frontier")
     path = out_dir / "report.md"
-    path.write_text(report_markdown(runs.rows, solved, runs.notes), encoding="utf-8")
+    path.write_text(report_markdown(runs.rows, solved, runs.notes, published), encoding="utf-8")
     return path

@@ -1,0 +1,168 @@
+"""Fox et al.'s comparison on GSM8K-Aug: a denoiser, its order, a control of equal compute, all at equal evaluations.
+
+python experiments/gsm8k_aug/run.py STAGE [--runs DIR] [--split validation] [--data DIR] [--tokenizer FILE] \
+    [--weights FILE] [--order_config FILE] [--devices N]
+python experiments/gsm8k_aug/run.py rehearse [--runs DIR]
+
+STAGE is denoiser, order, control, sweep, report, or all of them. Each goes on where it was stopped. ``sweep`` decodes
+with the learned order at T = 5, 10, 15 and then with the heuristics, on the control, at as many evaluations: @Avg the
+learned order's mean, rounded, @Max its largest on any problem. ``rehearse`` runs all of it offline, with a small net
+and files made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rehearsal import write, write_weights
+
+from lightning_mdm.outcomes import Row, read_rows
+
+HERE = Path(__file__).parent
+CONFIGS = Path("configs/gsm8k_aug")
+STAGES = ("denoiser", "order", "control", "sweep", "report")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run with.
+
+    Args:
+        runs: directory of all runs.
+        split: problems to decode.
+        order_config: a file over ``order.yaml``, such as ``fox_2026.yaml``.
+        given: options of data, trainer and first weights, in place of those in the configurations.
+        weights: file of the weights to fine-tune, in place of the configuration's.
+        small: rehearse with small nets.
+    """
+
+    runs: Path
+    split: str
+    order_config: Path | None
+    given: tuple[str, ...]
+    weights: Path | None
+    small: bool
+
+    @property
+    def denoiser(self) -> Path:
+        """The fine-tuned denoiser, in the published layout."""
+        return self.runs / "denoiser" / "denoiser.safetensors"
+
+    def checkpoint(self, stage: str) -> str:
+        return str(self.runs / stage / "checkpoints" / "last.ckpt")
+
+    def swept(self, what: str) -> Path:
+        return self.runs / f"{what}_{self.split}"
+
+    def options(self, *configs: Path) -> list[str]:
+        """Configurations, the small sizes over them, and what was given."""
+        orders = configs[0].name == "order.yaml"
+        small = [HERE / ("tiny_order.yaml" if orders else "tiny.yaml")] if self.small else []
+        files = [part for file in (*configs, *small) for part in ("--config", str(file))]
+        return [*files, *self.given]
+
+    def order_options(self) -> list[str]:
+        over = [self.order_config] if self.order_config else []
+        return [*self.options(CONFIGS / "order.yaml", *over), "--model.denoiser_ckpt", str(self.denoiser)]
+
+    def control_options(self) -> list[str]:
+        files = self.options(CONFIGS / "denoiser_170m.yaml", CONFIGS / "control.yaml")
+        return [*files, "--model.init_from", str(self.denoiser)]
+
+
+def lightning(*arguments: str) -> None:
+    """Run the program in a process of its own."""
+    subprocess.run([sys.executable, "-m", "lightning_mdm", *arguments], check=True)
+
+
+def denoiser(plan: Plan) -> None:
+    start = ["--model.init_from", str(plan.weights)] if plan.weights else []
+    options = [*plan.options(CONFIGS / "denoiser_170m.yaml"), *start, "--run_dir", str(plan.runs / "denoiser")]
+    lightning("fit", *options, "--ckpt_path", "last")
+    lightning("export", plan.checkpoint("denoiser"), str(plan.denoiser))
+
+
+def order(plan: Plan) -> None:
+    lightning("fit", *plan.order_options(), "--run_dir", str(plan.runs / "order"), "--ckpt_path", "last")
+
+
+def control(plan: Plan) -> None:
+    # A third of the denoiser's updates, as in the paper; tiny.yaml would say as many as the denoiser's.
+    steps = ["--trainer.max_steps", "60"] if plan.small else []
+    options = [*plan.control_options(), *steps, "--run_dir", str(plan.runs / "control")]
+    lightning("fit", *options, "--ckpt_path", "last")
+
+
+def sweep(plan: Plan) -> None:
+    learned = [*plan.order_options(), "--config", str(HERE / "learned.yaml"), "--run_dir", str(plan.swept("learned"))]
+    lightning("sweep", *learned, "--ckpt_path", plan.checkpoint("order"), "--split", plan.split)
+    budgets = matched_budgets(read_rows(plan.swept("learned") / "frontier.csv"))
+    heuristics = [*plan.control_options(), "--frontier.budgets", str(budgets)]
+    heuristics += ["--run_dir", str(plan.swept("heuristics")), "--split", plan.split]
+    lightning("sweep", *heuristics, "--ckpt_path", plan.checkpoint("control"))
+
+
+def matched_budgets(rows: Sequence[Row]) -> list[int]:
+    """The budgets at which heuristics are compared with the learned order of these rows: @Avg and @Max, at least 2."""
+    learned = [row for row in rows if row.adaptive]
+    return sorted({max(2, steps) for row in learned for steps in (round(row.nfe_mean), row.nfe_max)})
+
+
+def report(plan: Plan) -> None:
+    runs = [str(plan.swept("learned")), str(plan.swept("heuristics"))]
+    published = ["--published", str(HERE / "published.csv")]
+    lightning("report", *runs, "--one_panel", "true", *published, "--out", str(plan.runs / f"report_{plan.split}"))
+
+
+def rehearse(runs: Path, split: str) -> Plan:
+    """Make data, tokenizer and weights, and plan to run on them."""
+    files = runs / "files"
+    write(files)
+    write_weights(files / "weights.safetensors", HERE / "tiny.yaml")
+    given = ("--data.path", str(files), "--data.tokenizer_path", str(files / "tokenizer.json"))
+    return Plan(runs, split, None, given, files / "weights.safetensors", small=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(*STAGES, "all", "rehearse"))
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--split", choices=("validation", "test"), default="validation")
+    parser.add_argument("--data", help="directory with train, test and validation files; else the hub's")
+    parser.add_argument("--tokenizer", help="tokenizer.json; else the hub's")
+    parser.add_argument("--weights", type=Path, help="safetensors file to fine-tune; else the hub's")
+    parser.add_argument("--order_config", type=Path, help="a configuration over order.yaml")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, each a share of the batches of an update")
+    given = parser.parse_args(arguments)
+    functions = {"denoiser": denoiser, "order": order, "control": control, "sweep": sweep, "report": report}
+    if given.stage == "rehearse":
+        plan = rehearse(given.runs or Path("runs/gsm8k_aug_rehearsal"), given.split)
+    else:
+        options = [f"--data.path={given.data}"] if given.data else []
+        options += [f"--data.tokenizer_path={given.tokenizer}"] if given.tokenizer else []
+        options += devices(given.devices)
+        runs = given.runs or Path("runs/gsm8k_aug")
+        plan = Plan(runs, given.split, given.order_config, tuple(options), given.weights, small=False)
+    for stage in STAGES if given.stage in ("all", "rehearse") else (given.stage,):
+        functions[stage](plan)
+
+
+def devices(n: int) -> list[str]:
+    """Options that share an update's batches, four of which the configurations accumulate on one GPU, among ``n``."""
+    if 4 % n:
+        raise SystemExit(
+            f"--devices {n}: an update is four batches; give 1, 2 or 4, or write a configuration of your own"
+        )
+    if n == 1:
+        return []
+    shares = ["--trainer.accumulate_grad_batches", str(4 // n), "--trainer.val_check_interval", str(10_000 // n)]
+    return ["--trainer.devices", str(n), "--trainer.strategy", "ddp", *shares]
+
+
+if __name__ == "__main__":
+    main()

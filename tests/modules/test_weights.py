@@ -1,0 +1,137 @@
+"""Weights from files: our layout, SMDM's, checkpoints, the hub; export; what is refused and how it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightning_mdm import hub
+from lightning_mdm.cli import main
+from lightning_mdm.modules.autoregressive import AutoregressiveModule
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.modules.weights import export_denoiser
+from lightning_mdm.nets.smdm import to_published
+from lightning_mdm.nets.transformer import TransformerConfig
+from runs import program, trainer
+
+V = 11
+NET = TransformerConfig(layers=2, width=16, heads=2, mlp_width=24)
+
+
+@pytest.fixture(scope="module")
+def trained() -> DenoiserModule:
+    torch.manual_seed(0)
+    return DenoiserModule(V, NET)
+
+
+def checkpoint(module: Any, path: Path) -> Path:
+    run = trainer(path.parent, max_steps=0)
+    run.strategy.connect(module)
+    run.save_checkpoint(path)
+    return path
+
+
+def state_of(module: Any) -> dict[str, Tensor]:
+    return module.denoiser.state_dict()
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def published(module: DenoiserModule, path: Path, **changes: Tensor | None) -> Path:
+    state = {**to_published(state_of(module), NET), **changes}
+    save_file({name: value.contiguous() for name, value in state.items() if value is not None}, path)
+    return path
+
+
+def test_every_kind_of_file_gives_the_same_denoiser(tmp_path: Path, trained: DenoiserModule) -> None:
+    trained.save_weights(tmp_path / "own.safetensors")
+    files = [
+        tmp_path / "own.safetensors",
+        published(trained, tmp_path / "smdm.safetensors"),
+        checkpoint(trained, tmp_path / "last.ckpt"),
+    ]
+    for file in files:
+        torch.manual_seed(1)
+        assert not same(state_of(DenoiserModule(V, NET)), state_of(trained))
+        assert same(state_of(DenoiserModule(V, NET, init_from=str(file))), state_of(trained)), file
+        assert same(state_of(OrderModule(V, NET, denoiser_ckpt=str(file))), state_of(trained)), file
+
+
+def test_weights_of_the_hub(tmp_path: Path, trained: DenoiserModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = published(trained, tmp_path / "blob")  # the cache names files as it likes
+    address = "hf://nieshen/SMDM/mdm_safetensors/mdm-170M-100e18-rsl-0.01.safetensors"
+    monkeypatch.setattr(hub, "fetch", lambda given, option: {(address, "init_from"): file}[given, option])
+    assert same(state_of(DenoiserModule(V, NET, init_from=address)), state_of(trained))
+    with pytest.raises(ValueError, match=r"only .safetensors files are read, which hold no code"):
+        DenoiserModule(V, NET, init_from=address.replace("safetensors", "pth"))
+
+
+def test_an_exported_checkpoint_is_read_back(tmp_path: Path, trained: DenoiserModule) -> None:
+    path = tmp_path / "out" / "weights.safetensors"
+    printed = program("export", checkpoint(trained, tmp_path / "last.ckpt"), path)
+    assert printed.strip() == f"{path}: 2 layers, width 16, 2 heads"
+    state = load_file(path)
+    assert state["transformer.wte.weight"].shape == (V + 1, 16)
+    assert same(state, to_published(state_of(trained), NET))
+    assert same(state_of(DenoiserModule(V, NET, init_from=str(path))), state_of(trained))
+    order = OrderModule(V, NET, denoiser_ckpt=str(path))
+    assert export_denoiser(checkpoint(order, tmp_path / "order.ckpt"), tmp_path / "of_order.safetensors") == NET
+    assert same(load_file(tmp_path / "of_order.safetensors"), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"transformer.ln_f.weight": None},
+            r"transformer.ln_f.weight is missing; this net needs it with shape \(16,\)",
+        ),
+        ({"transformer.wte.weight": None}, r"transformer.wte.weight is missing"),
+        (
+            {"transformer.h.0.mlp.swiglu.w3.weight": torch.zeros(24, 16)},
+            r".*w3.weight has shape \(24, 16\), this net's",
+        ),
+        ({"transformer.h.2.norm_1.weight": torch.ones(16)}, r"transformer.h.2.norm_1.weight has no place in this net"),
+    ],
+)
+def test_published_weights_that_do_not_fit(
+    tmp_path: Path, trained: DenoiserModule, changes: dict[str, Tensor | None], message: str
+) -> None:
+    path = published(trained, tmp_path / "smdm.safetensors", **changes)
+    with pytest.raises(ValueError, match=rf"init_from={path}: {message}.*; give the net and the vocabulary"):
+        DenoiserModule(V, NET, init_from=str(path))
+
+
+def test_other_files_are_refused(tmp_path: Path, trained: DenoiserModule) -> None:
+    path = published(trained, tmp_path / "smdm.safetensors")
+    with pytest.raises(ValueError, match="these weights are a masked denoiser's, and this net is none"):
+        AutoregressiveModule(V, NET, init_from=str(path))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"broken.safetensors: this file is no safetensors file, or a damaged one"):
+        DenoiserModule(V, NET, init_from=str(broken))
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"its embedding.weight has shape None, this net's \(12, 16\)"):
+        DenoiserModule(V, NET, init_from=str(tmp_path / "other.safetensors"))
+
+
+def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: DenoiserModule) -> None:
+    causal = checkpoint(AutoregressiveModule(V, NET), tmp_path / "causal.ckpt")
+    for args, message in (
+        ([causal, tmp_path / "x.safetensors"], "the published layout is that of a masked denoiser; this is none"),
+        ([tmp_path / "none.ckpt", tmp_path / "x.safetensors"], "none.ckpt: no such file"),
+        ([causal, tmp_path / "x.pth"], "the weights are a .safetensors file; name it so"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *map(str, args)])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()
