@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_mdm.cli import main
-from lightning_mdm.outcomes import read_rows
+from lightning_mdm.outcomes import read_commits, read_rows
 from runs import REPOSITORY, program
 
 FOLDER = REPOSITORY / "configs" / "sudoku"
@@ -46,6 +46,15 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == str(base)
     (row,) = read_rows(base / "frontier.csv")
     assert (row.task, row.split, row.policy, row.T, row.n) == ("sudoku", "easy", "top_margin", 2, 5)
+    printed = program(
+        "analyse", *SMALL, *QUICK, "--run_dir", base, "--ckpt_path", last, "--subproblems.policies=[TopMargin,IID]",
+        "--subproblems.masks=2", "--split", "validation",
+    )  # fmt: skip
+    assert printed.splitlines()[-1] == str(base)
+    assert {(row.split, row.policy, row.problems) for row in read_commits(base / "commits.csv")} == {
+        ("validation", "top_margin", 4), ("validation", "iid", 4),
+    }  # fmt: skip
+    assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
     order = ["--config", FOLDER / "order.yaml", *QUICK, "--model.samples=2", "--model.validation_samples=1"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--model.denoiser_ckpt", last, "--order_heatmap.samples=2")
     assert (tmp_path / "order" / "checkpoints" / "last.ckpt").is_file()
