@@ -55,12 +55,16 @@ def load_script(path: Path) -> ModuleType:
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    assert found == {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    expected = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    assert found == expected | {"zebra/autoregressive.yaml", "zebra/autoregressive_small.yaml"}
 
 
-@pytest.mark.parametrize(("task", "vocab_size"), [("nae_sat", 2), ("zebra", 36 + 6 + 9 + 2)])
-def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, vocab_size: int) -> None:
-    config = printed_config(capsys, *layers(task, "denoiser"))
+@pytest.mark.parametrize(
+    ("task", "file", "vocab_size"),
+    [("nae_sat", "denoiser", 2), ("zebra", "denoiser", 36 + 6 + 9 + 2), ("zebra", "autoregressive", 36 + 6 + 9 + 2)],
+)
+def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, file: str, vocab_size: int) -> None:
+    config = printed_config(capsys, *layers(task, file))
     net = TransformerConfig(**config["model"]["init_args"]["net"])
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_denoiser(net, vocab_size).parameters())
@@ -85,6 +89,14 @@ def test_small_fits_and_sweeps(tmp_path: Path, task: str) -> None:
         scores = [o.score for o in outcomes if (o.policy, o.T) == (row.policy, row.T)]
         assert row.score == pytest.approx(math.fsum(s for s in scores if s is not None) / 5)
     assert "### Score" in (tmp_path / "report.md").read_text()
+
+
+def test_the_autoregressive_baseline_of_zebra(tmp_path: Path) -> None:
+    options = [*layers("zebra", "autoregressive", "small", "autoregressive_small"), "--run_dir", tmp_path, *QUICK]
+    program("fit", *options)
+    program("sweep", *options, "--ckpt_path", "last")
+    (row,) = read_rows(tmp_path / "frontier.csv")
+    assert (row.task, row.policy, row.T, row.nfe_mean, row.n) == ("zebra", "autoregressive", 9, 9.0, 5)
 
 
 def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
