@@ -18,7 +18,7 @@ from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.nets.build import build_denoiser, net_from_plain
 from lightning_mdm.nets.laws import NaeSatDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.outcomes import read_order_rows, read_outcomes, read_rows
+from lightning_mdm.outcomes import read_commits, read_order_rows, read_outcomes, read_rows
 from runs import REPOSITORY, program
 
 CONFIGS = REPOSITORY / "configs"
@@ -56,7 +56,7 @@ def load_script(path: Path) -> ModuleType:
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
     expected = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
-    assert found == expected | {"zebra/autoregressive.yaml", "zebra/autoregressive_small.yaml"}
+    assert found == expected | {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,25 @@ def test_small_fits_and_sweeps(tmp_path: Path, task: str) -> None:
     assert "### Score" in (tmp_path / "report.md").read_text()
 
 
-def test_the_autoregressive_baseline_of_zebra(tmp_path: Path) -> None:
-    options = [*layers("zebra", "autoregressive", "small", "autoregressive_small"), "--run_dir", tmp_path, *QUICK]
+@pytest.mark.parametrize(("taught", "T", "tokens"), [(False, 9, 9), (True, 72, 18)])
+def test_the_autoregressive_baseline_of_zebra(tmp_path: Path, taught: bool, T: int, tokens: int) -> None:
+    """A table of nine items; or nine moves of a house and an item, in the order in which clues find them."""
+    names = ["autoregressive", "small", "autoregressive_small", *(["autoregressive_solver_order"] if taught else [])]
+    options = [*layers("zebra", *names), "--run_dir", tmp_path, *QUICK]
     program("fit", *options)
     program("sweep", *options, "--ckpt_path", "last")
     (row,) = read_rows(tmp_path / "frontier.csv")
-    assert (row.task, row.policy, row.T, row.nfe_mean, row.n) == ("zebra", "autoregressive", 9, 9.0, 5)
+    assert (row.task, row.policy, row.T, row.nfe_mean, row.n) == ("zebra", "autoregressive", T, tokens, 5)
+    trained = yaml.safe_load((tmp_path / "fit.yaml").read_text())["data"]["init_args"]
+    assert trained["move_order"] == ("solver" if taught else "reading")
+
+
+def test_zebra_analysed(tmp_path: Path) -> None:
+    options = [*layers("zebra", "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW]
+    program("fit", *options)
+    program("analyse", *options, "--ckpt_path", "last", "--subproblems.policies=[TopMargin,GivenOrder]")
+    rows = read_commits(tmp_path / "commits.csv")
+    assert {(row.policy, row.T, row.problems) for row in rows} == {("top_margin", 9, 5), ("given_order", 9, 5)}
 
 
 def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

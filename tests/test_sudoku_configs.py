@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,26 @@ def test_the_baseline_joins_the_frontier(tmp_path: Path) -> None:
     assert len({row.checkpoint for row in rows}) == 3
 
 
+def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the target would run, and that each of its commands is one that the program understands."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    said = subprocess.run(["make", "-n", "sudoku"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    commands = [shlex.split(line)[1:] for line in said.splitlines() if line.split()[0].endswith("/lightning")]
+    assert [command[0] for command in commands] == ["fit", "fit", "sweep", "analyse"]
+    runs = []
+    for command in commands:
+        parts = [str(REPOSITORY / part) if part.startswith("configs/") else part for part in command]
+        with pytest.raises(SystemExit) as ended:
+            main([*parts, "--print_config"])
+        assert ended.value.code == 0
+        runs.append(yaml.safe_load(capsys.readouterr().out))
+    denoiser, *rest = runs
+    assert {run["run_dir"] for run in rest} == {"runs/sudoku_order"}
+    trained = f"{denoiser['run_dir']}/checkpoints/last.ckpt"
+    assert rest[0]["model"]["init_args"]["denoiser_ckpt"] == trained, "the order is learned for this denoiser"
+
+
 def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     base = tmp_path / "denoiser"
     program("fit", *SMALL, *QUICK, "--run_dir", base)
@@ -99,4 +122,10 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
     order = ["--config", FOLDER / "order.yaml", *QUICK, "--model.samples=2", "--model.validation_samples=1"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--model.denoiser_ckpt", last, "--order_heatmap.samples=2")
-    assert (tmp_path / "order" / "checkpoints" / "last.ckpt").is_file()
+    program(
+        "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.policies=[Learned]",
+        "--subproblems.masks=1",
+    )  # fmt: skip
+    rows = read_commits(tmp_path / "order" / "commits.csv")
+    assert {(row.split, row.policy, row.problems) for row in rows} == {("easy", "learned", 5)}
+    assert all("selector" in row.options for row in rows)
