@@ -121,7 +121,8 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     }  # fmt: skip
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
     order = ["--config", FOLDER / "order.yaml", *QUICK, "--model.samples=2", "--model.validation_samples=1"]
-    program("fit", *order, "--run_dir", tmp_path / "order", "--model.denoiser_ckpt", last, "--order_heatmap.samples=2")
+    order += ["--model.denoiser_ckpt", last]
+    program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
     program(
         "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.policies=[Learned]",
         "--subproblems.masks=1",
