@@ -10,7 +10,7 @@ TASK := configs/word_problems
 
 help:
 	@echo "make sweep-steps    train briefly, decode with ten policies at every budget, draw the frontier"
-	@echo "make sudoku         a small Sudoku denoiser, and every order at every budget, minutes on 2 cores"
+	@echo "make sudoku         a small Sudoku denoiser, its order, every policy at every budget, an analysis: 2 cores, minutes"
 	@echo "make rehearse-gsm8k the pipeline at the paper's scale, in small and offline, minutes on one core"
 	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
@@ -38,10 +38,14 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
 	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
+# A denoiser of 4x4 puzzles and its order, every policy at every budget, and the cells that each of them meets.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
+SUDOKU_ORDER := --config configs/sudoku/order.yaml
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU) --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last
+	$(BIN)/lightning analyse $(SUDOKU_ORDER) --ckpt_path last
 
 # Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
 rehearse-gsm8k: $(VENV)/.run

@@ -1,8 +1,8 @@
-"""The command line: ``lightning fit | validate | test | predict | sweep | report | export``.
+"""The command line: ``lightning fit | validate | test | predict | sweep | analyse | report | export``.
 
 ``report`` needs rows only and ``export`` a checkpoint; the others are Lightning's own command line with a run
-directory, the frontier, the costs of orders and the predictions added. Also installed as ``lightning-mdm``
-and run by ``python -m lightning_mdm``.
+directory, the frontier, the costs of orders, the analysis of subproblems and the predictions added. Also installed as
+``lightning-mdm`` and run by ``python -m lightning_mdm``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lightning_mdm.callbacks.last_update import LastUpdate
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
+from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
@@ -39,6 +40,8 @@ DESCRIPTION = """Masked diffusion models and the order in which they generate: t
 unmasking policy, draw accuracy against steps."""
 EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs into one table, figure and report;
 'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
+# What an analysis leaves alone.
+OTHERS = (Frontier, OrderNats, OrderHeatmap)
 # What jsonargparse writes around the one line that says what is wrong.
 FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
 
@@ -90,7 +93,7 @@ class CLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}}
+        return {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}, "analyse": {"model", "datamodule"}}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -98,6 +101,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Frontier, "frontier")
         parser.add_lightning_class_args(OrderNats, "order_nats")
         parser.add_lightning_class_args(OrderHeatmap, "order_heatmap")
+        parser.add_lightning_class_args(Subproblems, "subproblems")
         parser.add_lightning_class_args(Predictions, "predictions")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
@@ -142,7 +146,8 @@ class CLI(LightningCLI):
         assert isinstance(trainer, Trainer)
         if self.subcommand != "fit":
             # A checkpoint holds the averaged weights; outside of fitting the callback could only warn.
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+            left_out = (WeightAveraging, *(OTHERS if self.subcommand == "analyse" else (Subproblems,)))
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, left_out)]  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -163,6 +168,11 @@ class CLI(LightningCLI):
         total = self.trainer.max_steps
         state = "complete; nothing is trained again" if 0 < total <= done else "resuming there"
         print(f"{last} is at update {done} of {total}: {state}.")
+
+    def after_analyse(self) -> None:
+        """The run directory is the last line."""
+        if self.trainer.is_global_zero:
+            print(self.config[self.subcommand].run_dir)
 
     def after_sweep(self) -> None:
         """Show the table of what was decoded, if anything was; the run directory is the last line."""

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with one more entry point: a sweep over policies and budgets."""
+"""Lightning's Trainer with two more entry points: a sweep over policies and budgets, and an analysis of subproblems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import lightning as L
 
 
 class Trainer(L.Trainer):
-    """A ``lightning.Trainer`` that can ``sweep``."""
+    """A ``lightning.Trainer`` that can ``sweep`` and ``analyse``."""
 
     def sweep(
         self,
@@ -29,3 +29,22 @@ class Trainer(L.Trainer):
         """
         loop = self.validate if split == "validation" else self.test
         loop(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+
+    def analyse(
+        self,
+        model: L.LightningModule | None = None,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        split: Literal["validation", "test"] = "test",
+    ) -> None:
+        """Ask how hard the subproblems of a split are, and which of them every policy meets and fails at.
+
+        Only of tasks that tell kinds of subproblems apart.
+
+        Args:
+            model: module whose denoiser is asked.
+            datamodule: the problems.
+            ckpt_path: checkpoint to load; without one the model's own weights are used.
+            split: problems to analyse.
+        """
+        self.sweep(model, datamodule, ckpt_path, split)  # the same loop, under other callbacks

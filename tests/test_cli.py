@@ -199,7 +199,7 @@ def test_a_frontier_without_policies_compares_all_there_are(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--help"], ["fit", "validate", "test", "predict", "sweep", "report"]),
+        (["--help"], ["fit", "validate", "test", "predict", "sweep", "analyse", "report"]),
         (["fit", "--help"], ["--run_dir", "--frontier.policies", "--frontier.budgets", "--predictions.steps"]),
         (["sweep", "--help"], ["--split {validation,test}", "--ckpt_path"]),
         (["report", "--help"], ["RUN", "--out"]),

@@ -18,7 +18,7 @@ from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.nets.build import build_denoiser, net_from_plain
 from lightning_mdm.nets.laws import NaeSatDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.outcomes import read_order_rows, read_outcomes, read_rows
+from lightning_mdm.outcomes import read_commits, read_order_rows, read_outcomes, read_rows
 from runs import REPOSITORY, program
 
 CONFIGS = REPOSITORY / "configs"
@@ -55,12 +55,16 @@ def load_script(path: Path) -> ModuleType:
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    assert found == {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    expected = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    assert found == expected | {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
 
 
-@pytest.mark.parametrize(("task", "vocab_size"), [("nae_sat", 2), ("zebra", 36 + 6 + 9 + 2)])
-def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, vocab_size: int) -> None:
-    config = printed_config(capsys, *layers(task, "denoiser"))
+@pytest.mark.parametrize(
+    ("task", "file", "vocab_size"),
+    [("nae_sat", "denoiser", 2), ("zebra", "denoiser", 36 + 6 + 9 + 2), ("zebra", "autoregressive", 36 + 6 + 9 + 2)],
+)
+def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, file: str, vocab_size: int) -> None:
+    config = printed_config(capsys, *layers(task, file))
     net = TransformerConfig(**config["model"]["init_args"]["net"])
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_denoiser(net, vocab_size).parameters())
@@ -85,6 +89,27 @@ def test_small_fits_and_sweeps(tmp_path: Path, task: str) -> None:
         scores = [o.score for o in outcomes if (o.policy, o.T) == (row.policy, row.T)]
         assert row.score == pytest.approx(math.fsum(s for s in scores if s is not None) / 5)
     assert "### Score" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("taught", "T", "tokens"), [(False, 9, 9), (True, 72, 18)])
+def test_the_autoregressive_baseline_of_zebra(tmp_path: Path, taught: bool, T: int, tokens: int) -> None:
+    """A table of nine items; or nine moves of a house and an item, in the order in which clues find them."""
+    names = ["autoregressive", "small", "autoregressive_small", *(["autoregressive_solver_order"] if taught else [])]
+    options = [*layers("zebra", *names), "--run_dir", tmp_path, *QUICK]
+    program("fit", *options)
+    program("sweep", *options, "--ckpt_path", "last")
+    (row,) = read_rows(tmp_path / "frontier.csv")
+    assert (row.task, row.policy, row.T, row.nfe_mean, row.n) == ("zebra", "autoregressive", T, tokens, 5)
+    trained = yaml.safe_load((tmp_path / "fit.yaml").read_text())["data"]["init_args"]
+    assert trained["move_order"] == ("solver" if taught else "reading")
+
+
+def test_zebra_analysed(tmp_path: Path) -> None:
+    options = [*layers("zebra", "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW]
+    program("fit", *options)
+    program("analyse", *options, "--ckpt_path", "last", "--subproblems.policies=[TopMargin,GivenOrder]")
+    rows = read_commits(tmp_path / "commits.csv")
+    assert {(row.policy, row.T, row.problems) for row in rows} == {("top_margin", 9, 5), ("given_order", 9, 5)}
 
 
 def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

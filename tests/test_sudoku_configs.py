@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_mdm.cli import main
-from lightning_mdm.outcomes import read_rows
+from lightning_mdm.nets.causal import CausalDenoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
 from runs import REPOSITORY, program
 
 FOLDER = REPOSITORY / "configs" / "sudoku"
@@ -21,21 +27,80 @@ QUICK = [
 FEW = ["--frontier.policies=[TopMargin]", "--frontier.budgets=[2]"]
 
 
-@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["order"]], ids="+".join)
+AUTOREGRESSIVE = [["autoregressive"], ["autoregressive", "small", "autoregressive_small"]]
+
+
+def files(layers: list[str]) -> list[Path | str]:
+    return [part for name in layers for part in ("--config", FOLDER / f"{name}.yaml")]
+
+
+@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["order"], *AUTOREGRESSIVE], ids="+".join)
 def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
-    files = [str(part) for name in layers for part in ("--config", FOLDER / f"{name}.yaml")]
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *files, "--print_config"])
+        main(["fit", *map(str, files(layers)), "--print_config"])
     assert ended.value.code == 0
     found = yaml.safe_load(capsys.readouterr().out)
     data, net = found["data"]["init_args"], found["model"]["init_args"]["net"]
-    assert net["positions"] == data["side"] ** 2
-    most = data["side"] ** 2 - data["min_clues"]
-    assert max(found["frontier"]["budgets"]) >= most, "the last budget is one cell per step"
+    per_cell = {"grid": 1, "moves": 3}[data["layout"]]
+    assert net["positions"] == per_cell * data["side"] ** 2
+    most = per_cell * (data["side"] ** 2 - data["min_clues"])
+    assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
+
+
+def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *map(str, files(["autoregressive"])), "--print_config"])
+    net = TransformerConfig(**yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["net"])
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in CausalDenoiser(9, net).parameters())
+    assert 41.5e6 < parameters < 43.5e6
 
 
 def test_every_file_is_tried() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == ["denoiser", "order", "small"]
+    assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
+        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "order", "small",
+    ]  # fmt: skip
+
+
+def test_the_baseline_joins_the_frontier(tmp_path: Path) -> None:
+    """Plain and taught the solver's order, beside a masked denoiser: one policy more each, an evaluation per token."""
+    runs = [tmp_path / name for name in ("denoiser", "plain", "taught")]
+    small = ["autoregressive", "small", "autoregressive_small"]
+    for run, layers in zip(runs, (["denoiser", "small"], small, [*small, "autoregressive_solver_order"]), strict=True):
+        policies = FEW if run.name == "denoiser" else []
+        options = [*files(layers), *QUICK, *policies, "--run_dir", run]
+        program("fit", *options)
+        program("sweep", *options, "--ckpt_path", "last")
+        trained = yaml.safe_load((run / "fit.yaml").read_text())["data"]["init_args"]
+        assert trained["move_order"] == ("solver" if run.name == "taught" else "reading")
+    program("report", *runs, "--one_panel", "true", "--out", tmp_path / "report")
+    rows = read_rows(tmp_path / "report" / "frontier.csv")
+    assert [(row.task, row.split, row.policy, row.n) for row in rows] == [
+        ("sudoku", "easy", policy, 5) for policy in ("top_margin", "autoregressive", "autoregressive")
+    ]
+    blanks = sum(o.tokens for o in read_outcomes(runs[0] / "outcomes.csv"))
+    assert [row.nfe_mean for row in rows[1:]] == [3 * blanks / 5] * 2, "three tokens per blank"
+    assert len({row.checkpoint for row in rows}) == 3
+
+
+def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the target would run, and that each of its commands is one that the program understands."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    said = subprocess.run(["make", "-n", "sudoku"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    commands = [shlex.split(line)[1:] for line in said.splitlines() if line.split()[0].endswith("/lightning")]
+    assert [command[0] for command in commands] == ["fit", "fit", "sweep", "analyse"]
+    runs = []
+    for command in commands:
+        parts = [str(REPOSITORY / part) if part.startswith("configs/") else part for part in command]
+        with pytest.raises(SystemExit) as ended:
+            main([*parts, "--print_config"])
+        assert ended.value.code == 0
+        runs.append(yaml.safe_load(capsys.readouterr().out))
+    denoiser, *rest = runs
+    assert {run["run_dir"] for run in rest} == {"runs/sudoku_order"}
+    trained = f"{denoiser['run_dir']}/checkpoints/last.ckpt"
+    assert rest[0]["model"]["init_args"]["denoiser_ckpt"] == trained, "the order is learned for this denoiser"
 
 
 def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
@@ -46,6 +111,22 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == str(base)
     (row,) = read_rows(base / "frontier.csv")
     assert (row.task, row.split, row.policy, row.T, row.n) == ("sudoku", "easy", "top_margin", 2, 5)
+    printed = program(
+        "analyse", *SMALL, *QUICK, "--run_dir", base, "--ckpt_path", last, "--subproblems.policies=[TopMargin,IID]",
+        "--subproblems.masks=2", "--split", "validation",
+    )  # fmt: skip
+    assert printed.splitlines()[-1] == str(base)
+    assert {(row.split, row.policy, row.problems) for row in read_commits(base / "commits.csv")} == {
+        ("validation", "top_margin", 4), ("validation", "iid", 4),
+    }  # fmt: skip
+    assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
     order = ["--config", FOLDER / "order.yaml", *QUICK, "--model.samples=2", "--model.validation_samples=1"]
-    program("fit", *order, "--run_dir", tmp_path / "order", "--model.denoiser_ckpt", last, "--order_heatmap.samples=2")
-    assert (tmp_path / "order" / "checkpoints" / "last.ckpt").is_file()
+    order += ["--model.denoiser_ckpt", last]
+    program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
+    program(
+        "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.policies=[Learned]",
+        "--subproblems.masks=1",
+    )  # fmt: skip
+    rows = read_commits(tmp_path / "order" / "commits.csv")
+    assert {(row.split, row.policy, row.problems) for row in rows} == {("easy", "learned", 5)}
+    assert all("selector" in row.options for row in rows)

@@ -161,13 +161,8 @@ class Frontier(EvaluationCallback):
         trainer.strategy.barrier("frontier_read")
 
     def options(self, trainer: L.Trainer, module: L.LightningModule, run: Run) -> dict[str, Any]:
-        """All that decides what a run decodes beside denoiser, problems, budget and seed."""
-        options = {**self.decoding.describe(run.policy), "precision": str(trainer.precision)}
-        options.update(problems_of(trainer).decoding_options)
-        if "token_frequency" in run.policy.reads:
-            options["token_frequency"] = self.facts.frequency_hash
-        selector = selector_of(module, run.steps) if run.policy.learned else None
-        return options if selector is None else {**options, "selector": weights_hash(selector)}
+        """See ``decoding_options``."""
+        return decoding_options(trainer, module, run, self.decoding, self.facts)
 
     def record(self, trainer: L.Trainer, name: str, outcomes: Sequence[Outcome]) -> None:
         """Count outcomes and note their problems as done."""
@@ -361,6 +356,18 @@ def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
     if not isinstance(run.policy, Learned):
         return [run]
     return [replace(run, policy=replace(run.policy, price=price)) for price in cast(list[float], module.prices)]
+
+
+def decoding_options(
+    trainer: L.Trainer, module: L.LightningModule, run: Run, decoding: DecodingOptions, facts: SplitFacts
+) -> dict[str, Any]:
+    """All that decides what a run decodes beside denoiser, problems, budget and seed."""
+    options = {**decoding.describe(run.policy), "precision": str(trainer.precision)}
+    options.update(problems_of(trainer).decoding_options)
+    if "token_frequency" in run.policy.reads:
+        options["token_frequency"] = facts.frequency_hash
+    selector = selector_of(module, run.steps) if run.policy.learned else None
+    return options if selector is None else {**options, "selector": weights_hash(selector)}
 
 
 def weights_hash(net: nn.Module) -> str:

@@ -1,4 +1,5 @@
-"""What orders show in TensorBoard: their cost as curves and figure, and heat maps of when each position is unmasked.
+"""What orders show in TensorBoard: their cost as curves and figure, heat maps of when each position is unmasked, and
+the kinds of subproblems met on the way.
 
 Knows rows, panels and loggers; nothing of decoding.
 """
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from lightning.pytorch.loggers import Logger
 
 from lightning_mdm.callbacks.frontier_log import writers
-from lightning_mdm.outcomes import OrderRow
-from lightning_mdm.report import HeatmapPanel, display_name, heatmap_figure, order_nats_figure
+from lightning_mdm.outcomes import CommitRow, OrderRow, SubproblemRow
+from lightning_mdm.report import HeatmapPanel, display_name, heatmap_figure, order_nats_figure, subproblem_figure
 
 
 def log_order_nats(loggers: Iterable[Logger], rows: Sequence[OrderRow], step: int) -> None:
@@ -32,4 +33,13 @@ def log_heatmap(loggers: Iterable[Logger], panels: Sequence[HeatmapPanel], budge
     """One figure per budget."""
     for writer in writers(loggers):
         writer.add_figure(f"order_heatmap/T={budget}", heatmap_figure(panels, budget), step, close=False)
+        writer.flush()
+
+
+def log_subproblems(
+    loggers: Iterable[Logger], losses: Sequence[SubproblemRow], commits: Sequence[CommitRow], step: int
+) -> None:
+    """The figure."""
+    for writer in writers(loggers):
+        writer.add_figure("subproblems", subproblem_figure(losses, commits), step, close=False)
         writer.flush()

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lightning_mdm.data.batch import Batch, Example
 from lightning_mdm.data.evaluation import evaluation_loader
-from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
 from lightning_mdm.data.questions import read_questions
 from lightning_mdm.data.sources import CANVAS_HINT, Encode, Source
 from lightning_mdm.data.stream import Progress, Replica, StreamLoader
@@ -154,6 +154,28 @@ class ProblemDataModule(L.LightningDataModule, ABC):
     def decoding_options(self) -> dict[str, Any]:
         """What the task decides about decoding, for rows of results."""
         return {}
+
+    @property
+    def subproblem_kinds(self) -> tuple[SubproblemKind, ...]:
+        """The kinds that ``subproblems`` tells apart, easy ones first; none where the task knows none."""
+        return ()
+
+    def subproblems(self, problem: Problem, tokens: Sequence[int | None]) -> Sequence[int]:
+        """What it takes to find each response token next: the number of its kind in ``subproblem_kinds``.
+
+        Args:
+            problem: the problem.
+            tokens: the response tokens found so far, all of them right, and ``None`` for those still masked.
+
+        Returns:
+            One number per response token; those of tokens that are found mean nothing.
+        """
+        raise NotImplementedError(f"{self.task} tells no kinds of subproblems apart")
+
+    @property
+    def one_answer(self) -> bool:
+        """Whether only the reference response is right, so that a token unlike its own is a mistake."""
+        return False
 
     # What the framework uses.
 

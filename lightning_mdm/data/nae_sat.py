@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from lightning_mdm.data.laws import LawProblems, TokenNames
-from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
 from lightning_mdm.laws.nae_sat import NaeSat
 
 DEFAULT = NaeSat()
@@ -24,6 +24,14 @@ def generate(stream: str, k: int, law: NaeSat) -> Problem:
     drawn, names = law.draw(stream, k), names_of(law)
     response = names.text(drawn.response)
     return Problem(k, names.text(drawn.prompt), response, response)
+
+
+KINDS = (
+    SubproblemKind("observation, decided by known latents", ready=True),
+    SubproblemKind("observation, not decided yet", ready=False),
+    SubproblemKind("latent", ready=False),
+)
+DECIDED, OPEN, LATENT = range(len(KINDS))
 
 
 class NaeSatProblems(LawProblems):
@@ -60,3 +68,19 @@ class NaeSatProblems(LawProblems):
             return Grade(None, False, 0.0)
         agreeing = self.law.agreeing(response)
         return Grade(text, agreeing == self.law.observations, agreeing / max(1, self.law.observations))
+
+    @property
+    def subproblem_kinds(self) -> tuple[SubproblemKind, ...]:
+        """Observations that known latents decide, others, and latents."""
+        return KINDS
+
+    def subproblems(self, problem: Problem, tokens: Sequence[int | None]) -> Sequence[int]:
+        """Two latents that differ decide an observation, or all three."""
+        places, triples = self.law.places, self.law.triples
+        latents = [tokens[place] for place in places[: self.law.latents]]
+        kinds = [LATENT] * self.law.length
+        for place, triple in zip(places[self.law.latents :], triples, strict=True):
+            seen = [latents[i] for i in triple]
+            decided = None not in seen or {0, 1} <= set(seen)
+            kinds[place] = DECIDED if decided else OPEN
+        return kinds

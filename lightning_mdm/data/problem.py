@@ -40,3 +40,16 @@ class Grade:
     answer: str | None
     correct: bool
     score: float | None = None
+
+
+@dataclass(frozen=True)
+class SubproblemKind:
+    """What it takes to find one token of an answer, where some of the others are known.
+
+    Args:
+        name: what figures call it.
+        ready: whether the known tokens say what it is, by means that the task regards as easy.
+    """
+
+    name: str
+    ready: bool

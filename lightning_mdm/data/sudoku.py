@@ -18,9 +18,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from lightning_mdm.data.datamodule import ProblemDataModule
-from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
 from lightning_mdm.data.sources import GeneratorSource, Source
 from lightning_mdm.data.sudoku_layouts import LAYOUTS, Layout, LayoutName, MoveOrder, check_layout
+from lightning_mdm.data.sudoku_subproblems import KINDS, kinds_of
 from lightning_mdm.puzzles.sudoku import Puzzle, from_text, to_text
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
 from lightning_mdm.puzzles.sudoku_files import read_puzzles
@@ -230,6 +231,25 @@ class SudokuProblems(ProblemDataModule):
         clues = from_text(problem.prompt)
         rounds_C = rounds_of(clues)
         return [int(rounds_C[cell]) for cell, digit in enumerate(clues) if digit == 0]
+
+    @property
+    def subproblem_kinds(self) -> tuple[SubproblemKind, ...]:
+        """The seven strategies, and two kinds of cells that none of them solves next. None for moves."""
+        return KINDS if self.layout == "grid" else ()
+
+    def subproblems(self, problem: Problem, tokens: Sequence[int | None]) -> Sequence[int]:
+        clues = from_text(problem.prompt)
+        blanks = [cell for cell, digit in enumerate(clues) if not digit]
+        board = bytearray(clues)
+        for cell, token in zip(blanks, tokens, strict=True):
+            board[cell] = 0 if token is None else token + 1
+        kinds_C = kinds_of(bytes(board))
+        return [kinds_C[cell] for cell in blanks]
+
+    @property
+    def one_answer(self) -> bool:
+        """Of a grid: moves may come in any order."""
+        return self.layout == "grid"
 
     def training(self) -> Source:
         stream = f"train/{self.seed}"

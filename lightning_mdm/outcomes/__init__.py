@@ -17,24 +17,42 @@ from lightning_mdm.outcomes.rows import (
     write_rows,
 )
 from lightning_mdm.outcomes.store import OutcomeStore
+from lightning_mdm.outcomes.subproblem_rows import (
+    COMMITS,
+    SUBPROBLEMS,
+    CommitRow,
+    SubproblemRow,
+    read_commits,
+    read_subproblems,
+    write_commits,
+    write_subproblems,
+)
 
 __all__ = [
+    "COMMITS",
     "ORDER_NATS",
+    "SUBPROBLEMS",
     "BatchRecord",
     "Cell",
+    "CommitRow",
     "OrderRow",
     "Outcome",
     "OutcomeRow",
     "OutcomeStore",
     "Row",
+    "SubproblemRow",
     "canonical_json",
     "commit_hash",
     "frontier_row",
     "outcome_rows",
+    "read_commits",
     "read_order_rows",
     "read_outcomes",
     "read_rows",
+    "read_subproblems",
+    "write_commits",
     "write_order_rows",
     "write_outcomes",
     "write_rows",
+    "write_subproblems",
 ]

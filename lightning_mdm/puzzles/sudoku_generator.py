@@ -106,6 +106,9 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
         order = rng.sample(range(where.cells), where.cells)
         needed = search(where).fewest(grid, order)
         others = sorted(set(order) - set(needed))
+        # Far faster than to grade every puzzle: with more clues it gets no harder.
+        minimal = bytes(digit if cell in needed else 0 for cell, digit in enumerate(grid))
+        surely_easy = options.difficulty != "any" and solve_logically(minimal).stays_finished
         tried: set[bytes] = set()
         for _ in range(ADDITIONS):
             wanted = max(len(needed), rng.randint(options.min_clues, options.max_clues))
@@ -117,7 +120,8 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
                 continue
             tried.add(clues)
             puzzle = Puzzle(clues, grid)
-            if is_of(options.difficulty, clues) and split in (None, split_of(puzzle)):
+            fits = options.difficulty == "easy" if surely_easy else is_of(options.difficulty, clues)
+            if fits and (split is None or split == split_of(puzzle)):
                 return puzzle
     raise ValueError(
         f"{options}: of {MAX_GRIDS} random grids none has such a puzzle"
@@ -153,8 +157,9 @@ def random_grid(where: Board, rng: random.Random) -> bytes:
     while True:
         position, grid = Position(where), bytearray(where.cells)
         for box in where.boxes[:: where.box + 1]:
-            for cell, index in zip(members(box), rng.sample(range(where.side), where.side), strict=True):
-                position.place(cell, index)
+            drawn = dict(zip(members(box), rng.sample(range(where.side), where.side), strict=True))
+            position.place(drawn)
+            for cell, index in drawn.items():
                 grid[cell] = index + 1
         while position.blank:
             cell = rng.choice(members(fewest_candidates(position)))
@@ -162,7 +167,7 @@ def random_grid(where: Board, rng: random.Random) -> bytes:
             if not held:
                 break
             index = rng.choice(held)
-            position.place(cell, index)
+            position.fill(cell, index)
             grid[cell] = index + 1
         else:
             return bytes(grid)
@@ -170,7 +175,16 @@ def random_grid(where: Board, rng: random.Random) -> bytes:
 
 def fewest_candidates(position: Position) -> int:
     """Bitboard of the blank cells with the fewest candidates, be it none."""
-    at_least = [position.blank]  # bitboards of the blank cells with so many candidates, or more
+    # Nearly always some cell has at most two: no need to count further then.
+    blank, one, two, three = position.blank, 0, 0, 0  # blank cells with so many candidates, or more
+    for cells in position.candidates:
+        three |= two & cells
+        two |= one & cells
+        one |= blank & cells
+    few = blank & ~one or one & ~two or two & ~three
+    if few:
+        return few
+    at_least = [position.blank]  # by the number of candidates
     for cells in position.candidates:
         at_least.append(0)
         for count in range(len(at_least) - 1, 0, -1):

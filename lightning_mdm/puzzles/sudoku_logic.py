@@ -10,7 +10,7 @@ strategy argues from uniqueness: all this is for puzzles with exactly one soluti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -77,6 +77,15 @@ class LogicalSolution:
         """The hardest strategy that was needed, ``None`` where nothing was solved."""
         return max((step.strategy for step in self.steps), default=None)
 
+    @property
+    def stays_finished(self) -> bool:
+        """Whether logic is known to finish with any further digits of the solution as clues, too.
+
+        Six strategies conclude from a board what they, or singles, conclude from one with more on it. A rectangle says
+        something only as long as its corners are blank.
+        """
+        return self.finished and self.hardest != Strategy.UNIQUE_RECTANGLE
+
 
 def solve_logically(clues: bytes) -> LogicalSolution:
     """Solve a puzzle with exactly one solution as far as the seven strategies go.
@@ -88,10 +97,7 @@ def solve_logically(clues: bytes) -> LogicalSolution:
         ValueError: the clues contradict each other (not every contradiction is found, and nothing is promised for
             puzzles with several solutions).
     """
-    position = Position(board_of(len(clues)))
-    for cell, digit in enumerate(clues):
-        if digit:
-            position.place(cell, digit - 1)
+    position = Position.of(clues)
     steps: list[Step] = []
     needed, rounds = Strategy.LONE_SINGLE, 0
     while position.blank:
@@ -102,18 +108,42 @@ def solve_logically(clues: bytes) -> LogicalSolution:
         if placements:
             rounds += 1
             strategy = max(needed, single)
-            for cell, index in sorted(placements.items()):
-                position.place(cell, index)
-                steps.append(Step(cell, index + 1, strategy, rounds))
+            position.place(placements)
+            steps += [Step(cell, index + 1, strategy, rounds) for cell, index in sorted(placements.items())]
             needed = Strategy.LONE_SINGLE
             continue
-        applied = next(
-            (strategy for strategy, find in ELIMINATIONS.items() if position.eliminate(find(position))), None
-        )
+        applied = position.apply_easiest()
         if applied is None:
             break
         needed = max(needed, applied)
     return LogicalSolution(tuple(steps), not position.blank)
+
+
+def solvable_next(clues: bytes) -> dict[int, Strategy]:
+    """The blanks that can be solved without solving another one first, each with what that takes.
+
+    The first strategy that takes any candidate away is applied everywhere at once, again and again; a cell's strategy
+    is the hardest one applied before it turned into a lone or a hidden single.
+
+    Args:
+        clues: digits of a puzzle with exactly one solution, 0 for a blank, ``[cells]``.
+
+    Raises:
+        ValueError: as ``solve_logically``.
+    """
+    position = Position.of(clues)
+    found: dict[int, Strategy] = {}
+    needed: Strategy | None = Strategy.LONE_SINGLE
+    while needed is not None:
+        for single, cells in (
+            (Strategy.LONE_SINGLE, position.lone_singles()),
+            (Strategy.HIDDEN_SINGLE, position.hidden_singles()),
+        ):
+            for cell in cells:
+                found.setdefault(cell, max(needed, single))
+        applied = position.apply_easiest()
+        needed = None if applied is None else max(needed, applied)
+    return found
 
 
 class Position:
@@ -129,11 +159,37 @@ class Position:
         self.blank = (1 << board.cells) - 1
         self.candidates = [self.blank] * board.side
 
-    def place(self, cell: int, index: int) -> None:
-        """A cell holds a digit: no other digit, and no cell that it sees does."""
+    @classmethod
+    def of(cls, clues: bytes) -> Position:
+        """What the clues say."""
+        position = cls(board_of(len(clues)))
+        position.place({cell: digit - 1 for cell, digit in enumerate(clues) if digit})
+        return position
+
+    def place(self, placements: Mapping[int, int]) -> None:
+        """Cells hold digits, counted from 0: no other digit, and no cell that they see does."""
+        if not placements:
+            return
+        side, peers = self.board.side, self.board.peers
+        filled, held, seen = 0, [0] * side, [0] * side
+        for cell, index in placements.items():
+            bit = 1 << cell
+            filled |= bit
+            held[index] |= bit
+            seen[index] |= peers[cell]
+        candidates = []
+        for cells, own, others in zip(self.candidates, held, seen, strict=True):
+            wrong = own & (others | ~cells)
+            if wrong:
+                cell = members(wrong)[-1]
+                raise ValueError(f"contradictory clues: {self.board.name(cell)} cannot be {placements[cell] + 1}")
+            candidates.append(cells & ~(filled | others) | own)
+        self.candidates = candidates
+        self.blank &= ~filled
+
+    def fill(self, cell: int, index: int) -> None:
+        """``place`` of a digit that is known to be a candidate, in a single cell: the quick way."""
         bit = 1 << cell
-        if not self.candidates[index] & bit:
-            raise ValueError(f"contradictory clues: {self.board.name(cell)} cannot be {index + 1}")
         self.candidates = [cells & ~bit for cells in self.candidates]
         self.candidates[index] = self.candidates[index] & ~self.board.peers[cell] | bit
         self.blank &= ~bit
@@ -145,6 +201,10 @@ class Position:
             changed |= self.candidates[index] & cells
             self.candidates[index] &= ~cells
         return changed != 0
+
+    def apply_easiest(self) -> Strategy | None:
+        """Eliminate by the first strategy that achieves anything; ``None`` where none does."""
+        return next((strategy for strategy, find in ELIMINATIONS.items() if self.eliminate(find(self))), None)
 
     def counted(self) -> tuple[int, int, int]:
         """Bitboards of the blank cells with exactly one, two and three candidates.
@@ -194,14 +254,19 @@ def naked(position: Position, size: int) -> list[tuple[int, int]]:
     """``size`` cells of a unit whose candidates are among as many digits: nothing else of the unit holds these."""
     _, two, three = position.counted()
     few = two | three if size == 3 else two
+    if few.bit_count() < size:
+        return []
     found = []
+    candidates, units = position.candidates, position.board.units
     for digits, others in subsets(position.board.side, size):
         within = few
         for index in others:
-            within &= ~position.candidates[index]
+            within &= ~candidates[index]
+            if not within:
+                break
         if within.bit_count() < size:
             continue
-        for unit in position.board.units:
+        for unit in units:
             if (within & unit).bit_count() == size:
                 found += [(index, unit & ~within & position.blank) for index in digits]
     return found

@@ -5,6 +5,7 @@ points      rows with their seeds pooled
 tables      policies by step budgets, on the terminal and in Markdown
 figure      accuracy against denoiser evaluations
 order_*     what orders cost in nats, and when they unmask which position
+subproblems how hard tokens of each kind are, and which of them policies unmask
 style       how figures look
 paired      tests on the same problems
 markdown    the text
@@ -18,6 +19,7 @@ from lightning_mdm.report.naming import display_name
 from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
 from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
 from lightning_mdm.report.runs import read_runs, report, write_report
+from lightning_mdm.report.subproblems import report_subproblems, subproblem_figure, subproblem_table
 from lightning_mdm.report.tables import frontier_table
 
 __all__ = [
@@ -31,5 +33,8 @@ __all__ = [
     "read_runs",
     "report",
     "report_order_nats",
+    "report_subproblems",
+    "subproblem_figure",
+    "subproblem_table",
     "write_report",
 ]

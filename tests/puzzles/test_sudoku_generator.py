@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sudokus import solutions
 
 from lightning_mdm.puzzles.sudoku import board
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
-from lightning_mdm.puzzles.sudoku_generator import SudokuOptions, fresh, image, split_of
-from lightning_mdm.puzzles.sudoku_logic import solve_logically
+from lightning_mdm.puzzles.sudoku_generator import Difficulty, SudokuOptions, fresh, image, split_of
+from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, solve_logically
+from sudokus import solutions
 
 SMALL = SudokuOptions(side=4, min_clues=4, max_clues=7)
 LARGE = SudokuOptions(side=9, min_clues=26, max_clues=34)
@@ -78,3 +78,15 @@ def test_what_there_is_not_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         fresh(SudokuOptions(4, 0, 3), "s", 0, "test")  # no 4x4 puzzle has three clues
     with pytest.raises(ValueError, match="split 'exam': Sudokus have validation, test, train"):
         fresh(SMALL, "s", 0, "exam")
+
+
+@pytest.mark.parametrize(("difficulty", "split"), [("hard", None), ("easy", None), ("hard", "test")])
+def test_what_is_known_of_a_grid_changes_no_puzzle(
+    monkeypatch: pytest.MonkeyPatch, difficulty: Difficulty, split: str | None
+) -> None:
+    """Grading every single puzzle, and asking the solver every question, gives the same ones."""
+    options = replace(LARGE, min_clues=22, difficulty=difficulty)
+    found = [fresh(options, "same", k, split) for k in range(4)]
+    monkeypatch.setattr(LogicalSolution, "stays_finished", False)
+    monkeypatch.setattr("lightning_mdm.puzzles.sudoku_search.swaps", lambda *_: [])
+    assert [fresh(options, "same", k, split) for k in range(4)] == found

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
 import pytest
-from sudokus import puzzles, sees, solutions, units
 
 from lightning_mdm.puzzles import sudoku_logic
 from lightning_mdm.puzzles.sudoku import board, from_text, members
 from lightning_mdm.puzzles.sudoku_generator import is_of
-from lightning_mdm.puzzles.sudoku_logic import ELIMINATIONS, Position, Strategy, solve_logically
+from lightning_mdm.puzzles.sudoku_logic import ELIMINATIONS, Position, Strategy, solvable_next, solve_logically
 from lightning_mdm.puzzles.sudoku_search import proven
 from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
+from sudokus import puzzles, sees, solutions, units
 
 Candidates: TypeAlias = dict[int, set[int]]
 
@@ -83,14 +84,10 @@ BY_SETS = {
 
 def states(clues: bytes) -> list[Position]:
     """Where logic gets stuck on single cells, time after time; ever other eliminations are tried to go on."""
-    position, found = Position(board(9)), []
-    for cell, digit in enumerate(clues):
-        if digit:
-            position.place(cell, digit - 1)
+    position, found = Position.of(clues), []
     while position.blank:
         singles = position.lone_singles() or position.hidden_singles()
-        for cell, index in singles.items():
-            position.place(cell, index)
+        position.place(singles)
         if not singles:
             found.append(position)
             copy = Position(board(9))
@@ -182,6 +179,63 @@ def test_a_finish_without_rectangles_proves_uniqueness() -> None:
         solution = solve_logically(puzzle.clues)
         if solution.finished and solution.hardest != Strategy.UNIQUE_RECTANGLE:
             assert solutions(puzzle.clues) == [puzzle.grid]
+
+
+def test_a_finish_without_rectangles_is_a_finish_with_more_clues_too() -> None:
+    rng, finishes = random.Random(3), 0
+    for puzzle in puzzles(30) + puzzles(20, "hard"):
+        if not solve_logically(puzzle.clues).stays_finished:
+            continue
+        for _ in range(3):
+            more = set(rng.sample(puzzle.blanks, rng.randint(1, 12)))
+            clues = bytes(puzzle.grid[cell] if cell in more else digit for cell, digit in enumerate(puzzle.clues))
+            assert solve_logically(clues).stays_finished
+            finishes += 1
+    assert finishes > 30
+
+
+def visited(n: int) -> list[tuple[bytes, bytes]]:
+    """States on the way to solutions of easy and hard puzzles, with the solutions."""
+    rng, found = random.Random(4), []
+    for puzzle in puzzles(20, "hard")[:n] + puzzles(30)[:n]:
+        for _ in range(2):
+            more = set(rng.sample(puzzle.blanks, rng.randint(0, 25)))
+            clues = bytes(puzzle.grid[cell] if cell in more else digit for cell, digit in enumerate(puzzle.clues))
+            found.append((clues, puzzle.grid))
+    return found
+
+
+def test_what_can_be_solved_next() -> None:
+    """The definition over sets: ever the easiest strategy that takes anything away, until none does."""
+    seen = dict.fromkeys(Strategy, 0)
+    for clues, grid in visited(12):
+        found = solvable_next(clues)
+        held = candidates_of(Position.of(clues))
+        expected: dict[int, Strategy] = {}
+        level: Strategy | None = Strategy.HIDDEN_SINGLE
+        while level is not None:
+            for cell, digits in held.items():
+                digit = grid[cell] - 1
+                alone = any(
+                    [c for c in unit if digit in held.get(c, ())] == [cell] for unit in units(81) if cell in unit
+                )
+                if digits == {digit} or alone:
+                    easiest = Strategy.LONE_SINGLE if digits == {digit} else Strategy.HIDDEN_SINGLE
+                    expected.setdefault(cell, easiest if level == Strategy.HIDDEN_SINGLE else level)
+            useful = {
+                strategy: gone
+                for strategy, by_sets in BY_SETS.items()
+                if (gone := {(cell, index) for cell, index in by_sets(held) if index in held[cell]})
+            }
+            for cell, index in next(iter(useful.values()), ()):
+                held[cell].discard(index)
+            level = max(level, next(iter(useful))) if useful else None
+        assert found == expected
+        first = [step for step in solve_logically(clues).steps if step.round == 1]
+        assert all(found[step.cell] == step.strategy for step in first)
+        for strategy in found.values():
+            seen[strategy] += 1
+    assert min(seen.values()) >= 1, "each strategy has to occur"
 
 
 def test_difficulties() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from sudokus import puzzles, small_grids, solutions
 
-from lightning_mdm.puzzles.sudoku import board
-from lightning_mdm.puzzles.sudoku_search import Search, proven, search
+from lightning_mdm.puzzles.sudoku import board, members
+from lightning_mdm.puzzles.sudoku_search import Search, proven, search, swaps
+from sudokus import puzzles, small_grids, solutions
 
 
 def test_all_small_grids_are_there() -> None:
@@ -60,3 +60,13 @@ def test_solvers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     one, order = Search(board(4)), list(range(16))
     expected = [search(board(4)).fewest(grid, order) for grid in small_grids()[:10]]
     assert [one.fewest(grid, order) for grid in small_grids()[:10]] == expected
+
+
+def test_swaps_have_another_solution() -> None:
+    """Blank exactly these cells of a solved grid, and there are two solutions."""
+    for grid in [*small_grids()[::29], *(puzzle.grid for puzzle in puzzles(30)[:2])]:
+        found = [members(swap) for swap in swaps(board({16: 4, 81: 9}[len(grid)]), grid)]
+        assert len(found) >= (4 if len(grid) == 16 else 18), "each pair of lines has at least one"
+        for cells in found:
+            clues = bytes(0 if cell in cells else digit for cell, digit in enumerate(grid))
+            assert len(solutions(clues)) == 2

@@ -1,0 +1,230 @@
+"""The analysis of subproblems inside Lightning's loops, for denoisers whose strengths are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+
+from lightning_mdm.callbacks.subproblems import Subproblems, bins_of
+from lightning_mdm.data.batch import collate
+from lightning_mdm.data.datamodule import ProblemDataModule
+from lightning_mdm.data.nae_sat import NaeSatProblems
+from lightning_mdm.data.sudoku import SudokuProblems
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRight, TopMargin
+from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.laws.nae_sat import NaeSat
+from lightning_mdm.modules.autoregressive import AutoregressiveModule
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.nets.laws import law_denoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.outcomes import CommitRow, SubproblemRow, read_commits, read_subproblems
+from lightning_mdm.output import DenoiserOutput
+from lightning_mdm.puzzles.sudoku import from_text
+from runs import Answering, few_problems, trainer
+from sudokus import sees
+
+SURE = 3.0  # logit of the digit that it says, others 0
+
+
+def data(**options: Any) -> SudokuProblems:
+    defaults: dict[str, Any] = {
+        "side": 4, "min_clues": 4, "max_clues": 6, "difficulty": "any", "n_validation": 4, "n_test": 12, "pool": 4,
+        "batch_size": 2, "eval_batch_size": 5,
+    }  # fmt: skip
+    return SudokuProblems(**{**defaults, **options})
+
+
+class LoneSingles(nn.Module):
+    """Knows the digit of every cell that has one candidate left, and says another digit of any other cell."""
+
+    vocab_size = 4
+
+    def __init__(self, problems: SudokuProblems) -> None:
+        super().__init__()
+        every = [*problems.problems("validation"), *problems.problems("test")]
+        self.grids = [from_text(problem.answer) for problem in every]
+        self.skill = nn.Parameter(torch.ones(1))
+
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        said_BL = torch.zeros_like(tokens_BL)
+        for row, tokens in enumerate(tokens_BL.tolist()):
+            board = [0 if token == self.vocab_size else token + 1 for token in tokens]
+            grids = [g for g in self.grids if all(digit in (0, own) for digit, own in zip(board, g, strict=True))]
+            for cell in range(16):
+                candidates = {1, 2, 3, 4} - {board[other] for other in sees(16)[cell]}
+                true = grids[0][cell] if grids else 1  # nothing is known after a mistake
+                said_BL[row, cell] = (true if len(candidates) == 1 else true % 4 + 1) - 1
+        said_BQ = said_BL.gather(1, query_BQ)
+        return DenoiserOutput(SURE * self.skill * nn.functional.one_hot(said_BQ, self.vocab_size).float())
+
+
+def analyse(
+    run_dir: Path, module: L.LightningModule, problems: ProblemDataModule, split: Any = "test", logger: Any = False,
+    **options: Any,
+) -> tuple[list[SubproblemRow], list[CommitRow]]:  # fmt: skip
+    trainer(run_dir, Subproblems(**options), logger=logger).analyse(module, problems, split=split)
+    return read_subproblems(run_dir / "subproblems.csv"), read_commits(run_dir / "commits.csv")
+
+
+def test_the_loss_of_each_kind(tmp_path: Path) -> None:
+    problems = data()
+    rows, _ = analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=[TopMargin()], masks=16)
+    right, wrong = (math.log(math.exp(SURE) + 3) - said for said in (SURE, 0.0))
+    assert {row.kind for row in rows} > {"lone single", "hidden single"}
+    for row in rows:
+        expected = right if row.kind == "lone single" else wrong
+        assert row.nats == pytest.approx(expected, abs=1e-5)
+        assert row.nats_sem is None or row.nats_sem < 1e-3
+        assert row.accuracy == float(row.kind == "lone single")
+        assert row.ready == (row.kind not in ("other cells first", "beyond the strategies"))
+        assert (row.task, row.split, row.device) == ("sudoku", "test", "cpu")
+    # Mask probabilities are spread over (0, 1): half of all tokens are asked for.
+    tokens = sum(len(problem.response) for problem in problems.problems("test"))
+    assert sum(row.n for row in rows) == pytest.approx(16 * tokens / 2, rel=0.1)
+
+
+def test_what_is_unmasked_up_to_the_first_mistake(tmp_path: Path) -> None:
+    """Against the same counts from an observer of the loop."""
+    problems = data()
+    denoiser = LoneSingles(problems)
+    policies: list[UnmaskingPolicy] = [IID(), LeftToRight(), GivenOrder()]
+    _, rows = analyse(tmp_path, Answering(denoiser), problems, policies=policies, budgets=[5, 12], seeds=[0, 3])
+    canvas = collate([problems.encoder(problem) for problem in problems.problems("test")], 0)  # type: ignore[misc]
+    by_index = {problem.index: problem for problem in problems.problems("test")}
+    for policy, T, seed in ((policy, T, seed) for policy in policies[:2] for T in (5, 12) for seed in (0, 3)):
+        counted: Counter[tuple[str, int, bool]] = Counter()
+        failed: set[int] = set()
+
+        def watch(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
+            for row, index in enumerate(state.noise.index_B.tolist()):
+                if index in failed:  # noqa: B023
+                    continue
+                grid = from_text(by_index[index].answer)
+                board = [0 if token == 4 else token + 1 for token in state.tokens_BL[row].tolist()]
+                for cell in chosen_AL[row].nonzero()[:, 0].tolist():
+                    lone = len({1, 2, 3, 4} - {board[other] for other in sees(16)[cell]}) == 1
+                    wrong = int(prediction.best_token_BL[row, cell]) + 1 != grid[cell]
+                    counted["lone single" if lone else "other", board.count(0), wrong] += 1  # noqa: B023
+                    if wrong:
+                        failed.add(index)  # noqa: B023
+
+        decode(denoiser, policy, canvas, problems.token_space, steps=T, seed=seed, observers=[watch])
+        own = [row for row in rows if (row.policy, row.T, row.seed) == (policy.name, T, seed)]
+        assert {(row.problems, row.failed) for row in own} == {(12, len(failed))}
+        assert sum(row.first_mistakes for row in own) == pytest.approx(len(failed))
+        for lone in (True, False):
+            mine = [row for row in own if (row.kind == "lone single") == lone]
+            name = "lone single" if lone else "other"
+            assert sum(row.n for row in mine) == sum(n for (kind, _, _), n in counted.items() if kind == name)
+            assert sum(row.wrong for row in mine) == sum(
+                n for (k, _, wrong), n in counted.items() if k == name and wrong
+            )
+        for first, last in {(row.fewest_masked, row.most_masked) for row in own}:
+            inside = sum(n for (_, masked, _), n in counted.items() if first <= masked <= last)
+            assert inside == sum(row.n for row in own if row.fewest_masked == first)
+    assert len({row.policy for row in rows}) == 3
+    solver = [row for row in rows if (row.policy, row.T) == ("given_order", 12)]
+    assert {row.kind for row in solver} == {"lone single"}
+    assert sum(row.wrong for row in solver) == 0, "the solver's order meets nothing that this denoiser does not know"
+
+
+def test_all_policies_with_a_step_per_token(tmp_path: Path) -> None:
+    problems = data()
+    _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, n_problems=2)
+    assert {row.T for row in rows} == {max(len(problem.response) for problem in problems.problems("test"))}
+    expected = [kind().name for kind in POLICIES if not kind().sequential and not kind().learned]
+    assert list(dict.fromkeys(row.policy for row in rows)) == expected
+    assert {row.problems for row in rows} == {2}
+    assert all("token_frequency" in json.loads(row.options) for row in rows if row.policy == "pc_sampler")
+
+
+def test_a_law_with_many_answers_has_losses_only(tmp_path: Path) -> None:
+    law = NaeSat(5, 10)
+    losses, commits = analyse(tmp_path, Answering(law_denoiser(law)), NaeSatProblems(law, n_test=20))
+    assert commits == []
+    nats = {
+        kind: sum(row.nats * row.n for row in losses if row.kind == kind)
+        / sum(row.n for row in losses if row.kind == kind)
+        for kind in {row.kind for row in losses}
+    }
+    assert nats["observation, decided by known latents"] < 1e-5
+    assert min(nats["observation, not decided yet"], nats["latent"]) > 0.05
+    assert (tmp_path / "subproblems.png").stat().st_size > 0
+
+
+def test_the_other_split_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems = data()
+    module = Answering(LoneSingles(problems))
+    analyse(tmp_path, module, problems, split="validation", policies=[TopMargin()])
+    for again in range(2):
+        losses, commits = analyse(tmp_path, module, problems, policies=[TopMargin()])
+        assert list(dict.fromkeys(row.split for row in losses)) == ["test", "validation"], again
+        assert {(row.split, row.problems) for row in commits} == {("test", 12), ("validation", 4)}
+    assert "top margin" in capsys.readouterr().out
+    assert (tmp_path / "subproblems.svg").stat().st_size > 0
+
+
+def test_while_fitting_it_shows_in_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
+    module = DenoiserModule(4, TransformerConfig(layers=1, width=8, heads=2, mlp_width=8, positions=16))
+    callback = Subproblems(fit_policies=[TopMargin()], fit_problems=3)
+    trainer(tmp_path, callback, logger=logger, max_steps=1, val_check_interval=1).fit(module, data())
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["images"] == ["subproblems"]
+    scalars = set(events.Tags()["scalars"])
+    assert {"val/subproblem_nats/lone_single", "val/subproblem_accuracy/hidden_single"} <= scalars
+    assert {name.split("@")[0] for name in scalars if "top_margin" in name} >= {
+        "val/ready_share", "val/mistakes_per_token", "val/unready_first_mistakes",
+    }  # fmt: skip
+    assert not (tmp_path / "commits.csv").exists(), "rows are for `analyse`"
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_nothing_where_there_is_nothing_to_tell(tmp_path: Path, fitted: bool) -> None:
+    """Silence while fitting, words in an analysis."""
+    net = TransformerConfig(layers=1, width=8, heads=2, mlp_width=8)
+    cases: Sequence[tuple[L.LightningModule, ProblemDataModule, str]] = [
+        (AutoregressiveModule(4, net), data(layout="moves"), "a causal net sees no sequence with gaps"),
+        (DenoiserModule(280, net), few_problems(), "word_problems tells none apart as configured"),
+    ]
+    for module, problems, message in cases:
+        if fitted:
+            options = {"max_steps": 1, "val_check_interval": 1}
+            trainer(tmp_path, Subproblems(fit_problems=2), **options).fit(module, problems)
+        else:
+            with pytest.raises(ValueError, match=message):
+                analyse(tmp_path, module, problems)
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"subproblems.budgets=\[0\]: give step budgets of at least 1, or null"):
+        Subproblems(budgets=[0])
+    with pytest.raises(ValueError, match=r"subproblems.masks=0: give at least 1"):
+        Subproblems(masks=0)
+    problems = data()
+    twice = Subproblems([TopMargin(), TopMargin()])
+    with pytest.raises(ValueError, match=r"subproblems.policies: a policy occurs twice"):
+        trainer(Path("nowhere"), twice).analyse(Answering(LoneSingles(problems)), problems)
+
+
+@pytest.mark.parametrize("longest", [1, 9, 10, 12, 64, 300])
+def test_bins_cover_every_number_once(longest: int) -> None:
+    found = bins_of(longest)
+    assert [n for first, last in found for n in range(first, last + 1)] == list(range(1, longest + 1))
+    assert len(found) <= 10
