@@ -123,6 +123,9 @@ class CLI(LightningCLI):
         if path is not None and config.model is not None:
             check_objective(config.model.class_path, self.trained_with, path)
             check_model(config.model.init_args, self.trained_with, path)
+            for name in ("denoiser_ckpt", "init_from"):
+                if name in config.model.init_args:  # the checkpoint holds all weights; those files may be gone
+                    config.model.init_args[name] = None
 
     @override
     def _parse_ckpt_path(self) -> None:

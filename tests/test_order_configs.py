@@ -130,7 +130,8 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     assert "The denoiser starts" not in printed
     assert "The tokenizer is" not in printed, "the checkpoint has its own"
 
-    printed = program("sweep", *order, "--ckpt_path", last)
+    gone = [part for name in ("denoiser_ckpt", "init_from") for part in (f"--model.{name}", tmp_path / "gone.ckpt")]
+    printed = program("sweep", *order, *gone, "--ckpt_path", last)  # the checkpoint alone is enough
     assert printed.splitlines()[-1] == str(run)
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
 
