@@ -20,11 +20,11 @@ from figure import draw
 from loops import adaptive, by_graphs, one_token_a_step, overhead, side_by_side
 from measuring import REPOSITORY, Bench
 from sizes import SIZES, Size
-from training import order_learning, pretraining
+from training import attention, order_learning, pretraining
 
 HERE = Path(__file__).resolve().parent
 PARTS: dict[str, Sequence[Callable[[Bench, Size, str], None]]] = {
-    "training": (pretraining,),
+    "training": (pretraining, attention),
     "order": (order_learning,),
     "decoding": (overhead, by_graphs, one_token_a_step, adaptive),
     "naive": (side_by_side,),

@@ -134,8 +134,7 @@ SIZES = {
     # Large enough that a selector is small beside it, small enough for a CPU.
     "wide": Size(
         TransformerConfig(layers=8, width=512, heads=8, mlp_width=1536), OrderNetConfig(),
-        vocabulary=512, prompt=78, canvas=134, train_batch=2, order_batch=2, batches=(1, 4), steps=4,
-        canvases=(67, 134),
+        vocabulary=512, prompt=39, canvas=67, train_batch=2, order_batch=1, batches=(1, 4), steps=4, canvases=(34, 67),
     ),
     "tiny": Size(
         TransformerConfig(layers=1, width=32, heads=2, mlp_width=48), OrderNetConfig(width=16, heads=2, mlp_width=16),

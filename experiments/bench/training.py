@@ -12,6 +12,7 @@ import torch
 from measuring import Bench, median, ratio
 from sizes import Size
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_mdm.modules.denoiser import DenoiserModule, masked_diffusion, training_t
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
@@ -73,6 +74,24 @@ def pretraining(bench: Bench, size: Size, name: str) -> None:
     if held is not None:
         bench.row(f"{name}/training/peak_memory", held / 2**30, "GiB", **where)
     bench.row(f"{name}/training/tokens_per_second", rows * size.canvas / seconds, "1/s", **where)
+
+
+def attention(bench: Bench, size: Size, name: str) -> None:
+    """What the padding mask costs: attention and its gradient with a mask over without one, which has faster kernels."""
+    row = f"{name}/training/attention_masked_over_unmasked"
+    if bench.has(row):
+        return
+    B, L, H = size.train_batch, size.canvas, size.net.heads
+    kind = torch.bfloat16 if size.half else torch.float32
+    shape = (B, H, L, size.net.width // H)
+    q, k, v = (torch.randn(shape, device=bench.device, dtype=kind, requires_grad=True) for _ in range(3))
+    valid = torch.ones(B, 1, 1, L, dtype=torch.bool, device=bench.device)
+
+    def work(mask: Tensor | None) -> None:
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
+
+    rounds = bench.paired(lambda: work(valid), lambda: work(None))
+    bench.row(row, ratio(rounds, 0, 1), "ratio", batch=B, canvas=L)
 
 
 @dataclass
