@@ -77,7 +77,7 @@ def pretraining(bench: Bench, size: Size, name: str) -> None:
 
 
 def attention(bench: Bench, size: Size, name: str) -> None:
-    """What the padding mask costs: attention and its gradient with a mask over without one, which has faster kernels."""
+    """What the padding mask costs: attention and its gradient with one over without, for which kernels are faster."""
     row = f"{name}/training/attention_masked_over_unmasked"
     if bench.has(row):
         return
