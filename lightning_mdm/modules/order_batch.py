@@ -107,7 +107,7 @@ class BatchModel:
             )
             if self.forbidden:
                 index = torch.tensor(self.forbidden, device=logits_SQV.device)
-                logits_SQV = logits_SQV.index_fill(-1, index, -torch.inf)
+                logits_SQV.index_fill_(-1, index, -torch.inf)  # ours to write to, and large
             prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile_statistics)
             return StateReading(prediction, clean_SL, masked_SL)
 
