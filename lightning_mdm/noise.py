@@ -74,6 +74,7 @@ class RowNoise:
     def rows(self, chosen: Tensor) -> RowNoise:
         """The noise of some of the rows."""
         rows = RowNoise(self.seed, self.index_B[chosen], self.ahead)
+        rows.__dict__["word_B"] = self.word_B[chosen]
         rows._drawn.update({key: uniform_SBL[:, chosen] for key, uniform_SBL in self._drawn.items()})
         return rows
 
