@@ -128,7 +128,7 @@ SIZES = {
     # configs/word_problems/denoiser.yaml
     "default": Size(
         TransformerConfig(layers=4, width=128, heads=2, mlp_width=384), OrderNetConfig(),
-        vocabulary=512, prompt=78, canvas=134, train_batch=16, order_batch=8, batches=(1, 16, 64), steps=8,
+        vocabulary=512, prompt=78, canvas=134, train_batch=16, order_batch=8, batches=(1, 4, 16), steps=8,
         canvases=(34, 67, 134, 268, 536),
     ),
     # Large enough that a selector is small beside it, small enough for a CPU.
