@@ -136,6 +136,12 @@ SIZES = {
         TransformerConfig(layers=8, width=512, heads=8, mlp_width=1536), OrderNetConfig(),
         vocabulary=512, prompt=39, canvas=67, train_batch=2, order_batch=1, batches=(1, 4), steps=4, canvases=(34, 67),
     ),
+    # The default net with the vocabulary of a language: what the logits cost.
+    "vocabulary": Size(
+        TransformerConfig(layers=4, width=128, heads=2, mlp_width=384), OrderNetConfig(),
+        vocabulary=16_384, prompt=78, canvas=134, train_batch=4, order_batch=2, batches=(1, 4, 8), steps=8,
+        canvases=(67, 134),
+    ),
     "tiny": Size(
         TransformerConfig(layers=1, width=32, heads=2, mlp_width=48), OrderNetConfig(width=16, heads=2, mlp_width=16),
         vocabulary=40, prompt=4, canvas=12, train_batch=2, order_batch=2, batches=(1, 3), steps=3, canvases=(6, 12),
