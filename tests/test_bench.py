@@ -67,7 +67,10 @@ def test_one_command_measures_everything_and_nothing_twice(
     monkeypatch.setattr(bench.measuring.Clock, "seconds", never)
     bench.run.main(command)
     assert rows_of(tmp_path) == rows
+    (tmp_path / "cost_tiny_cpu.png").unlink()
     monkeypatch.setattr(bench.measuring, "commit_hash", lambda _: "another")
+    bench.run.main([*command, "--only", "figure"])
+    assert (tmp_path / "cost_tiny_cpu.png").exists(), "the figure needs rows of any commit"
     with pytest.raises(AssertionError, match="measured again"):
         bench.run.main(command)
 

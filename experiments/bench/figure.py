@@ -83,7 +83,7 @@ def roofline(axis: Axes, points: Sequence[tuple[float, Row]], size: Size, latest
     limits = [(latest["ceiling/matmul"].value, latest["ceiling/copy"].value, "measured ceilings", "-")]
     if device in PEAKS:
         limits.append((PEAKS[device].flops, PEAKS[device].bytes, "data sheet", "--"))
-    low, high = min(intensity) / 4, max(intensity) * 4
+    low, high = min(*intensity, *(top / slope for top, slope, *_ in limits)) / 4, max(intensity) * 4
     for flops_limit, bytes_limit, label, line in limits:
         knee = flops_limit / bytes_limit
         x = sorted({low, min(max(knee, low), high), max(high, knee)})

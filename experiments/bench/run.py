@@ -29,6 +29,7 @@ PARTS: dict[str, Sequence[Callable[[Bench, Size, str], None]]] = {
     "decoding": (overhead, by_graphs, one_token_a_step, adaptive),
     "naive": (side_by_side,),
     "cost": (growth,),
+    "figure": (),  # drawn from the rows that are there
 }
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part in options.only:
         for measure in PARTS[part]:
             measure(bench, SIZES[name], name)
-    if "cost" in options.only:
+    if "figure" in options.only:
         stem = out / f"cost_{name}_{device.type}"
         draw(bench.rows, name, bench.name, stem)
         print(f"{stem}.png, .svg")
