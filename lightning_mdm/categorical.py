@@ -8,36 +8,80 @@ Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
-def odds_against_best(logits_NV: Tensor) -> Tensor:
-    """``(1 - p) / p`` of the likeliest token, float64 ``[N]``.
+@dataclass(frozen=True)
+class Certainty:
+    """How sure categoricals are; float64 but for the logit.
 
-    The odds keep their relative precision where ``p`` itself would round to 1, so certain tokens still have a ranking.
+    Args:
+        best: the likeliest token's logit, float32 or as it came.
+        odds: ``(1 - p) / p`` of the likeliest token; relatively precise where ``p`` itself would round to 1, so certain
+            tokens still have a ranking.
+        margin: probability of the likeliest token minus that of the second.
+        entropy: nats; a logit of minus infinity contributes nothing.
     """
+
+    best: Tensor
+    odds: Tensor
+    margin: Tensor
+    entropy: Tensor
+
+
+def certainty(logits_NV: Tensor) -> Certainty:
+    """All of ``Certainty``, each ``[N]``: the logits are read, shifted and exponentiated once."""
+    best_N, gap_NV, ratio_NV = against_best(logits_NV)
+    odds_N = ratio_NV.sum(-1).double()
+    margin_N = (1.0 - ratio_NV.amax(-1).double()) / (1.0 + odds_N)
+    return Certainty(best_N, odds_N, margin_N, entropy_from(gap_NV, ratio_NV, odds_N))
+
+
+def odds_against_best(logits_NV: Tensor) -> Tensor:
+    """``(1 - p) / p`` of the likeliest token, float64 ``[N]``; see ``Certainty``."""
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
     # In place, and before the exponential: its gradient needs the result as it is.
-    return (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf).exp_().sum(-1).double()
+    return (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_().sum(-1).double()
 
 
 def top_margin(logits_NV: Tensor) -> Tensor:
     """Probability of the likeliest token minus that of the second, float64 ``[N]``; needs V >= 2."""
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    ratio_NV = (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf).exp_()
+    ratio_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_()
     return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
 
 
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy in nats, float64 ``[N]``; a logit of minus infinity contributes nothing."""
+    _, gap_NV, ratio_NV = against_best(logits_NV)
+    return entropy_from(gap_NV, ratio_NV, ratio_NV.sum(-1).double())
+
+
+def at_least_float32(logits_NV: Tensor) -> Tensor:
+    """The same numbers in float32 or more: in bfloat16 sums would round, and scores would tie."""
+    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+
+
+def against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best logit ``[N]``; log-odds and odds of every token against it, minus infinity and 0 for itself."""
     top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    gap_NV = (logits_NV - top_N1).scatter_(-1, best_N1, -torch.inf)
-    ratio_NV = gap_NV.exp()
+    gap_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf)
+    return at_least_float32(top_N1).squeeze(-1), gap_NV, gap_NV.exp()
+
+
+def log_total(logits_NV: Tensor) -> Tensor:
+    """Logarithm of the sum of the exponentials, at least float32 ``[N]``."""
+    return at_least_float32(logits_NV).logsumexp(-1)
+
+
+def entropy_from(gap_NV: Tensor, ratio_NV: Tensor, odds_N: Tensor) -> Tensor:
+    """Entropy in nats from what ``against_best`` gives, the first of which is overwritten, and the sum of the odds."""
     # -x e^x at x = -inf is the limit 0, not nan. A gap whose exponential is 0 in any precision stands in for it; a much
     # larger one would overflow in the gradient.
     cost_N = (ratio_NV * gap_NV.clamp_(min=-1e4)).sum(-1).double()
-    odds_N = ratio_NV.sum(-1).double()
     return torch.log1p(odds_N) - cost_N / (1.0 + odds_N)
 
 

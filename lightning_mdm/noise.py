@@ -4,13 +4,14 @@ A counter-based generator (the SplitMix64 finaliser, Steele et al. 2014, applied
 noise of a row does not depend on the rows beside it, on padding, on the order of problems or on the device.
 Knows nothing of tokens, policies or models.
 
-Shapes: B rows, L positions.
+Shapes: S steps, B rows, L positions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class RowNoise:
     Args:
         seed: seed of the run.
         index_B: int64 problem index of each row; equal indices mean equal noise.
+        ahead: how many consecutive steps are drawn at once: one draw is dozens of small operations, which on a GPU take
+            longer to start than to run. The values are the same for any number.
 
     Raises:
         ValueError: a seed beyond 64 bits.
@@ -61,6 +64,8 @@ class RowNoise:
 
     seed: int
     index_B: Tensor
+    ahead: int = 1
+    _drawn: dict[tuple[Stream, int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not -(1 << 63) <= self.seed < 1 << 63:
@@ -68,16 +73,31 @@ class RowNoise:
 
     def rows(self, chosen: Tensor) -> RowNoise:
         """The noise of some of the rows."""
-        return RowNoise(self.seed, self.index_B[chosen])
+        rows = RowNoise(self.seed, self.index_B[chosen], self.ahead)
+        rows.__dict__["word_B"] = self.word_B[chosen]
+        rows._drawn.update({key: uniform_SBL[:, chosen] for key, uniform_SBL in self._drawn.items()})
+        return rows
 
-    def key_B(self, stream: Stream, step: int) -> Tensor:
-        word_B = mix(torch.full_like(self.index_B, self.seed)) ^ self.index_B
-        return mix(mix(mix(word_B) ^ int(stream)) ^ step)
+    @cached_property
+    def word_B(self) -> Tensor:
+        """Seed and problem in one word."""
+        return mix(mix(torch.full_like(self.index_B, self.seed)) ^ self.index_B)
 
     def uniform_BL(self, stream: Stream, step: int, length: int) -> Tensor:
         """Float64 uniforms strictly inside (0, 1), ``[B, length]``; position l's draw does not depend on ``length``."""
-        position_L = torch.arange(length, device=self.index_B.device)
-        return to_uniform(mix(self.key_B(stream, step)[:, None] ^ position_L))
+        key = (stream, step // self.ahead, length)
+        if key not in self._drawn:
+            for older in [known for known in self._drawn if known[0] == stream and known[2] == length]:
+                del self._drawn[older]
+            self._drawn[key] = self._uniform_SBL(*key)
+        return self._drawn[key][step % self.ahead]
+
+    def _uniform_SBL(self, stream: Stream, block: int, length: int) -> Tensor:
+        """The uniforms of ``ahead`` steps."""
+        device = self.index_B.device
+        step_S1 = torch.arange(block * self.ahead, (block + 1) * self.ahead, device=device)[:, None]
+        key_SB = mix(mix(self.word_B ^ int(stream)) ^ step_S1)
+        return to_uniform(mix(key_SB[:, :, None] ^ torch.arange(length, device=device)))
 
     def uniform_B(self, stream: Stream, step: int) -> Tensor:
         """Float64 uniforms strictly inside (0, 1), one per row."""

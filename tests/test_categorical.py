@@ -12,7 +12,9 @@ from torch import Tensor
 
 from laws import assert_follows
 from lightning_mdm.categorical import (
+    certainty,
     entropy,
+    log_total,
     odds_against_best,
     sample_categorical,
     top_margin,
@@ -55,6 +57,26 @@ def test_statistics_match_their_definitions(dtype: torch.dtype, tolerance: float
         got = statistic(logits)
         assert got.dtype == torch.float64
         torch.testing.assert_close(got, torch.tensor(values, dtype=torch.float64), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_all_statistics_at_once_are_those_one_by_one(dtype: torch.dtype) -> None:
+    logits = logits_with_holes(dtype)
+    together = certainty(logits)
+    assert together.odds.equal(odds_against_best(logits))
+    assert together.margin.equal(top_margin(logits))
+    assert together.entropy.equal(entropy(logits))
+    wide = logits.to(torch.promote_types(dtype, torch.float32))
+    assert together.best.equal(wide.amax(-1))
+    total = together.best + together.odds.log1p().to(wide.dtype)
+    torch.testing.assert_close(total, log_total(logits), rtol=1e-6, atol=1e-6)
+    assert log_total(logits).equal(wide.logsumexp(-1))
+
+
+def test_statistics_of_low_precision_logits_are_those_of_their_float32_values() -> None:
+    logits = logits_with_holes(torch.bfloat16)
+    for statistic in (odds_against_best, top_margin, entropy):
+        assert statistic(logits).equal(statistic(logits.float()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -63,6 +63,19 @@ def test_a_row_keeps_its_noise_in_any_batch_and_at_any_length() -> None:
     assert whole_BL[:, 0].equal(RowNoise(9, index_B).uniform_B(Stream.SELECT, 4))
 
 
+@pytest.mark.parametrize("ahead", [2, 5, 16])
+def test_drawing_ahead_changes_no_value(ahead: int) -> None:
+    index_B, chosen = torch.tensor([7, 0, 123456789, -3]), torch.tensor([2, 0])
+    one, many = RowNoise(9, index_B), RowNoise(9, index_B, ahead)
+    for step in [1, 2, 3, -1, 16, 15, 40, 2]:  # also back to draws that were let go
+        for stream in (Stream.TIE, Stream.SELECT):
+            assert many.uniform_BL(stream, step, 6).equal(one.uniform_BL(stream, step, 6))
+        assert many.uniform_B(Stream.TIE, step).equal(one.uniform_B(Stream.TIE, step))
+        fewer = many.rows(chosen)
+        assert fewer.uniform_BL(Stream.TIE, step, 6).equal(one.uniform_BL(Stream.TIE, step, 6)[chosen])
+        assert fewer.uniform_BL(Stream.TIE, step + 1, 6).equal(one.uniform_BL(Stream.TIE, step + 1, 6)[chosen])
+
+
 def test_values_lie_strictly_inside_the_unit_interval() -> None:
     words = torch.tensor([0, -1, 1, 2**63 - 1, -(2**63), 4095, 4096])
     values = to_uniform(words)

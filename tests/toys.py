@@ -39,7 +39,7 @@ class ToySelector:
 
     def __call__(
         self, hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
-        price: float,
+        price: float, most: int | None = None,
     ) -> UnmaskingLaw:  # fmt: skip
         top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.unbind(-1)
         # Counted over the whole row: the number of tokens 0 that are visible.

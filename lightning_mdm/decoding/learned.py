@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, get_args
 
-import torch
 from torch import Tensor
 
 from lightning_mdm.decoding.policy import SelectorNet, UnmaskingPolicy
@@ -37,16 +36,8 @@ def selector_law(
     """
     if prediction.hidden_BLD is None:
         raise ValueError("a learned order reads the denoiser's hidden states, and this denoiser offers none")
-    confidence_BLF = torch.stack(
-        (
-            prediction.top_probability_BL,
-            prediction.top_margin_BL,
-            prediction.entropy_BL,
-            prediction.odds_against_best_BL,
-        ),
-        dim=-1,
-    )
-    return selector(prediction.hidden_BLD, confidence_BLF, valid_BL, masked_BL, steps_left_B, price)
+    most = prediction.query_BQ.shape[1]  # no row has more masked positions than were queried
+    return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, price, most)
 
 
 @dataclass(frozen=True)

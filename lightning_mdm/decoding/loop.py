@@ -20,6 +20,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from lightning_mdm.categorical import at_least_float32
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
@@ -30,6 +31,7 @@ from lightning_mdm.orders.order import Order
 from lightning_mdm.vocabulary import TokenSpace
 
 EndOfSequence = Literal["as_tokens", "close"]
+STEPS_DRAWN_AHEAD = 16
 
 
 class Observer(Protocol):
@@ -53,6 +55,7 @@ def decode(
     seed: int = 0,
     observers: Sequence[Observer] = (),
     isolate_rows: bool = False,
+    compile_statistics: bool = False,
 ) -> Trace:
     """Fill every position of ``canvas`` that is neither given nor padding, in at most ``steps`` denoiser calls.
 
@@ -69,6 +72,9 @@ def decode(
         observers: called at every step.
         isolate_rows: decode one row after the other, cut to its own length, so that the same kernels run on the same
             shapes whatever the batch: slower, and immune to rounding on any device.
+        compile_statistics: compute confidence, margin and entropy through ``torch.compile``, which reads the logits
+            twice where the plain operations read and write them ten times: on a GPU and with a large vocabulary most of
+            what the loop costs. Seconds at the first call; sums may round differently.
 
     Raises:
         ValueError: a budget below 1, an unknown ``end_of_sequence``, or ``close`` without such a token.
@@ -93,6 +99,7 @@ def decode(
                 end_of_sequence=end_of_sequence,
                 seed=seed,
                 observers=observers,
+                compile_statistics=compile_statistics,
             )
             for row in range(len(canvas.index_B))
         ]
@@ -100,50 +107,47 @@ def decode(
 
     canvas_BL = canvas.valid_BL & ~canvas.prompt_BL
     tokens_BL = canvas.tokens_BL.masked_fill(canvas_BL, space.mask_id)
-    masked_BL = canvas_BL.clone()
-    L = tokens_BL.shape[1]
-    noise = RowNoise(seed, canvas.index_B)
+    step_BL, nfe_B = torch.zeros_like(tokens_BL), torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
-    step_BL = torch.zeros_like(tokens_BL)
-    nfe_B = torch.zeros_like(canvas.index_B)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
     forward_passes = 0
-    left = [L + 1] * len(nfe_B)
-    active = list(range(len(nfe_B)))
+    # The rows still active; they go back to where they came from when they are finished.
+    rows_A = torch.arange(len(nfe_B), device=tokens_BL.device)
+    tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = tokens_BL, canvas_BL, canvas_BL, canvas.valid_BL, step_BL
+    noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
     earlier: tuple[Prediction, ...] = ()
+    left = masked_AL.sum(-1).tolist()
 
     for step in range(1, budget + 1):
-        before, left = left, masked_BL.sum(-1).tolist()  # the loop's one look at where its rows are
-        previous, active = active, [row for row, n in enumerate(left) if n]
-        if not active:
+        if 0 in left:
+            tokens_BL, step_BL = tokens_BL.index_copy(0, rows_A, tokens_AL), step_BL.index_copy(0, rows_A, step_AL)
+            left = [n for n in left if n]
+            kept_A = torch.nonzero_static(masked_AL.any(-1), size=len(left))[:, 0]
+            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = (
+                value[kept_A] for value in (rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL)
+            )
+            noise, earlier = noise.rows(kept_A), tuple(prediction.rows(kept_A) for prediction in earlier)
+        if not left:
             break
-        if any(left[row] == before[row] for row in active):
-            raise RuntimeError(f"policy {policy.name} chose no position at step {step - 1}")
-        rows_A = torch.tensor(active, device=tokens_BL.device)
-        tokens_AL, masked_AL = tokens_BL[rows_A], masked_BL[rows_A]
 
-        if earlier and len(active) < len(previous):
-            kept = [place for place, row in enumerate(previous) if left[row]]
-            earlier = tuple(prediction.rows(kept) for prediction in earlier)
         query_AQ = masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(left)]
-        logits_AQV, hidden_ALD = denoiser(tokens_AL, canvas.valid_BL[rows_A], query_AQ)
-        logits_AQV = logits_AQV.to(torch.promote_types(logits_AQV.dtype, torch.float32))  # bfloat16 would rank in ties
+        logits_AQV, hidden_ALD = denoiser(tokens_AL, valid_AL, query_AQ)
         if space.forbidden:
-            logits_AQV = logits_AQV.index_fill(-1, forbidden, -torch.inf)
-        nfe_B[rows_A] += 1
+            logits_AQV.index_fill_(-1, forbidden, -torch.inf)
+        nfe_B = nfe_B.index_add(0, rows_A, torch.ones_like(rows_A))
         forward_passes += 1
 
-        prediction = Prediction(logits_AQV, query_AQ, L, hidden_ALD)
+        prediction = Prediction(logits_AQV, query_AQ, tokens_AL.shape[1], hidden_ALD, compile_statistics)
         state = DecodingState(
             tokens_BL=tokens_AL,
             masked_BL=masked_AL,
-            canvas_BL=canvas_BL[rows_A],
-            valid_BL=canvas.valid_BL[rows_A],
+            canvas_BL=canvas_AL,
+            valid_BL=valid_AL,
             step=step,
             is_last=step == budget,
             budget_B=torch.full_like(rows_A, budget),
             steps_left_B=torch.full_like(rows_A, budget - step + 1),
-            noise=noise.rows(rows_A),
+            noise=noise,
             earlier=earlier,
         )
         chosen_AL = policy(state, prediction)
@@ -153,25 +157,32 @@ def decode(
         for observer in observers:
             observer(state, prediction, chosen_AL)
 
-        # Queries ascend within a row, so masks over [A, Q] and over [A, L] list the chosen positions in the same order.
-        logits_NV = logits_AQV[chosen_AL.gather(1, query_AQ)]
+        taken = chosen_AL.sum(-1).tolist()  # the loop's one look at the device: the shapes to come follow from it
+        if 0 in taken:
+            raise RuntimeError(f"policy {policy.name} chose no position at step {step}")
+        # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
+        slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
+        row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
+        logits_NV = at_least_float32(logits_AQV.flatten(0, 1)[slot_N])
         broken = broken | logits_NV.isnan().any()
-        active_N, position_N = chosen_AL.nonzero(as_tuple=True)
-        uniform_N = state.uniform_BL(Stream.TOKEN)[active_N, position_N]
-        drawn_N = token_sampler.draw(logits_NV, uniform_N, rows_A[active_N], position_N)
-        filled_AL = tokens_AL.masked_scatter(chosen_AL, drawn_N)
+        uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
+        drawn_N = token_sampler.draw(logits_NV, uniform_N, rows_A[row_N], position_N)
+        tokens_AL = tokens_AL.index_put((row_N, position_N), drawn_N)
         still_AL = masked_AL & ~chosen_AL
+        left = [before - now for before, now in zip(left, taken, strict=True)]
         if end_of_sequence == "close" and space.eos_id is not None:
-            ended_AL = ((filled_AL == space.eos_id) & state.canvas_BL & ~still_AL).cumsum(-1) > 0
-            filled_AL = filled_AL.masked_fill(still_AL & ended_AL, space.eos_id)
+            ended_AL = ((tokens_AL == space.eos_id) & canvas_AL & ~still_AL).cumsum(-1) > 0
+            tokens_AL = tokens_AL.masked_fill(still_AL & ended_AL, space.eos_id)
             still_AL = still_AL & ~ended_AL
-        tokens_BL[rows_A], masked_BL[rows_A] = filled_AL, still_AL
-        step_BL[rows_A] = step_BL[rows_A].masked_fill(masked_AL & ~still_AL, step)
+            left = still_AL.sum(-1).tolist()  # how many were closed is in the tokens: a second look
+        step_AL = step_AL.masked_fill(masked_AL & ~still_AL, step)
+        masked_AL = still_AL
 
+    tokens_BL, step_BL = tokens_BL.index_copy(0, rows_A, tokens_AL), step_BL.index_copy(0, rows_A, step_AL)
     if bool(outside):
         raise RuntimeError(f"policy {policy.name} chose positions that were not masked")
     if bool(broken):
         raise RuntimeError("the denoiser gave logits that are not numbers; has its training diverged?")
-    if bool(masked_BL.any()):
+    if any(left):
         raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)

@@ -22,11 +22,13 @@ class DecodingOptions:
             masked after a committed end-of-sequence at no cost.
         token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
+        compile_statistics: compute statistics of the logits through ``torch.compile``; for large vocabularies on a GPU.
     """
 
     end_of_sequence: EndOfSequence = "as_tokens"
     token_temperature: float = 0.0
     isolate_rows: bool = False
+    compile_statistics: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_temperature >= 0.0:
@@ -46,8 +48,11 @@ class DecodingOptions:
             end_of_sequence=self.end_of_sequence,
             seed=seed,
             isolate_rows=self.isolate_rows,
+            compile_statistics=self.compile_statistics,
         )
 
     def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:
-        """Every option of a run, the policy's own among them, ready for JSON."""
-        return {**policy.options, **asdict(self)}
+        """Every option of a run that says what is computed, the policy's own among them, ready for JSON."""
+        own = asdict(self)
+        del own["compile_statistics"]  # how fast, not what
+        return {**policy.options, **own}

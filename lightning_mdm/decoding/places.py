@@ -124,7 +124,9 @@ class PCSampler(RankedPolicy):
 
     def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
         assert self.surprise_V is not None, "inform the policy of the task's token frequencies first"
-        surprise_BL = self.surprise_V.to(state.tokens_BL.device)[prediction.best_token_BL]
+        if self.surprise_V.device != state.tokens_BL.device:  # moved once: a copy from the host makes a GPU wait
+            object.__setattr__(self, "surprise_V", self.surprise_V.to(state.tokens_BL.device))
+        surprise_BL = self.surprise_V[prediction.best_token_BL]
         calibrated_BL = (prediction.top_probability_BL * surprise_BL).clamp(max=self.clip)
         return torch.exp(-self.decay * place_BL(state)) * calibrated_BL
 

@@ -34,6 +34,7 @@ class SelectorNet(Protocol):
         masked_BL: Tensor,
         steps_left_B: Tensor,
         price: float,
+        most: int | None = None,
     ) -> UnmaskingLaw: ...
 
 

@@ -5,15 +5,16 @@ Shapes: B rows, L positions, Q queried positions per row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
+from functools import cache, cached_property
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_mdm import categorical
+from lightning_mdm.categorical import Certainty, at_least_float32
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.orders.budget import quota
 from lightning_mdm.output import DenoiserOutput
@@ -23,7 +24,7 @@ class Denoiser(Protocol):
     """Anything that gives p(x_i | z) at queried positions; ten lines suffice for a test."""
 
     def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
-        """Logits ``[B, Q, V]`` at the positions ``query_BQ`` of partly masked ``tokens_BL``."""
+        """Logits ``[B, Q, V]`` at positions ``query_BQ`` of partly masked ``tokens_BL``; the loop may write to them."""
         ...
 
 
@@ -110,38 +111,86 @@ class DecodingState:
         )
 
 
+Out = TypeVar("Out")
+
+
+@cache
+def compiled(of_logits: Callable[[Tensor], Out]) -> Callable[[Tensor], Out]:
+    """A function of logits ``[B, Q, V]`` through ``torch.compile``."""
+    return torch.compile(of_logits, dynamic=True)
+
+
 class Prediction:
     """The denoiser's distributions at the masked positions, and statistics of them computed when asked for.
 
     Statistics are spread over ``[B, L]``; only their values at masked positions mean anything.
 
     Args:
-        logits_BQV: logits; what may never be sampled is already minus infinity.
+        logits_BQV: logits in any precision; what may never be sampled is already minus infinity.
         query_BQ: the position of every queried slot, distinct within a row; a row with fewer masked positions than Q
             fills up with others, whose statistics mean nothing.
         length: L.
         hidden_BLD: what the denoiser computed on the way, where it offers that.
+        compile: take statistics of the logits through ``torch.compile``.
     """
 
-    def __init__(self, logits_BQV: Tensor, query_BQ: Tensor, length: int, hidden_BLD: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        logits_BQV: Tensor,
+        query_BQ: Tensor,
+        length: int,
+        hidden_BLD: Tensor | None = None,
+        compile: bool = False,
+    ) -> None:
         self.logits_BQV = logits_BQV
         self.query_BQ = query_BQ
         self.length = length
         self.hidden_BLD = hidden_BLD
+        self.compile = compile
+        self._certainty: Certainty | None = None
 
-    def rows(self, chosen: Sequence[int]) -> Prediction:
+    def rows(self, chosen: Tensor) -> Prediction:
         """The predictions for some of the rows."""
-        kept = torch.tensor(chosen, device=self.query_BQ.device)
-        hidden_BLD = None if self.hidden_BLD is None else self.hidden_BLD[kept]
-        return Prediction(self.logits_BQV[kept], self.query_BQ[kept], self.length, hidden_BLD)
+        hidden_BLD = None if self.hidden_BLD is None else self.hidden_BLD[chosen]
+        return Prediction(self.logits_BQV[chosen], self.query_BQ[chosen], self.length, hidden_BLD, self.compile)
 
     def spread(self, value_BQ: Tensor) -> Tensor:
         """Values per slot, placed at their positions: ``[B, L]``, 0 elsewhere."""
         return value_BQ.new_zeros(len(value_BQ), self.length).scatter_(1, self.query_BQ, value_BQ)
 
+    def function(self, of_logits: Callable[[Tensor], Out]) -> Callable[[Tensor], Out]:
+        """A function of logits, compiled where that is asked for."""
+        return compiled(of_logits) if self.compile else of_logits
+
     def statistic(self, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of logits ``[N, V] -> [N]`` at every masked position, spread over ``[B, L]``."""
-        return self.spread(of_logits(self.logits_BQV))
+        return self.spread(self.function(of_logits)(self.logits_BQV))
+
+    @property
+    def confidence_BLF(self) -> Tensor:
+        """Top probability, margin, entropy and odds against the likeliest token, float64 ``[B, L, 4]``, in one go."""
+        if self._certainty is None:
+            self._certainty = self.function(categorical.certainty)(self.logits_BQV)
+        sure = self._certainty
+        value_BQF = torch.stack((1.0 / (1.0 + sure.odds), sure.margin, sure.entropy, sure.odds), dim=-1)
+        index_BQF = self.query_BQ[:, :, None].expand(value_BQF.shape)
+        return value_BQF.new_zeros(len(value_BQF), self.length, 4).scatter_(1, index_BQF, value_BQF)
+
+    def log_prob_BL(self, token_BL: Tensor, masked_BL: Tensor) -> Tensor:
+        """Log-probability of a token at every masked position, at least float32 ``[B, L]``; 0 elsewhere."""
+        token_BQ1 = token_BL.gather(1, self.query_BQ)[:, :, None]
+        asked_BQ = masked_BL.gather(1, self.query_BQ)
+        # Slots that ask for nothing may hold a token that is never generated; their likelihood is not used.
+        logit_BQ = at_least_float32(self.logits_BQV.gather(-1, token_BQ1)).squeeze(-1).masked_fill(~asked_BQ, 0.0)
+        return self.spread(logit_BQ - self.log_total_BQ.masked_fill(~asked_BQ, 0.0))
+
+    @property
+    def log_total_BQ(self) -> Tensor:
+        """Logarithm of the sum of the exponentials of the logits, at least float32; cheap once confidence is known."""
+        if self._certainty is None:
+            return self.function(categorical.log_total)(self.logits_BQV)
+        best_BQ = self._certainty.best
+        return best_BQ + self._certainty.odds.log1p().to(best_BQ.dtype)
 
     @cached_property
     def top_probability_BL(self) -> Tensor:
@@ -161,7 +210,7 @@ class Prediction:
     @cached_property
     def best_token_BL(self) -> Tensor:
         """The likeliest token, int64; the lowest id among equals."""
-        return self.statistic(lambda logits_NV: logits_NV.argmax(-1))
+        return self.spread(self.logits_BQV.argmax(-1))
 
     def divergence_BL(self, earlier: Prediction) -> Tensor:
         """KL divergence of these distributions from those of an earlier step of the same rows, nats, float64."""

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lightning_mdm.categorical import at_least_float32
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
@@ -30,13 +31,29 @@ class StateReading:
 
     Args:
         prediction: distributions at the masked positions, and hidden states.
-        log_prob_SL: log p(x_i | z) of the true tokens; 0 where not masked.
-        margin_SL: probability of the true token minus that of the likeliest other one, detached; 0 where not masked.
+        true_SL: int64, the true tokens.
+        masked_SL: bool, what is masked.
     """
 
     prediction: Prediction
-    log_prob_SL: Tensor
-    margin_SL: Tensor
+    true_SL: Tensor
+    masked_SL: Tensor
+
+    @cached_property
+    def log_prob_SL(self) -> Tensor:
+        """log p(x_i | z) of the true tokens; 0 where not masked."""
+        return self.prediction.log_prob_BL(self.true_SL, self.masked_SL)
+
+    @cached_property
+    def margin_SL(self) -> Tensor:
+        """Probability of the true token minus that of the likeliest other one, detached; 0 where not masked."""
+        prediction = self.prediction
+        with torch.no_grad():
+            p_SQV = at_least_float32(prediction.logits_BQV).softmax(-1)
+            true_SQ1 = self.true_SL.gather(1, prediction.query_BQ)[:, :, None]
+            other_SQ = p_SQV.scatter(-1, true_SQ1, 0.0).amax(-1)
+            margin_SQ = p_SQV.gather(-1, true_SQ1).squeeze(-1) - other_SQ
+            return prediction.spread(margin_SQ).masked_fill(~self.masked_SL, 0.0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class BatchModel:
         budget: T.
         price: nats per step.
         forbidden: ids that are never generated.
+        compile_statistics: compute statistics of the logits through ``torch.compile``.
     """
 
     batch: Batch
@@ -62,6 +80,7 @@ class BatchModel:
     budget: int
     price: float
     forbidden: Sequence[int] = ()
+    compile_statistics: bool = False
 
     @property
     def posterior_reads_states(self) -> bool:
@@ -86,21 +105,11 @@ class BatchModel:
                 self.batch.valid_BL[states.example_S],
                 query_SQ,
             )
-            logits_SQV = logits_SQV.to(torch.promote_types(logits_SQV.dtype, torch.float32))
             if self.forbidden:
                 index = torch.tensor(self.forbidden, device=logits_SQV.device)
-                logits_SQV = logits_SQV.index_fill(-1, index, -torch.inf)
-            asked_SQ = masked_SL.gather(1, query_SQ)
-            true_SQ1 = clean_SL.gather(1, query_SQ)[:, :, None]
-            # Slots that ask for nothing may hold a token that is never generated; their likelihood is not used.
-            log_SQ = logits_SQV.gather(-1, true_SQ1).squeeze(-1).masked_fill(~asked_SQ, 0.0)
-            log_SQ = log_SQ - logits_SQV.logsumexp(-1).masked_fill(~asked_SQ, 0.0)
-            prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD)
-            with torch.no_grad():
-                p_SQV = logits_SQV.softmax(-1)
-                other_SQ = p_SQV.scatter(-1, true_SQ1, 0.0).amax(-1)
-                margin_SQ = (p_SQV.gather(-1, true_SQ1).squeeze(-1) - other_SQ).masked_fill(~asked_SQ, 0.0)
-            return StateReading(prediction, prediction.spread(log_SQ), prediction.spread(margin_SQ))
+                logits_SQV.index_fill_(-1, index, -torch.inf)  # ours to write to, and large
+            prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile_statistics)
+            return StateReading(prediction, clean_SL, masked_SL)
 
     def selector_law(self, states: States, reading: StateReading) -> UnmaskingLaw:
         """pi(U | z)."""

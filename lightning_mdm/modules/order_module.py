@@ -103,6 +103,7 @@ class OrderModule(L.LightningModule):
         learning_rate: peak of Adam's learning rate.
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
+        compile: run the denoiser, and the statistics of its logits, through ``torch.compile`` while fitting.
         noise_seed: seed of all draws; with it training is a function of the data's order alone.
 
     Raises:
@@ -139,6 +140,7 @@ class OrderModule(L.LightningModule):
         learning_rate: float = 3e-3,
         warmup_steps: int = 100,
         final_learning_rate: float = 0.02,
+        compile: bool = False,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -207,6 +209,7 @@ class OrderModule(L.LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
+        self.compile_nets = compile
         self.noise_seed = noise_seed
         self.starts_trained = denoiser_ckpt is not None or not isinstance(net, TransformerConfig)
         self.denoiser = build_denoiser(net, vocab_size)
@@ -227,6 +230,10 @@ class OrderModule(L.LightningModule):
         # Moments by budget and step, for the estimator's control variate.
         self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
         self.bounds = OrderBounds()
+
+    def setup(self, stage: str) -> None:
+        if self.compile_nets and stage == "fit":
+            self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
@@ -284,7 +291,7 @@ class OrderModule(L.LightningModule):
         forbidden = data.token_space.forbidden if data is not None else ()
         return BatchModel(
             batch, self.denoiser, not self.joint, self.selector_for(budget), self.posterior_for(budget), budget, price,
-            forbidden,
+            forbidden, self.compile_nets,
         )  # fmt: skip
 
     # Training.

@@ -157,7 +157,13 @@ class OrderNet(nn.Module):
             self.last.bias.zero_()
 
     def forward(
-        self, hidden_BLD: Tensor, feature_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_B: Tensor
+        self,
+        hidden_BLD: Tensor,
+        feature_BLF: Tensor,
+        valid_BL: Tensor,
+        masked_BL: Tensor,
+        steps_B: Tensor,
+        most: int | None = None,
     ) -> OrderReading:
         """One number per masked position, and what there is to say of the row.
 
@@ -167,9 +173,12 @@ class OrderNet(nn.Module):
             valid_BL: True where a position is not padding.
             masked_BL: the positions asked about; some in every row.
             steps_B: number of steps, which chooses the table of positions and the last layer.
+            most: what no row's number of masked positions exceeds, for callers who know that: asking the masks makes a
+                GPU wait.
         """
         attended_BL = masked_BL if self.config.attends == "masked" else valid_BL
-        most = int(attended_BL.sum(-1).max())
+        if most is None or self.config.attends == "all":
+            most = int(attended_BL.sum(-1).max())
         slot_BQ = attended_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
         x_BQD = self.read_hidden(torch.take_along_dim(hidden_BLD, slot_BQ[:, :, None], dim=1))
         x_BQD = x_BQD + self.read_features(torch.take_along_dim(feature_BLF, slot_BQ[:, :, None], dim=1))
@@ -242,6 +251,7 @@ class Selector(nn.Module):
         masked_BL: Tensor,
         steps_left_B: Tensor,
         price: float,
+        most: int | None = None,
     ) -> UnmaskingLaw:
         """pi(U | z).
 
@@ -253,6 +263,7 @@ class Selector(nn.Module):
             masked_BL: the positions to choose from; some in every row.
             steps_left_B: steps left including this one.
             price: nats per step.
+            most: what no row's number of masked positions exceeds, for callers who know that.
         """
         top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.to(hidden_BLD.dtype).unbind(-1)
         log_odds_BL = (odds_BL + LEAST_ODDS).log() / 10.0
@@ -266,7 +277,7 @@ class Selector(nn.Module):
             ),
             dim=-1,
         )
-        read = self.net(hidden_BLD, feature_BLF, valid_BL, masked_BL, steps_left_B)
+        read = self.net(hidden_BLD, feature_BLF, valid_BL, masked_BL, steps_left_B, most)
         logits_BL = read.value_BL
         if self.offset is not None:
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]

@@ -91,8 +91,9 @@ class Attention(nn.Module):
 
     def forward(self, x_BLD: Tensor, attend_B1LL: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
-        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        qkv = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], cos, sin).to(qkv.dtype)  # together: half the operations to start
+        v = qkv[2]
         mixed_BHLK = F.scaled_dot_product_attention(q, k, v, attn_mask=attend_B1LL)
         return self.out(mixed_BHLK.transpose(1, 2).reshape(B, L, D))
 

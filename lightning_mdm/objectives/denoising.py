@@ -97,7 +97,9 @@ def denoising(
     target_BQ = tokens_BL.gather(1, query_BQ)
     masked_BQ = masked_BL.gather(1, query_BQ)
     logits_BQV = logits_BQV.to(torch.promote_types(logits_BQV.dtype, torch.float32))
-    nll_BQ = F.cross_entropy(logits_BQV.transpose(1, 2), target_BQ, reduction="none").where(masked_BQ, 0.0)
+    # As [N, V]: with the vocabulary in the middle a GPU would read the logits across their rows.
+    nll_N = F.cross_entropy(logits_BQV.flatten(0, 1), target_BQ.flatten(), reduction="none")
+    nll_BQ = nll_N.view_as(target_BQ).where(masked_BQ, 0.0)
     n_tokens_B = response_BL.sum(-1)
     n_masked = masked_BQ.sum()
     bound_nats_B = nll_BQ.sum(-1) / t_B.to(nll_BQ.dtype)

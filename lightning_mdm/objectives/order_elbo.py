@@ -142,10 +142,11 @@ class Term(Generic[R]):
 def term(model: OrderModel[R], states: States, *, last: bool) -> Term[R]:
     """The step's share of the bound without prices, the expectation over its set in closed form."""
     reading = model.read(states)
-    log_prob_SL = reading.log_prob_SL
     if last:
-        return Term(reading, log_prob_SL.sum(-1), torch.zeros_like(log_prob_SL[:, 0]), None, None)
+        token_S = reading.log_prob_SL.sum(-1)
+        return Term(reading, token_S, torch.zeros_like(token_S), None, None)
     pi = model.selector_law(states, reading)
+    log_prob_SL = reading.log_prob_SL  # after the selector has asked: that makes it cheap
     seen = (log_prob_SL, pi) if model.posterior_reads_states else (None, None)
     q = model.posterior_law(states, *seen)
     return Term(reading, (q.marginal_BL * log_prob_SL).sum(-1), q.kl(pi), q, pi)

@@ -61,7 +61,8 @@ def one_step(
         log_prob_SL = pi = None
         if model.posterior_reads_states:
             reading = model.read(states)
-            log_prob_SL, pi = reading.log_prob_SL, model.selector_law(states, reading)
+            pi = model.selector_law(states, reading)
+            log_prob_SL = reading.log_prob_SL  # after the selector has asked: that makes it cheap
             evaluations += len(states.example_S)
         q_A = model.posterior_law(states, log_prob_SL, pi).rows(where_A)
         chosen_AL = choose(q_A, row_A, step)

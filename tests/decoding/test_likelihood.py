@@ -43,7 +43,13 @@ MASK = SPACE.mask_id
 
 
 def confident(
-    hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, left_B: Tensor, price: float
+    hidden_BLD: Tensor,
+    confidence_BLF: Tensor,
+    valid_BL: Tensor,
+    masked_BL: Tensor,
+    left_B: Tensor,
+    price: float,
+    most: int | None = None,
 ) -> NonEmptyBernoulli:
     """A selector without weights: the surer the denoiser is, the sooner."""
     logits_BL = 8.0 * confidence_BLF[..., 0] - 5.0 - left_B[:, None].double().log()

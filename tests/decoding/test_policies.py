@@ -186,7 +186,7 @@ def test_the_selector_is_told_price_steps_left_and_what_is_masked() -> None:
 
     def selector(
         hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
-        price: float,
+        price: float, most: int | None = None,
     ) -> NonEmptyBernoulli:  # fmt: skip
         seen.append((steps_left_B.tolist(), price, masked_BL.sum(-1).tolist()))
         return NonEmptyBernoulli.from_logits(torch.full(masked_BL.shape, -9.0, dtype=torch.float64), masked_BL)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from laws import assert_mean
+from lightning_mdm import categorical
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.decoding import state as decoding_state
 from lightning_mdm.decoding.learned import Learned, selector_law
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.state import DecodingState, Prediction
@@ -141,6 +143,31 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, 
         got = p.grad is not None and bool((p.grad != 0.0).any())
         assert got == wanted, name
         assert p.grad is None or bool(p.grad.isfinite().all())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own
+@pytest.mark.parametrize("training", ["frozen", "joint"])
+def test_a_compiled_net_and_compiled_statistics_learn_what_plain_ones_do(
+    tmp_path: Path, ckpt: str, training: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surrogates: dict[bool, list[float]] = {False: [], True: []}
+    names: dict[bool, set[str]] = {}
+    asked: list[object] = []
+    monkeypatch.setattr(
+        decoding_state, "compiled", lambda f, plain=decoding_state.compiled: asked.append(f) or plain(f)
+    )
+    for compiled, losses in surrogates.items():
+        module = build(ckpt, denoiser=training, compile=compiled)
+        module.setup("fit")
+        model = module.batch_model(batch([5, 61, 7]), 2, 0.0)
+        out = module.objective(model, RowNoise(0, model.batch.index_B), 0)
+        out.surrogate.backward()
+        gradients = [p.grad.norm() for p in module.parameters() if p.requires_grad and p.grad is not None]
+        losses += [float(out.surrogate.detach()), float(out.bound_nats_B.sum()), float(torch.stack(gradients).norm())]
+        names[compiled] = set(module.state_dict())
+        assert (categorical.certainty in asked) == compiled
+    assert names[True] == names[False]
+    assert surrogates[True] == pytest.approx(surrogates[False], rel=1e-4, abs=1e-6)
 
 
 def test_tokens_that_are_never_generated_leave_finite_gradients(ckpt: str) -> None:

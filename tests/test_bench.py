@@ -1,0 +1,178 @@
+"""The measurements of ``experiments/bench`` on shapes for nothing but this."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import ConfidenceThreshold, TopProbability
+
+BENCH = Path(__file__).resolve().parents[1] / "experiments" / "bench"
+CPU = torch.device("cpu")
+COLUMNS = ["name", "device", "batch", "canvas", "steps", "value", "unit", "target", "commit"]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The scripts, which import one another by their names."""
+    names = [path.stem for path in BENCH.glob("*.py")]
+    monkeypatch.syspath_prepend(str(BENCH))
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in names:
+        del sys.modules[name]
+
+
+def measured(bench: SimpleNamespace, folder: Path) -> Any:
+    """Measurements as quick as can be, their rows in a folder."""
+    return bench.measuring.Bench(CPU, folder / "rows.csv", 0.0)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rows.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_command_measures_everything_and_nothing_twice(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--tiny", "--device", "cpu", "--patience", "0", "--out", str(tmp_path)]
+    bench.run.main([*command, "--only", "naive"])
+    first = rows_of(tmp_path)
+    assert list(first[0]) == COLUMNS
+    bench.run.main(command)
+    rows = rows_of(tmp_path)
+    assert rows[: len(first)] == first
+    names = [row["name"] for row in rows]
+    assert len(set(names)) == len(names)
+    parts = {name.split("/")[1] for name in names if name.startswith("tiny/")}
+    assert parts == {"training", "order", "decoding", "cost"}
+    assert all(float(row["value"]) > 0.0 and row["commit"] and row["device"].startswith("cpu ") for row in rows)
+    assert not any("utilisation" in name or "memory" in name for name in names), "no peak is known of a CPU"
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.csv", "cost_tiny_cpu.png", "cost_tiny_cpu.svg"}
+
+    def never(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(bench.measuring.Clock, "seconds", never)
+    bench.run.main(command)
+    assert rows_of(tmp_path) == rows
+    (tmp_path / "cost_tiny_cpu.png").unlink()
+    monkeypatch.setattr(bench.measuring, "commit_hash", lambda _: "another")
+    bench.run.main([*command, "--only", "figure"])
+    assert (tmp_path / "cost_tiny_cpu.png").exists(), "the figure needs rows of any commit"
+    with pytest.raises(AssertionError, match="measured again"):
+        bench.run.main(command)
+
+
+def test_utilisation_is_over_the_peak_of_a_known_device(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench.measuring.PEAKS, bench.measuring.device_name(CPU), bench.measuring.Peak(1e9, 1e9))
+    bench.training.pretraining(measured(bench, tmp_path), bench.sizes.SIZES["tiny"], "tiny")
+    value = {row["name"]: float(row["value"]) for row in rows_of(tmp_path)}
+    share = value["tiny/training/model_flop_utilisation"]
+    assert share == pytest.approx(value["tiny/training/flops_per_second"] / 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "queries"), [(1, 3), (3, 8)])
+def test_the_arithmetic_counts_the_operations_of_a_pass(bench: SimpleNamespace, rows: int, queries: int) -> None:
+    size = bench.sizes.SIZES["tiny"]
+    tokens_BL, valid_BL, query_BQ = size.masked(rows, CPU)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        size.denoiser(CPU)(tokens_BL, valid_BL, query_BQ[:, :queries])
+    attention = rows * size.net.layers * 4 * size.canvas**2 * size.net.width
+    products = sum(n for name, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(name))
+    assert size.forward_flops(rows, queries) - attention == products
+    weights = size.block_weights + size.head_weights
+    assert weights == sum(
+        p.numel() for n, p in size.denoiser(CPU).named_parameters() if "norm" not in n and "emb" not in n
+    )
+
+
+def test_the_shape_of_170m_is_smdms(bench: SimpleNamespace) -> None:
+    size = bench.sizes.SIZES["170m"]
+    assert (size.net.layers, size.net.width, size.net.heads, size.net.mlp_width) == (18, 768, 12, 3072)
+    assert (size.vocabulary, size.canvas, size.batches) == (32_001, 256, (1, 16, 256))
+    assert size.block_weights == pytest.approx(170e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_the_naive_loop_decodes_what_ours_does(bench: SimpleNamespace, noise: bool) -> None:
+    size = replace(bench.sizes.SIZES["tiny"], steps=5)
+    denoiser, rows = size.denoiser(CPU, torch.float64), size.rows(9, CPU)
+    ours = decode(denoiser, TopProbability(), rows, size.space, steps=5).tokens_BL
+    assert bench.loops.naive_decode(denoiser, rows, size, noise).equal(ours)
+    assert len(set(ours[:, size.prompt :].flatten().tolist())) > 3, "one token everywhere shows nothing"
+
+
+def test_other_outcomes_are_no_comparison(
+    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.loops, "naive_decode", lambda denoiser, rows, size, noise: rows.tokens_BL)
+    with pytest.raises(RuntimeError, match="of the tokens otherwise"):
+        bench.loops.side_by_side(measured(bench, tmp_path), bench.sizes.SIZES["tiny"], "tiny")
+
+
+def test_half_precision_runs_through(bench: SimpleNamespace, tmp_path: Path) -> None:
+    size = replace(bench.sizes.SIZES["tiny"], half=True)
+    found, training, loops = measured(bench, tmp_path), bench.training, bench.loops
+    for measure in (training.pretraining, training.order_learning, loops.overhead, loops.adaptive):
+        measure(found, size, "half")
+    assert size.denoiser(CPU).head.weight.dtype == torch.bfloat16
+    assert len(found.rows) > 20
+
+
+def test_works_alternate_and_both_ways(bench: SimpleNamespace, tmp_path: Path) -> None:
+    made: list[str] = []
+    rounds = measured(bench, tmp_path).paired(lambda: made.append("a"), lambda: made.append("b"), least=4)
+    assert len(rounds) == 4
+    assert "".join(made) == "aabb" + "baabbaab"
+    assert bench.measuring.ratio([[2.0, 1.0], [9.0, 3.0], [1.0, 4.0]], 0, 1) == 2.0
+
+
+def test_a_denoiser_by_graphs_gives_what_it_gives_without(bench: SimpleNamespace) -> None:
+    """Its padding and its bookkeeping; where there is no GPU the recording is only pretended."""
+    size = bench.sizes.SIZES["tiny"]
+    recorded: list[tuple[int, int]] = []
+
+    def record(denoiser: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
+        out = denoiser(*(torch.zeros_like(value) if value.dtype == torch.int64 else value for value in inputs))
+        recorded.append((len(inputs[0]), inputs[2].shape[1]))
+
+        def replay() -> None:
+            again = denoiser(*inputs)
+            out.logits_BQV.copy_(again.logits_BQV)
+            out.hidden_BLD.copy_(again.hidden_BLD)
+
+        return replay, out
+
+    plain, rows = size.denoiser(CPU, torch.float64), size.rows(5, CPU)
+    graphed = bench.graphs.Graphed(plain, record)
+    for policy in (TopProbability(), ConfidenceThreshold(0.5)):
+        first, second = (decode(net, policy, rows, size.space, steps=4) for net in (plain, graphed))
+        assert first.tokens_BL.equal(second.tokens_BL)
+        assert first.order.step_BL.equal(second.order.step_BL)
+    assert len(recorded) == len(set(recorded)) == len(graphed.graphs)
+    assert set(recorded) <= {(n, size.canvas) for n in (1, 2, 4, 8)}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_of_a_gpu_decode_the_same(bench: SimpleNamespace) -> None:
+    gpu, size = torch.device("cuda"), bench.sizes.SIZES["tiny"]
+    plain, rows = size.denoiser(gpu, torch.float64), size.rows(5, gpu)
+    first, second = (
+        decode(net, TopProbability(), rows, size.space, steps=4) for net in (plain, bench.graphs.Graphed(plain))
+    )
+    assert first.tokens_BL.equal(second.tokens_BL)
