@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this slice; without end if not given")
-    parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_6m"), help="where runs are kept, by size")
+    parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_sizes"), help="where runs are kept, by size")
     options = parser.parse_args(arguments)
     size, run_dir = SIZES[options.size], options.runs / options.size
     try:
