@@ -10,7 +10,7 @@ TASK := configs/word_problems
 
 help:
 	@echo "make sweep-steps    train briefly, decode with ten policies at every budget, draw the frontier"
-	@echo "make sudoku         a small Sudoku denoiser, and every order at every budget, minutes on 2 cores"
+	@echo "make sudoku         a small Sudoku denoiser, its learned order, and every policy, minutes on 2 cores"
 	@echo "make train-default  train the default denoiser and its order from nothing, refresh the weights that ship"
 	@echo "make test           the whole test suite"
 	@echo "make check          format, lint, types, import contracts"
@@ -37,10 +37,15 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
 	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
+# Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
+SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
+HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU) --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last $(HARD)
 
 # Five stages of growing difficulty, hours on 2 cores, each from the weights of the one before.
 STAGES := 1 2 3 4 5

@@ -3,8 +3,8 @@
 python experiments/sudoku/run.py [--size small|paper|tiny] [--minutes M]
 
 Give the same command again until it prints "complete": what is complete is not repeated, and what a slice's end has
-stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of Kim
-et al. 2025 for one GPU, ``small`` that of ``make sudoku``, which trains on CPU cores, and ``tiny`` rehearses ``paper``.
+stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
+Kim et al. 2025 for one GPU, ``small`` that of ``make sudoku``, which trains on CPU cores, and ``tiny`` rehearses ``paper``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SIZES = {
     "small": Size(
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
-        hard=("--data.min_clues", "24", "--data.max_clues", "34"), rows="rows",
+        hard=("--data.min_clues", "26", "--data.max_clues", "34"), rows="rows",
     ),
     "paper": Size(("denoiser",), ("order",), rows="rows_6m"),
     "tiny": Size(
@@ -126,7 +126,10 @@ def stages(size: Size, run_dir: Path, minutes: Slice) -> None:
     learned = (*configs(size.order), *size.options, "--model.denoiser_ckpt", str(denoiser / last))
     swept = ("--run_dir", str(order), *size.sweep, "--ckpt_path", str(order / last))
     for name, arguments in (
-        ("denoiser", ("fit", *configs(size.denoiser), *size.options, "--run_dir", str(denoiser), "--ckpt_path", "last")),
+        (
+            "denoiser",
+            ("fit", *configs(size.denoiser), *size.options, "--run_dir", str(denoiser), "--ckpt_path", "last"),
+        ),
         ("order", ("fit", *learned, "--run_dir", str(order), "--ckpt_path", "last")),
         ("easy", ("sweep", *learned, *swept, "--data.test_difficulty", "easy")),
         ("hard", ("sweep", *learned, *swept, "--data.test_difficulty", "hard", *size.hard)),
