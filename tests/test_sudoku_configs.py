@@ -86,6 +86,7 @@ def test_the_stages_of_the_runner_parse(
         def lightning(self, *arguments: str, log: Path) -> None:
             kept = [part for part in arguments if not part.endswith(".ckpt")]
             kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
+            capsys.readouterr()
             with pytest.raises(SystemExit) as ended:
                 main([*kept, "--print_config"])
             assert ended.value.code == 0

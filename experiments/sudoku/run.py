@@ -4,7 +4,7 @@ python experiments/sudoku/run.py [--size small|paper|tiny] [--minutes M]
 
 Give the same command again until it prints "complete": what is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
-Kim et al. 2025 for one GPU, ``small`` that of ``make sudoku``, which trains on CPU cores, and ``tiny`` rehearses ``paper``.
+Kim et al. 2025 for one GPU, ``small`` that of ``make sudoku``, which trains on CPU cores; ``tiny`` rehearses ``paper``.
 """
 
 from __future__ import annotations
