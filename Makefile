@@ -40,12 +40,13 @@ sweep-steps: $(VENV)/.run
 # Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
+NO_BOUNDS := --model.budgets [2] --model.prices [0.0] --model.validation_samples 1
 HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last $(HARD)
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD)
 
 # Five stages of growing difficulty, hours on 2 cores, each from the weights of the one before.
 STAGES := 1 2 3 4 5

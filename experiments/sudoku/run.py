@@ -1,10 +1,11 @@
 """Train a Sudoku denoiser, learn its order and decode the easy and the hard test set, in slices of a few minutes.
 
-python experiments/sudoku/run.py [--size small|paper|tiny] [--minutes M]
+python experiments/sudoku/run.py [--size small|paper|tiny] [--minutes M] [--so_far]
 
 Give the same command again until it prints "complete": what is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
 Kim et al. 2025 for one GPU, ``small`` that of ``make sudoku``, which trains on CPU cores; ``tiny`` rehearses ``paper``.
+``--so_far`` runs nothing and reports on the problems that every policy has decoded.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 
+from lightning_mdm.outcomes import OutcomeStore, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import report
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/sudoku")
 GRACE = 30.0  # seconds for a stage to end by itself when its time is over
+NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")  # of the sweeps
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Size:
         options: of every stage.
         sweep: of both sweeps.
         hard: of the sweep of hard puzzles.
-        rows: file of the rows in this folder, and stem of the figures; none are kept of a rehearsal.
+        suffix: of the names of rows, figure and report in this folder; none are kept of a rehearsal.
     """
 
     denoiser: tuple[str, ...]
@@ -43,16 +46,16 @@ class Size:
     options: tuple[str, ...] = ()
     sweep: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
-    rows: str | None = None
+    suffix: str | None = None
 
 
 SIZES = {
     "small": Size(
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
-        hard=("--data.min_clues", "26", "--data.max_clues", "34"), rows="rows",
+        hard=("--data.min_clues", "26", "--data.max_clues", "34"), suffix="",
     ),
-    "paper": Size(("denoiser",), ("order",), rows="rows_6m"),
+    "paper": Size(("denoiser",), ("order",), suffix="_6m"),
     "tiny": Size(
         ("denoiser",), ("order",),
         options=(
@@ -124,7 +127,7 @@ def stages(size: Size, run_dir: Path, minutes: Slice) -> None:
     denoiser, order = run_dir / "denoiser", run_dir / "order"
     last = "checkpoints/last.ckpt"
     learned = (*configs(size.order), *size.options, "--model.denoiser_ckpt", str(denoiser / last))
-    swept = ("--run_dir", str(order), *size.sweep, "--ckpt_path", str(order / last))
+    swept = ("--run_dir", str(order), *NO_BOUNDS, *size.sweep, "--ckpt_path", str(order / last))
     for name, arguments in (
         (
             "denoiser",
@@ -141,6 +144,41 @@ def stages(size: Size, run_dir: Path, minutes: Slice) -> None:
         print(f"{name} is complete", flush=True)
 
 
+def so_far(run_dir: Path) -> Path:
+    """A run directory of what the sweeps of ``run_dir`` have decoded: whole batches that every cell of a split has.
+
+    Raises:
+        ValueError: nothing has been decoded.
+    """
+    store = OutcomeStore(run_dir / "cells")
+    rows, outcomes = [], []
+    for split in ("easy", "hard"):
+        cells = [cell for cell in store.cells() if cell.split == split]
+        common = set.intersection(*map(store.done, cells)) if cells else set()
+        for cell in cells:
+            kept = [r for r in store.records(cell) if common.issuperset(o.problem for o in r.outcomes)]
+            rows.append(frontier_row(cell, kept))
+            outcomes += outcome_rows(cell, kept)
+    if not rows:
+        raise ValueError(f"{run_dir} holds no decoded test problems: run the sweeps first")
+    path = run_dir / "so_far"
+    path.mkdir(exist_ok=True)
+    write_rows(path / "frontier.csv", rows)
+    write_outcomes(path / "outcomes.csv", outcomes)
+    return path
+
+
+def publish(run_dir: Path, size: Size) -> None:
+    """Table, figure and report of a run directory, and copies of them in this folder."""
+    report([str(run_dir)])
+    if size.suffix is None:
+        return
+    copyfile(run_dir / "frontier.csv", HERE / f"rows{size.suffix}.csv")
+    for name in ("frontier.png", "frontier.svg", "report.md"):
+        stem, kind = name.split(".")
+        copyfile(run_dir / name, HERE / f"{stem}{size.suffix}.{kind}")
+
+
 def configs(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for name in names for part in ("--config", str(CONFIGS / f"{name}.yaml")))
 
@@ -150,19 +188,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this slice; without end if not given")
     parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_sizes"), help="where runs are kept, by size")
+    parser.add_argument("--so_far", action="store_true", help="report on what is decoded, and run nothing")
     options = parser.parse_args(arguments)
     size, run_dir = SIZES[options.size], options.runs / options.size
+    if options.so_far:
+        publish(so_far(run_dir / "order"), size)
+        return
     try:
         stages(size, run_dir, Slice(time.monotonic() + 60.0 * options.minutes))
     except OutOfTimeError:
         print(f"The slice is over; the same command goes on in {run_dir}.")
         return
-    report([str(run_dir / "order")])
-    if size.rows is not None:
-        copyfile(run_dir / "order" / "frontier.csv", HERE / f"{size.rows}.csv")
-        for name in ("frontier.png", "frontier.svg", "report.md", "paired.csv", "equal_nfe.csv"):
-            if (run_dir / "order" / name).exists():
-                copyfile(run_dir / "order" / name, HERE / name.replace("frontier", size.rows))
+    publish(run_dir / "order", size)
     print("complete")
 
 
