@@ -59,9 +59,9 @@ SIZES = {
     "tiny": Size(
         ("denoiser",), ("order",),
         options=(
-            "--model.net.width", "48", "--model.net.mlp_width", "96", "--data.batch_size", "8", "--data.pool", "200",
-            "--data.num_workers", "0", "--data.n_validation", "20", "--data.n_test", "10", "--trainer.max_steps", "300",
-            "--trainer.val_check_interval", "300", "--trainer.callbacks.every_n_train_steps", "20",
+            "--model.net.width", "48", "--model.net.mlp_width", "96", "--data.batch_size", "4", "--data.pool", "40",
+            "--data.num_workers", "0", "--data.n_validation", "4", "--data.n_test", "4", "--trainer.max_steps", "40",
+            "--trainer.val_check_interval", "40", "--trainer.callbacks.every_n_train_steps", "10",
         ),
         sweep=("--frontier.budgets", "[1, 4]"),
     ),
