@@ -21,6 +21,7 @@ CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
 LAST = Path("checkpoints") / "last.ckpt"
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
+NO_BOUNDS = ("--model.budgets", "[2]", "--model.validation_samples", "1")  # of the sweep
 
 
 def lightning(*arguments: str, log: Path) -> None:
@@ -42,7 +43,9 @@ def learned(run_dir: Path, order: Sequence[str]) -> None:
     lightning("fit", *order, *TWO_STEPS, "--run_dir", str(first), "--ckpt_path", "last", log=run_dir / "two_steps.log")
     start = "last" if (both / LAST).exists() else str(first / LAST)
     lightning("fit", *order, "--run_dir", str(both), "--ckpt_path", start, log=run_dir / "order.log")
-    lightning("sweep", *order, "--run_dir", str(both), "--ckpt_path", str(both / LAST), log=run_dir / "sweep.log")
+    lightning(
+        "sweep", *order, *NO_BOUNDS, "--run_dir", str(both), "--ckpt_path", str(both / LAST), log=run_dir / "sweep.log"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learned(there, (*configs("order"), *seeded))
         for name in ("order_nats.csv", "order_nats.png", "order_nats.svg"):
             copyfile(there / "order" / name, HERE / name)
+        copyfile(there / "order" / "frontier.csv", HERE / "exact_rows.csv")
     if "trained" in options.parts:
         there, denoiser = run_dir / "trained", run_dir / "denoiser"
         lightning(
