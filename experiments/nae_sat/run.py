@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 
+from lightning_mdm.outcomes import read_rows, write_rows
+
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
@@ -62,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learned(there, (*configs("order"), *seeded))
         for name in ("order_nats.csv", "order_nats.png", "order_nats.svg"):
             copyfile(there / "order" / name, HERE / name)
-        copyfile(there / "order" / "frontier.csv", HERE / "exact_rows.csv")
     if "trained" in options.parts:
         there, denoiser = run_dir / "trained", run_dir / "denoiser"
         lightning(
@@ -70,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log=run_dir / "denoiser.log",
         )  # fmt: skip
         learned(there, (*configs("order", "order_small"), *seeded, "--model.denoiser_ckpt", str(denoiser / LAST)))
-        copyfile(there / "order" / "frontier.csv", HERE / "rows.csv")
         copyfile(there / "order" / "report.md", HERE / "trained.md")
         for kind in ("png", "svg"):
             copyfile(there / "order" / f"frontier.{kind}", HERE / f"trained.{kind}")
+    files = [run_dir / part / "order" / "frontier.csv" for part in ("exact", "trained")]
+    write_rows(HERE / "rows.csv", [row for file in files if file.exists() for row in read_rows(file)])
 
 
 if __name__ == "__main__":
