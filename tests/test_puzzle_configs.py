@@ -114,9 +114,9 @@ def test_the_order_of_a_trained_denoiser(tmp_path: Path, task: str, order: tuple
     denoiser = tmp_path / "denoiser" / "checkpoints" / "last.ckpt"
     options = [
         *layers(task, *order), "--run_dir", tmp_path / "order", *QUICK, *QUICK_ORDER,
-        "--frontier.policies=[Learned]", "--frontier.budgets=[2]",
+        "--frontier.policies=[Learned]", "--frontier.budgets=[2]", "--model.denoiser_ckpt", denoiser,
     ]  # fmt: skip
-    program("fit", *options, "--model.denoiser_ckpt", denoiser)
+    program("fit", *options)
     program("sweep", *options, "--ckpt_path", "last")
     assert [(row.policy, row.n) for row in read_rows(tmp_path / "order" / "frontier.csv")] == [("learned", 5)]
 
