@@ -38,14 +38,17 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
 	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
-# A denoiser of 4x4 puzzles and its order, every policy at every budget, and the cells that each of them meets.
+# Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
-SUDOKU_ORDER := --config configs/sudoku/order.yaml
+SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
+NO_BOUNDS := --model.budgets [2] --model.prices [0.0] --model.validation_samples 1
+HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU_ORDER) --ckpt_path last
-	$(BIN)/lightning analyse $(SUDOKU_ORDER) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD)
+	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
 
 # Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
 rehearse-gsm8k: $(VENV)/.run

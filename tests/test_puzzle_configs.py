@@ -55,8 +55,9 @@ def load_script(path: Path) -> ModuleType:
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    expected = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
-    assert found == expected | {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
+    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    taught = {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
+    assert found == named | taught | {"nae_sat/order_small.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -130,16 +131,17 @@ def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [(row.policy, row.n) for row in read_rows(tmp_path / "frontier.csv")] == [("learned", 5)]
 
 
-def test_the_order_of_zebra(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "order"), [("zebra", ("order",)), ("nae_sat", ("order", "order_small"))])
+def test_the_order_of_a_trained_denoiser(tmp_path: Path, task: str, order: tuple[str, ...]) -> None:
     """Learned for the denoiser that small.yaml trains."""
-    base = [*layers("zebra", "denoiser", "small"), "--run_dir", tmp_path / "denoiser", *QUICK, *FEW]
+    base = [*layers(task, "denoiser", "small"), "--run_dir", tmp_path / "denoiser", *QUICK, *FEW]
     program("fit", *base)
     denoiser = tmp_path / "denoiser" / "checkpoints" / "last.ckpt"
     options = [
-        *layers("zebra", "order"), "--run_dir", tmp_path / "order", *QUICK, *QUICK_ORDER,
-        "--frontier.policies=[Learned]", "--frontier.budgets=[2]",
+        *layers(task, *order), "--run_dir", tmp_path / "order", *QUICK, *QUICK_ORDER,
+        "--frontier.policies=[Learned]", "--frontier.budgets=[2]", "--model.denoiser_ckpt", denoiser,
     ]  # fmt: skip
-    program("fit", *options, "--model.denoiser_ckpt", denoiser)
+    program("fit", *options)
     program("sweep", *options, "--ckpt_path", "last")
     assert [(row.policy, row.n) for row in read_rows(tmp_path / "order" / "frontier.csv")] == [("learned", 5)]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -34,7 +38,9 @@ def files(layers: list[str]) -> list[Path | str]:
     return [part for name in layers for part in ("--config", FOLDER / f"{name}.yaml")]
 
 
-@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["order"], *AUTOREGRESSIVE], ids="+".join)
+@pytest.mark.parametrize(
+    "layers", [["denoiser"], ["denoiser", "small"], ["order"], ["order", "order_small"], *AUTOREGRESSIVE], ids="+".join
+)
 def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", *map(str, files(layers)), "--print_config"])
@@ -58,7 +64,8 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
-        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "order", "small",
+        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "order",
+        "order_small", "small",
     ]  # fmt: skip
 
 
@@ -89,7 +96,7 @@ def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[st
         pytest.skip("make is not installed")
     said = subprocess.run(["make", "-n", "sudoku"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     commands = [shlex.split(line)[1:] for line in said.splitlines() if line.split()[0].endswith("/lightning")]
-    assert [command[0] for command in commands] == ["fit", "fit", "sweep", "analyse"]
+    assert [command[0] for command in commands] == ["fit", "fit", "sweep", "sweep", "analyse"]
     runs = []
     for command in commands:
         parts = [str(REPOSITORY / part) if part.startswith("configs/") else part for part in command]
@@ -98,7 +105,7 @@ def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[st
         assert ended.value.code == 0
         runs.append(yaml.safe_load(capsys.readouterr().out))
     denoiser, *rest = runs
-    assert {run["run_dir"] for run in rest} == {"runs/sudoku_order"}
+    assert {run["run_dir"] for run in rest} == {"runs/sudoku_order_small"}
     trained = f"{denoiser['run_dir']}/checkpoints/last.ckpt"
     assert rest[0]["model"]["init_args"]["denoiser_ckpt"] == trained, "the order is learned for this denoiser"
 
@@ -120,7 +127,7 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
         ("validation", "top_margin", 4), ("validation", "iid", 4),
     }  # fmt: skip
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
-    order = ["--config", FOLDER / "order.yaml", *QUICK, "--model.samples=2", "--model.validation_samples=1"]
+    order = [*files(["order", "order_small"]), *QUICK, "--model.samples=2", "--model.validation_samples=1"]
     order += ["--model.denoiser_ckpt", last]
     program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
     program(
@@ -130,3 +137,58 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     rows = read_commits(tmp_path / "order" / "commits.csv")
     assert {(row.split, row.policy, row.problems) for row in rows} == {("easy", "learned", 5)}
     assert all("selector" in row.options for row in rows)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """``experiments/sudoku/run.py``, from the repository's root."""
+    monkeypatch.chdir(REPOSITORY)
+    spec = importlib.util.spec_from_file_location("sudoku_run", REPOSITORY / "experiments" / "sudoku" / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("size", ["paper", "small", "tiny"])
+def test_the_stages_of_the_runner_parse(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    class Parsing:
+        def lightning(self, *arguments: str, log: Path) -> None:
+            kept = [part for part in arguments if not part.endswith(".ckpt")]
+            kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main([*kept, "--print_config"])
+            assert ended.value.code == 0
+            found = yaml.safe_load(capsys.readouterr().out)
+            parsed.append((log.stem, arguments[0], found["data"]["init_args"]["test_difficulty"]))
+
+    parsed: list[tuple[str, str, str]] = []
+    runner.stages(runner.SIZES[size], tmp_path, Parsing())
+    names = [
+        ("denoiser", "fit", "easy"),
+        ("order", "fit", "easy"),
+        ("easy", "sweep", "easy"),
+        ("hard", "sweep", "hard"),
+    ]
+    assert parsed == names
+    runner.stages(runner.SIZES[size], tmp_path, Parsing())
+    assert parsed == names, "what is complete is not repeated"
+
+
+def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "GRACE", 1.0)
+    runner.main(["--size", "tiny", "--minutes", "0.05", "--runs", str(tmp_path)])
+    assert "goes on" in capsys.readouterr().out
+    assert (tmp_path / "tiny" / "denoiser.log").exists()
+    assert not (tmp_path / "tiny" / "denoiser.done").exists()
+    with pytest.raises(runner.OutOfTimeError):
+        runner.Slice(time.monotonic()).lightning("fit", log=tmp_path / "log")
+    with pytest.raises(RuntimeError, match="'lightning nothing' failed"):
+        runner.Slice(float("inf")).lightning("nothing", log=tmp_path / "log")
