@@ -2,7 +2,7 @@
 
     python experiments/bench/run.py                    # on a GPU the 170M shape, minutes; on a CPU the default task's
     python experiments/bench/run.py --size wide --only order
-    python experiments/bench/run.py --tiny --out /tmp/bench    # shapes for nothing but a test of the script
+    python experiments/bench/run.py --tiny --out runs/bench    # shapes for nothing but a test of the script
 
 Rows are appended to rows.csv one by one. What is there already, at this commit and on this device, is not measured
 again: after an interruption the same command goes on.

@@ -172,7 +172,7 @@ class Subproblems(EvaluationCallback):
             kinds = data.subproblems(self.wanted[problem], found)
             kind_BL[row, response_L] = torch.tensor(kinds, device=kind_BL.device)
         with trainer.precision_plugin.forward_context():
-            nats_BQ, right_BQ, query_BQ = predicted(denoiser, batch, tokens_BL)
+            nats_BQ, right_BQ, query_BQ = predicted(denoiser, batch, tokens_BL, data.token_space.forbidden)
         masked_BL = tokens_BL == mask_id
         asked_BQ = masked_BL.gather(1, query_BQ)
         masked_BQ = masked_BL.sum(-1, keepdim=True).expand_as(query_BQ)
@@ -260,14 +260,25 @@ def selector_in(row: CommitRow) -> str | None:
     return selector
 
 
-def predicted(denoiser: nn.Module, batch: Batch, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def predicted(
+    denoiser: nn.Module, batch: Batch, tokens_BL: Tensor, forbidden: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
     """-log-likelihood of the true response tokens given partly masked ones, nats, float32 ``[B, Q]``.
+
+    Args:
+        denoiser: gives logits.
+        batch: the true tokens.
+        tokens_BL: the same, some of them masked.
+        forbidden: ids that are never generated, and have probability 0 as in decoding.
 
     Returns:
         The nats, whether the likeliest token is the true one, and the positions ``[B, Q]`` that both are of.
     """
     query_BQ = response_query(batch.response_BL)
     logits_BQV = denoiser(tokens_BL, batch.valid_BL, query_BQ).logits_BQV.float()
+    logits_BQV = logits_BQV.index_fill(
+        -1, torch.tensor(forbidden, dtype=torch.int64, device=query_BQ.device), -torch.inf
+    )
     true_BQ = batch.tokens_BL.gather(1, query_BQ)
     nats_BQ = F.cross_entropy(logits_BQV.transpose(1, 2), true_BQ, reduction="none")
     return nats_BQ, logits_BQV.argmax(-1) == true_BQ, query_BQ

@@ -38,6 +38,8 @@ class ReadableDenoiser(nn.Module, ABC):
     def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """Logits ``[B, Q, V]`` at the positions ``query_BQ``, or ``[B, L, V]`` at all of them, and hidden states.
 
+        The logits are the caller's, who may write to them: no part of the net's own state, and no view of one.
+
         Args:
             tokens_BL: token ids in [0, V], V being the mask token.
             valid_BL: True where a position is not padding. Padding changes no valid position's logits.
