@@ -20,7 +20,7 @@ from lightning_mdm.data.question_numbers import Numeral, constants, fraction_val
 
 MAX_READINGS = 64
 # Numbers of this size may be counted by the reader rather than given: two brothers, three days.
-SMALL = 10
+SMALL, MOST_COUNTED = 10, 3
 REST = re.compile(r"\b(rest|remain\w*|others?|left)\b", re.IGNORECASE)
 
 Derived = Literal["same", "hundredths", "left", "more", "left_hundredths", "more_hundredths"]
@@ -97,6 +97,7 @@ def trace(question: str, response: str, answer: str) -> Trace:
     said = words.said + Counter(n.value for n in found if n.fixed)
     for a, b in fractions:
         said.update(value for value in fraction_values(a.value, b.value) if value not in (*said, *counted, 1))
+    spoken = {n.value for n in found if n.spoken}
     percents = {n.value for n in found if n.percent and not n.fixed}
 
     options: list[list[Source]] = []  # by operand, over all equations
@@ -120,11 +121,13 @@ def trace(question: str, response: str, answer: str) -> Trace:
     readings = best_readings(options, equations, counted, numbers, asked)
 
     frozen = inseparable(found, question) | torn_fractions(fractions, equations, counted)
-    frozen |= unexplained_ones(unexplained, counted, results, readings, numbers)
+    frozen |= unexplained_ones(unexplained, counted, results, readings, numbers, {n.value for n in found if n.percent})
     for place, value in enumerate(numbers):
         used = [count_of(place, reading) for reading in readings]
         constant_too = said[value] > 0 or (value in words.possible and max(used) > counted[value])
-        if constant_too or min(used) < counted[value]:
+        # A small number that is used more often than it is said may also count what nobody says: two people on a date.
+        counts_too = max(used) > counted[value] and (value <= MOST_COUNTED or value in spoken)
+        if constant_too or counts_too or min(used) < counted[value]:
             frozen.add(value)
     for a, b in fractions:  # one of them alone would make another fraction
         if {a.value, b.value} & frozen:
@@ -147,6 +150,8 @@ def read_equations(response: str) -> tuple[list[Equation], list[Number]]:
         if equation is None:
             raise UntraceableError("an equation is no plain arithmetic")
         value = equation.value([read_number(operand) for operand in equation.operands])
+        if len(equation.operands) == 1:  # <<40=40>>: calculated in the head
+            raise UntraceableError("an equation calculates nothing")
         if value is None or value != result_of(equation):
             raise UntraceableError("an equation is not exact")
         equations.append(equation)
@@ -258,6 +263,7 @@ def unexplained_ones(
     results: Sequence[Number],
     readings: Sequence[Reading],
     numbers: Sequence[Number],
+    percents: set[Number],
 ) -> set[Number]:
     """The numbers that a value from nowhere may have been made of in the head: they must not change."""
     frozen: set[Number] = set()
@@ -266,6 +272,7 @@ def unexplained_ones(
             raise UntraceableError("a number of the equations comes from nowhere")
         known = [*counted, *results[:first]]
         makers = {a for a in known if value in (a + 1, a - 1, 2 * a) or 2 * value == a}
+        makers |= {a for a in known if any(100 * value == a * percent for percent in percents)}
         for a, b in combinations(known, 2):
             if value in (a + b, a - b, b - a, a * b) or a * value == b or b * value == a:
                 makers |= {a, b}

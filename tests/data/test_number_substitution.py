@@ -146,6 +146,14 @@ def test_number_words_and_fractions() -> None:
         ("Of 50 pens 20 are red and the other 30 cost $2.", "<<50-20=30>> <<30*2=60>> #### 60", [2]),
         # A number from nowhere may be one of these and one more.
         ("His 5 friends and he pay $40 each.", "<<6*40=240>> #### 240", [40]),
+        # Ten percent in the head; two people that nobody counts, and six more than that.
+        ("He pays a fee of 10% of 20 and 10 dollars, and $50.", "<<20+10=30>> <<30-3=27>> <<50-3=47>> #### 47", [50]),
+        (
+            "A date: tickets cost $10, a combo of 2 drinks $30.",
+            "<<10*2=20>> <<20/2=10>> <<20+30=50>> #### 50",
+            [10, 30],
+        ),
+        ("Jo, Al and Ed buy three more cups than 20.", "<<3*1=3>> <<20+3=23>> <<23+3=26>> #### 26", [20]),
         # The numbers of a fraction go together or not at all.
         ("He ate 3/4 of 40 pies. How many are left?", "<<40*1/4=10>> #### 10", [40]),
         ("He ate 3/4 of 40 pies.", "<<40*0.75=30>> #### 30", [40]),
@@ -186,6 +194,7 @@ def test_readings_have_to_agree() -> None:
         ("He has 3.", "#### 3", "no equations"),
         ("He has 3.", "<<3+x=4>> #### 4", "no plain arithmetic"),
         ("He has 10 and 3.", "<<10/3=3.33>> #### 3.33", "not exact"),
+        ("He has 40 and 4.", "<<10=10>> #### 10", "calculates nothing"),
         ("He has 10 and 0.", "<<10/0=0>> #### 0", "not exact"),
         ("He has 3 and 4.", "Add: <<3+4=7>> #### 7", "more than equations"),
         ("He has 3 and 4.", "<<3+4=7>> #### 8", "not the result of one equation"),
@@ -235,11 +244,11 @@ def test_drawing_changes_something_and_may_change_little() -> None:
 @needs_real
 def test_most_real_problems_have_fifty_variants() -> None:
     data = GSM8K(str(REAL), vocab_size=600, measure_problems=10)
-    sample = list(data.training().sample(0))[::60]
+    sample = list(data.training().sample(0))[::200]
     enough = 0
     for original in sample:
         found: dict[str, Problem] = {}
-        for k in range(150):
+        for k in range(80):
             variant = substitute(original, 0, k)
             if variant is None:
                 break
@@ -248,5 +257,5 @@ def test_most_real_problems_have_fifty_variants() -> None:
         for variant in list(found.values())[:3]:
             calculated(variant.response)
             assert data.grade(variant, variant.response).correct
-    assert len(sample) > 100
+    assert len(sample) == 35
     assert enough > 0.5 * len(sample)
