@@ -19,9 +19,9 @@ from lightning_mdm.slices import Clock, Fit, Sweep, lightning, seeded, standing,
 from runs import REPOSITORY, program
 
 
-def load_script(name: str) -> ModuleType:
+def load_script(name: str, script: str = "run") -> ModuleType:
     """An experiment's script as a module."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "experiments" / name / "run.py")
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "experiments" / name / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -200,3 +200,17 @@ def test_the_sizes_are_what_they_are_called(size: str) -> None:
     assert weights == pytest.approx(int(size[:-1]) * 1e6, rel=0.12)
     assert size != "25m" or weights < 32e6
     assert seeded(3) == ("--seed_everything", "3", "--data.seed", "3", "--model.noise_seed", "3")
+
+
+def test_variants_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = load_script("gsm8k_scratch").rehearsal_files(tmp_path)
+    script = load_script("gsm8k_scratch", "variants")
+    with pytest.warns(UserWarning, match="are these files of the same data"):
+        script.main(["--path", str(folder), "--problems", "20", "--show", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("20 problems in")
+    table = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert sum(int(row[1]) for row in table) == 20
+    assert table[0][0] == "| 50 variants or more"
+    assert int(table[0][1]) > 5
+    assert sum(line.startswith("    <<") for line in lines) == 2
