@@ -9,18 +9,16 @@ learned, and four groups of policies are swept. What is complete is not repeated
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
-from lightning_mdm.outcomes import OutcomeRow, Row, write_outcomes, write_rows
-from lightning_mdm.report import read_runs, report
+from lightning_mdm.report import report
+from lightning_mdm.report.seeds import join_seeds
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
@@ -86,29 +84,8 @@ def run(seed: int, split: str, problems: int) -> None:
 
 def joined(seeds: Sequence[int], split: str) -> Path:
     """A run directory in which every denoiser is a seed, so that reports pool and pair over all of them."""
-    parts = {seed: read_runs([RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS]) for seed in seeds}
-    checkpoint = "+".join(runs.rows[0].checkpoint for runs in parts.values())
-    rows: list[Row] = []
-    outcomes: list[OutcomeRow] = []
-    for seed, runs in parts.items():
-        rows += [
-            replace(row, checkpoint=checkpoint, seed=seed, options=without_selector(row.options)) for row in runs.rows
-        ]
-        outcomes += [
-            replace(row, checkpoint=checkpoint, seed=seed, options=without_selector(row.options))
-            for row in runs.outcomes
-        ]
-    path = RUNS / f"joined_{split}"
-    path.mkdir(exist_ok=True)
-    write_rows(path / "frontier.csv", rows)
-    write_outcomes(path / "outcomes.csv", outcomes)
-    return path
-
-
-def without_selector(options: str) -> str:
-    """The options without the hash of the selector, which differs between denoisers."""
-    kept = {key: value for key, value in json.loads(options).items() if key != "selector"}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    parts = {seed: [RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS] for seed in seeds}
+    return join_seeds(parts, RUNS / f"joined_{split}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

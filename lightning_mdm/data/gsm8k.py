@@ -5,13 +5,36 @@ Knows nothing of models.
 
 from __future__ import annotations
 
-from functools import cached_property
+import zlib
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Literal
 
+from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.gsm8k_origins import HubOrigin, LocalOrigin, Origin
+from lightning_mdm.data.number_substitution import substitute
 from lightning_mdm.data.problem import Problem
-from lightning_mdm.data.sources import Source
+from lightning_mdm.data.sources import GeneratorSource, MixedSource, Source, itself
 from lightning_mdm.data.text import TextDataModule
+from lightning_mdm.data.word_problems import generate
+
+# Generated word problems to mix in, about as long and as hard as GSM8K's.
+MIXED_IN = Difficulty(
+    min_steps=2, max_steps=6, max_value=200, max_operand=20, operations="+-*/", comparisons=0.3, branches=0.3,
+    doubles=0.2, sales=0.2, distractors=0.1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Lets a problem and ``n`` variants of it take turns, an epoch each; problems begin at different ones."""
+
+    n: int
+    seed: int
+
+    def __call__(self, problem: Problem, epoch: int) -> Problem:
+        turn = (epoch + zlib.crc32(f"{self.seed}/{problem.index}".encode())) % (self.n + 1)
+        return problem if turn == self.n else substitute(problem, self.seed, turn) or problem
 
 
 class GSM8K(TextDataModule):
@@ -28,6 +51,10 @@ class GSM8K(TextDataModule):
             kept out of training in any case.
         n_test: likewise for the test problems.
         shuffle_buffer: problems held at a time to shuffle a hub stream; local files are shuffled as a whole.
+        variants: how many variants with other numbers (see ``number_substitution``) take turns with every training
+            problem, one of them or the original an epoch; problems that allow none stay as they are.
+        word_problems_share: share of the training rows that are generated word problems instead.
+        word_problems: how hard these are.
         **options: see ``TextDataModule``.
 
     Raises:
@@ -46,6 +73,9 @@ class GSM8K(TextDataModule):
         n_validation: int | None = None,
         n_test: int | None = None,
         shuffle_buffer: int = 10_000,
+        variants: int = 0,
+        word_problems_share: float = 0.0,
+        word_problems: Difficulty = MIXED_IN,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -58,7 +88,18 @@ class GSM8K(TextDataModule):
         for name, value in (("n_validation", n_validation), ("n_test", n_test), ("shuffle_buffer", shuffle_buffer)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}={value}: give at least 1")
+        if variants < 0:
+            raise ValueError(f"data.variants={variants}: give a number of variants, or 0 for none")
+        if variants and thoughts != "equations":
+            raise ValueError(
+                f"data.variants={variants}: only equations are calculated anew; ask for thoughts=equations"
+            )
+        if not 0.0 <= word_problems_share < 1.0:
+            raise ValueError(f"data.word_problems_share={word_problems_share}: give a share from 0 up to, but not, 1")
         self.thoughts = thoughts
+        self.variants = variants
+        self.word_problems_share = word_problems_share
+        self.word_problems = word_problems
         self.shuffle_buffer = shuffle_buffer
         self.limits = {"validation": n_validation, "test": n_test}
         self.origin: Origin = (
@@ -67,7 +108,12 @@ class GSM8K(TextDataModule):
 
     @cached_property
     def _source(self) -> Source:
-        return self.origin.training(self.thoughts, self.seed, self.shuffle_buffer)
+        vary = Variants(self.variants, self.seed) if self.variants else itself
+        source = self.origin.training(self.thoughts, self.seed, self.shuffle_buffer, vary)
+        if not self.word_problems_share:
+            return source
+        generated = GeneratorSource(partial(generate, "train", difficulty=self.word_problems, seed=self.seed))
+        return MixedSource(source, generated, self.word_problems_share)
 
     def training(self) -> Source:
         return self._source

@@ -156,6 +156,11 @@ class GSM8KAug(GSM8K):
     ) -> None:
         if canvas_tokens < 2:
             raise ValueError(f"data.canvas_tokens={canvas_tokens}: give at least 2")
+        for name in ("variants", "word_problems_share"):
+            if options.get(name):
+                raise ValueError(
+                    f"data.{name}={options[name]}: this set is enlarged already; this is for data.gsm8k.GSM8K"
+                )
         super().__init__(
             dataset=dataset, config=config, prompt_tokens=canvas_tokens, response_tokens=canvas_tokens,
             thoughts="equations", **options,

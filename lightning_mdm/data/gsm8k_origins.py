@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_mdm.data.gsm8k_rows import Row, key, numbered, parse_record, read_rows
 from lightning_mdm.data.problem import Problem
-from lightning_mdm.data.sources import ListSource, Source, StreamSource
+from lightning_mdm.data.sources import ListSource, Source, StreamSource, Vary, itself
 
 N_HELD_OUT, HELD_OUT_BUCKETS = 500, 8
 # In a directory, the first of these that is there.
@@ -46,8 +46,8 @@ class Origin(ABC):
         """The rows of ``validation`` or ``test``."""
 
     @abstractmethod
-    def training(self, thoughts: str, seed: int, shuffle_buffer: int) -> Source:
-        """The training problems without those of validation."""
+    def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
+        """The training problems without those of validation, each as ``vary`` has it in an epoch."""
 
 
 class LocalOrigin(Origin):
@@ -111,13 +111,13 @@ class LocalOrigin(Origin):
             )
         return [(number, in_training.get(key(row.question), row)) for number, row in rows]
 
-    def training(self, thoughts: str, seed: int, shuffle_buffer: int) -> Source:
+    def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
         """All at hand: shuffled as a whole, so ``shuffle_buffer`` does not matter."""
         excluded = {key(row.question) for _, row in self.validation}
         kept = [row.problem(number, thoughts) for number, row in self.train if key(row.question) not in excluded]
         if not kept:
             raise ValueError(f"{self.files['train']}: no training problem is left beside those of validation")
-        return ListSource(kept, seed)
+        return ListSource(kept, seed, vary)
 
 
 def stream_rows(dataset: str, config: str | None, split: str, on_bad_line: str) -> Iterator[Numbered]:
@@ -182,10 +182,10 @@ class HubOrigin(Origin):
             return list(self._read("validation"))
         return held_out(self._read("train"))
 
-    def training(self, thoughts: str, seed: int, shuffle_buffer: int) -> Source:
+    def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
         excluded = frozenset(key(row.question) for _, row in self.validation)
         read = partial(stream_problems, self.dataset, self.config, self.on_bad_line, thoughts, excluded)
-        return StreamSource(read, seed, shuffle_buffer)
+        return StreamSource(read, seed, shuffle_buffer, vary)
 
     def _read(self, split: str) -> Iterator[Numbered]:
         return stream_rows(self.dataset, self.config, split, self.on_bad_line)

@@ -7,11 +7,13 @@ epoch once, and a slot number is all there is to remember for an exact resume. K
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import islice, tee
 from typing import TypeAlias
 
 import torch
@@ -23,6 +25,9 @@ from lightning_mdm.data.problem import Problem
 Encode: TypeAlias = Callable[[Problem], Example | None]
 # Makes several problems of one, equally many of each; it travels likewise.
 Expand: TypeAlias = Callable[[Problem], Sequence[Problem]]
+
+# What stands for a problem in an epoch, counted from 0: itself, or a variant of it. It must pickle too.
+Vary: TypeAlias = Callable[[Problem, int], Problem]
 
 # Replacements for generated problems that do not fit start here; no run gets that far.
 SPARE = 1 << 48
@@ -50,12 +55,31 @@ class Source(ABC):
         """Yield, for each of the ascending ``slots``, its example and how many misfits were passed over for it."""
 
 
-class ListSource(Source):
-    """Problems that are all at hand: every epoch is another permutation, drawn from ``(seed, epoch)``."""
+def itself(problem: Problem, epoch: int) -> Problem:
+    """The problem as it is, in every epoch."""
+    return problem
 
-    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+
+def encoded(problem: Problem, epoch: int, vary: Vary, encode: Encode) -> Example | None:
+    """The example of what stands for a problem in an epoch; of the problem where that does not fit the canvas."""
+    varied = vary(problem, epoch)
+    example = encode(varied)
+    return encode(problem) if example is None and varied is not problem else example
+
+
+class ListSource(Source):
+    """Problems that are all at hand: every epoch is another permutation, drawn from ``(seed, epoch)``.
+
+    Args:
+        problems: of an epoch.
+        seed: of the permutations.
+        vary: what stands for a problem in an epoch; where that does not fit the canvas, the problem itself.
+    """
+
+    def __init__(self, problems: Sequence[Problem], seed: int, vary: Vary = itself) -> None:
         self.problems = problems
         self.seed = seed
+        self.vary = vary
 
     def sample(self, n: int) -> Sequence[Problem]:
         return self.problems
@@ -64,9 +88,10 @@ class ListSource(Source):
         kept = [problem for problem in self.problems if encode(problem) is not None]
         if not kept:
             raise ValueError(f"none of the {len(self.problems)} training problems fits the canvas: {CANVAS_HINT}")
-        return ListSource(kept, self.seed), len(self.problems) - len(kept)
+        return ListSource(kept, self.seed, self.vary), len(self.problems) - len(kept)
 
     def expanded(self, into: Expand) -> Source:
+        assert self.vary is itself, "a part of a problem has no variants"
         return ListSource([part for problem in self.problems for part in into(problem)], self.seed)
 
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
@@ -76,7 +101,7 @@ class ListSource(Source):
             if epoch != current:
                 generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(60))
                 current, order = epoch, torch.randperm(len(self.problems), generator=generator)
-            example = encode(self.problems[int(order[place])])
+            example = encoded(self.problems[int(order[place])], epoch, self.vary, encode)
             assert example is not None, "misfits were taken out by fitting()"
             yield example, 0
 
@@ -126,12 +151,16 @@ class StreamSource(Source):
         read: starts the stream anew, always in the same order; it travels to worker processes, so it must pickle.
         seed: of the shuffling.
         shuffle_buffer: how many problems the shuffling holds at a time.
+        vary: what stands for a problem in an epoch; where that does not fit the canvas, the problem itself.
     """
 
-    def __init__(self, read: Callable[[], Iterable[Problem]], seed: int, shuffle_buffer: int) -> None:
+    def __init__(
+        self, read: Callable[[], Iterable[Problem]], seed: int, shuffle_buffer: int, vary: Vary = itself
+    ) -> None:
         self.read = read
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
+        self.vary = vary
 
     def sample(self, n: int) -> Sequence[Problem]:
         return list(islice(self.read(), n))
@@ -168,7 +197,7 @@ class StreamSource(Source):
         buffer: list[Example] = []
         misfits = 0
         for problem in self.read():
-            example = encode(problem)
+            example = encoded(problem, epoch, self.vary, encode)
             if example is None:
                 misfits += 1
                 continue
@@ -183,3 +212,45 @@ class StreamSource(Source):
         for example in buffer:
             yield example, misfits
             misfits = 0
+
+
+class MixedSource(Source):
+    """Two sources in one: a share of the slots is the second's, evenly spread.
+
+    Args:
+        first: of most slots.
+        second: of the others.
+        share: what part of the slots is the second's, between 0 and 1.
+    """
+
+    def __init__(self, first: Source, second: Source, share: float) -> None:
+        assert 0.0 < share < 1.0, "with one of them alone there is nothing to mix"
+        self.first = first
+        self.second = second
+        self.share = Fraction(share).limit_denominator(1000)
+
+    def sample(self, n: int) -> Sequence[Problem]:
+        """Every problem of the first where they are at hand, and as many of the second as the share makes of ``n``."""
+        return [*self.first.sample(n), *self.second.sample(math.ceil(n * self.share))]
+
+    def fitting(self, encode: Encode) -> tuple[Source, int]:
+        (first, a), (second, b) = self.first.fitting(encode), self.second.fitting(encode)
+        return MixedSource(first, second, float(self.share)), a + b
+
+    def expanded(self, into: Expand) -> Source:
+        return MixedSource(self.first.expanded(into), self.second.expanded(into), float(self.share))
+
+    def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
+        # Each walks its own slots, which ascend as these do.
+        one, two, three = tee(slots, 3)
+        of_first = self.first.examples((s - self.before(s) for s in one if not self.is_second(s)), encode)
+        of_second = self.second.examples((self.before(s) for s in two if self.is_second(s)), encode)
+        for slot in three:
+            yield next(of_second if self.is_second(slot) else of_first)
+
+    def before(self, slot: int) -> int:
+        """How many slots before this one are the second's."""
+        return math.floor(slot * self.share)
+
+    def is_second(self, slot: int) -> bool:
+        return self.before(slot + 1) > self.before(slot)

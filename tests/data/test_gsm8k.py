@@ -12,7 +12,7 @@ import pytest
 from lightning_mdm.data.answers import parse_number
 from lightning_mdm.data.gsm8k import GSM8K
 from lightning_mdm.data.gsm8k_rows import key, parse_line, parse_record, read_rows
-from lightning_mdm.data.sources import StreamSource
+from lightning_mdm.data.sources import MixedSource, StreamSource
 from lightning_mdm.data.stream import Progress, Replica, StreamLoader
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
@@ -244,3 +244,129 @@ def test_the_real_files() -> None:
     assert not {key(p.prompt) for p in validation} & set(train)
     assert all(parse_number(p.answer) is not None for p in (*validation, *test))
     assert all(data.grade(p, p.response).correct for p in (*validation, *test))
+
+
+SOLD = {"question": "Al sold 48 pens and half as many cups.", "answer": "<<48/2=24>>24, <<48+24=72>>72.\n#### 72"}
+
+
+def sold(k: int) -> dict[str, str]:
+    """A problem whose numbers can change, and which is another one for every k."""
+    return {"question": SOLD["question"].replace("Al", f"Al{'x' * k}"), "answer": SOLD["answer"]}
+
+
+def write_sold(folder: Path, train: int = 40, validation: int = 5) -> Path:
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(json.dumps(sold(k)) + "\n" for k in range(train)))
+    for name, first in (("test.jsonl", 1000), ("validation.jsonl", 0)):
+        (folder / name).write_text("".join(json.dumps(sold(first + k)) + "\n" for k in range(validation)))
+    return folder
+
+
+def texts(data: GSM8K, slots: Any) -> list[str]:
+    """What the slots hold, by the tokens decoded again."""
+    examples = data.training().examples(slots, data.encoder)
+    return [data.tokenizer.decode(list(example.tokens)) for example, _ in examples]
+
+
+def test_variants_take_turns_with_the_original(tmp_path: Path) -> None:
+    folder = write_sold(tmp_path / "data")
+    plain, data = tiny(folder), tiny(folder, variants=4, prompt_tokens=120, response_tokens=60)
+    assert training_questions(data) == training_questions(plain), "the tokenizer is trained on the originals"
+    per_epoch = 35
+    of_problem: dict[str, set[str]] = {}
+    for epoch in range(5):
+        seen = texts(data, range(epoch * per_epoch, (epoch + 1) * per_epoch))
+        assert len({text.split(" sold")[0] for text in seen}) == per_epoch
+        for text in seen:
+            of_problem.setdefault(text.split(" sold")[0], set()).add(text)
+    held_out = {key(p.prompt).split(" sold")[0] for split in ("validation", "test") for p in data.problems(split)}
+    assert not held_out & set(of_problem)
+    assert all(any(" 48 pens" in text for text in found) for found in of_problem.values())
+    assert sum(len(found) >= 4 for found in of_problem.values()) > 30
+    assert texts(data, range(20, 60)) == texts(data, range(60))[20:]
+    assert texts(tiny(folder, variants=4, seed=1), range(35)) != texts(data, range(35))
+
+
+def test_a_variant_that_does_not_fit_gives_way_to_its_original(tmp_path: Path) -> None:
+    folder = write_sold(tmp_path / "data")
+    plain = tiny(folder)
+    longest = plain.canvas  # of the originals: numbers of three digits are longer
+    data = tiny(folder, variants=30)
+    assert data.canvas == longest
+    found = texts(data, range(35 * 10))
+    assert len(set(found)) > 2 * 35
+    prompts = [len(data.tokenizer.encode(text.split("cups.")[0] + "cups.").ids) for text in found]
+    assert max(prompts) <= longest[0]
+
+
+def test_generated_word_problems_are_mixed_in_at_their_share(tmp_path: Path) -> None:
+    folder = write_sold(tmp_path / "data")
+    options = {"word_problems_share": 0.3, "prompt_tokens": 700, "response_tokens": 200, "measure_problems": 50}
+    data = tiny(folder, variants=2, **options)
+    assert isinstance(data.training(), MixedSource)
+    found = texts(data, range(200))
+    generated = [text for text in found if not text.startswith("Al")]
+    assert len(generated) == 60
+    assert all("<<" in text for text in generated)
+    assert len(set(generated)) > 55
+    assert len(data.training().sample(50)) == 35 + 15
+    # The others are what they are without: the same problems in the same order.
+    assert [text for text in found if text.startswith("Al")] == texts_with(data, tiny(folder, variants=2), range(140))
+    for share in (0.5, 0.001, 1 / 3):
+        mixed = MixedSource(data.training(), data.training(), share)
+        assert sum(map(mixed.is_second, range(3000))) == pytest.approx(3000 * share, abs=1)
+
+
+def test_both_of_two_mixed_sources_are_expanded(tmp_path: Path) -> None:
+    source = tiny(write_sold(tmp_path / "data"), word_problems_share=0.3).training()
+    assert isinstance(source, MixedSource)
+    expanded = source.expanded(lambda problem: (problem, problem))
+    assert [p.answer for p in expanded.sample(20)[::2]] == [p.answer for p in source.sample(20)][
+        : len(expanded.sample(20)) // 2
+    ]
+    assert len(expanded.sample(20)) > len(source.sample(20))
+
+
+def texts_with(encoding: GSM8K, data: GSM8K, slots: Any) -> list[str]:
+    """What the slots of one datamodule hold, encoded by another."""
+    examples = data.training().examples(slots, encoding.encoder)
+    return [encoding.tokenizer.decode(list(example.tokens)) for example, _ in examples]
+
+
+def test_workers_and_resume_give_the_same_batches(tmp_path: Path) -> None:
+    data = tiny(
+        write_sold(tmp_path / "data"), variants=3, word_problems_share=0.25, measure_problems=50, prompt_tokens=700,
+        response_tokens=200,
+    )  # fmt: skip
+
+    def batches(workers: int, start: int, n: int) -> list[list[list[int]]]:
+        loader = StreamLoader(
+            data.training(), data.encoder, Progress(start), batch_size=4, pad_id=0, num_workers=workers,
+            replica=Replica(0, 1),
+        )  # fmt: skip
+        return [batch.tokens_BL.tolist() for batch in islice(loader, n)]
+
+    whole = batches(0, 0, 20)
+    assert batches(2, 0, 20) == whole
+    assert batches(1, 4 * 13, 7) == whole[13:]
+
+
+def test_the_hub_stream_varies_too(tmp_path: Path) -> None:
+    data = hub(write_sold(tmp_path / "data"), variants=3, prompt_tokens=120, response_tokens=60)
+    found = texts(data, range(4 * 35))
+    assert len(set(found)) > 100
+    assert sum(" 48 pens" in text for text in found) == pytest.approx(35, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"variants": -1}, "data.variants=-1: give a number of variants, or 0"),
+        ({"variants": 1, "thoughts": "natural"}, "ask for thoughts=equations"),
+        ({"word_problems_share": 1.0}, "data.word_problems_share=1.0: give a share from 0"),
+        ({"word_problems_share": -0.1}, "data.word_problems_share=-0.1"),
+    ],
+)
+def test_wrong_options_of_enlarging(option: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GSM8K(**option)

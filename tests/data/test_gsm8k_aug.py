@@ -225,6 +225,8 @@ def test_training_batches_hold_both_kinds(folder: Path) -> None:
         ({"answer_steps": 0}, r"data.answer_steps=0: give at least 1, or null"),
         ({"start_token": "<bos>"}, r"data.start_token='<bos>': the tokenizer has no such token"),
         ({"tokenizer_path": None}, r"data.start_token names a token of a file: give data.tokenizer_path too"),
+        ({"variants": 3}, r"data.variants=3: this set is enlarged already"),
+        ({"word_problems_share": 0.5}, r"data.word_problems_share=0.5: this set is enlarged already"),
         ({"canvas_tokens": 1}, r"data.canvas_tokens=1: give at least 2"),
     ],
 )

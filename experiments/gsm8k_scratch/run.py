@@ -1,0 +1,136 @@
+"""Train a denoiser on enlarged GSM8K from nothing, learn its order, sweep: in slices on one GPU.
+
+python experiments/gsm8k_scratch/run.py --path path/to/gsm8k [--size 25m] [--minutes 9] [--seed 0] [--tiny]
+
+Give the same command until it says that all is complete. What is complete is not repeated, what was stopped goes on.
+The weights of the 25M denoiser so far are stored in ``weights/``, from which a run continues where its checkpoints are
+not at hand; the larger ones are too large for that. Without ``--path`` the problems are streamed from the hub.
+``--tiny`` walks the whole chain on a CPU, on generated problems in GSM8K's form, with nets and numbers that mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lightning_mdm.data.difficulty import Difficulty
+from lightning_mdm.data.word_problems import generate
+from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
+
+HERE = Path("experiments/gsm8k_scratch")
+CONFIGS = Path("configs/gsm8k")
+SIZES = ("25m", "85m", "170m")
+STORED = "25m"  # the size whose weights fit into four files of 16 MiB
+TINY_STEPS = 2
+
+
+def steps_of(config: Path) -> int:
+    """The updates that a configuration asks for."""
+    steps: int = read(config)["trainer"]["max_steps"]
+    return steps
+
+
+def net_of(config: Path) -> list[str]:
+    """The options that give another configuration the net of this one."""
+    net = read(config)["model"]["init_args"]["net"]
+    return [part for name, value in net.items() for part in (f"--model.net.{name}", str(value))]
+
+
+def read(config: Path) -> dict[str, Any]:
+    """The content of a configuration."""
+    content = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
+    assert isinstance(content, dict)
+    return content
+
+
+def rehearsal_files(folder: Path) -> Path:
+    """Generated problems in GSM8K's own format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split, n in (("train", "train", 120), ("valid", "validation", 4), ("test", "test", 4)):
+        lines = []
+        for k in range(n):
+            problem = generate(split, k, Difficulty())
+            thought = problem.response.replace(" #### ", "\n#### ")
+            lines.append(json.dumps({"question": problem.prompt, "answer": thought}) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def denoiser(runs: Path, weights: Path, options: list[str], steps: int, kept: bool, clock: Clock) -> Path | None:
+    """The weights of the denoiser, ``None`` while its training is not complete."""
+    begun = stored(weights, runs) if kept else None
+    before = 0
+    if begun is not None:
+        before = begun.steps
+        options = [
+            *options, "--model.init_from", str(begun.weights),
+            "--data.tokenizer_path", str(begun.weights.with_name("tokenizer.json")),
+        ]  # fmt: skip
+        if before >= steps:
+            return begun.weights
+    fit = Fit(runs / "denoiser", steps - before, tuple(options))
+    complete = said(fit.run_dir, "denoiser", fit.run(clock))
+    if kept and fit.last.is_file():
+        store(fit, "denoiser", weights, before)
+    return fit.last if complete else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", help="a directory with train.jsonl, test.jsonl and perhaps icot_valid.txt")
+    parser.add_argument("--size", choices=SIZES, default="25m")
+    parser.add_argument("--minutes", type=float, default=9.0, help="wall-clock time of this slice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--tiny", action="store_true", help="the whole chain on a CPU, with numbers that mean nothing")
+    options = parser.parse_args(arguments)
+    clock = Clock(options.minutes, 1.0 if options.tiny else 75.0)
+    name = f"{options.size}_seed_{options.seed}"
+    runs = Path("runs/gsm8k_scratch_tiny" if options.tiny else "runs/gsm8k_scratch") / name
+    weights = (runs / "weights" if options.tiny else HERE / "weights") / name
+    path = options.path
+    if options.tiny and path is None:
+        path = str(rehearsal_files(runs / "data"))
+    config, order_config = CONFIGS / f"scratch_{options.size}.yaml", CONFIGS / "scratch_order.yaml"
+    steps, order_steps = steps_of(config), steps_of(order_config)
+    tiny, tiny_order = [], []
+    net = net_of(config)
+    if options.tiny:
+        steps = order_steps = TINY_STEPS
+        tiny, tiny_order, net = [HERE / "tiny.yaml"], [HERE / "tiny_order.yaml"], net_of(HERE / "tiny.yaml")
+    common = [*seeded(options.seed), *([] if path is None else ["--data.path", path])]
+    found = denoiser(runs, weights, [*layers(config, *tiny), *common], steps, options.size == STORED, clock)
+    if found is None:
+        print("not complete: give the same command again")
+        return
+    order = [
+        *layers(order_config, *tiny_order), *net, *common, "--model.denoiser_ckpt", str(found),
+        "--data.tokenizer_path", str(found.with_name("tokenizer.json")),
+    ]  # fmt: skip
+    fit = Fit(runs / "order", order_steps, tuple(order))
+    sweep = Sweep(
+        runs / f"sweep_{options.split}",
+        (
+            *order, "--split", options.split, "--ckpt_path", str(fit.last),
+            "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
+        ),
+    )  # fmt: skip
+    if not run_all([("order", fit), (f"sweep, {options.split}", sweep)], clock):
+        print("not complete: give the same command again")
+        return
+    if options.split == "test" and not options.tiny:
+        copyfile(sweep.run_dir / "frontier.csv", HERE / f"rows_{name}.csv")
+        for kind in ("frontier.png", "frontier.svg", "report.md"):
+            copyfile(sweep.run_dir / kind, HERE / f"{name}_{kind}")
+    print(f"all is complete: {sweep.run_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""A long run in slices: stages one after another, each a call of the program, within a budget of wall-clock time.
+
+What is complete is not repeated and what was stopped goes on, so that the same command is given until nothing is left.
+Knows nothing of what the stages train.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from lightning_mdm.modules.weight_parts import found_parts, join_checkpoint, join_weights, split_checkpoint
+
+STANDING = "standing.json"
+LEAST_SECONDS = 5  # a stage with less is left to the next slice
+
+
+class Clock:
+    """What is left of a slice.
+
+    Args:
+        minutes: its length.
+        reserve: seconds that starting and stopping a training may take.
+
+    Raises:
+        ValueError: no time at all.
+    """
+
+    def __init__(self, minutes: float, reserve: float = 75.0) -> None:
+        if 60.0 * minutes <= reserve:
+            raise ValueError(f"--minutes {minutes}: a start alone may take {reserve:.0f} seconds; give more")
+        self.end = time.monotonic() + 60.0 * minutes
+        self.reserve = reserve
+
+    def left(self) -> float:
+        """Seconds left."""
+        return self.end - time.monotonic()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training of ``steps`` updates in ``run_dir``.
+
+    Args:
+        run_dir: where it leaves everything.
+        steps: updates until it is complete.
+        options: of ``lightning fit``, without those that are said here.
+    """
+
+    run_dir: Path
+    steps: int
+    options: tuple[str, ...]
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.run_dir / "checkpoints" / "last.ckpt"
+
+    def run(self, clock: Clock) -> bool:
+        """Train for as long as the slice lasts; whether it is complete."""
+        done, seconds = standing(self.last)
+        if done >= self.steps:
+            return True
+        left = clock.left() - clock.reserve
+        if left < LEAST_SECONDS:
+            return False
+        # The trainer counts the time of earlier slices too.
+        limit = str_of(timedelta(seconds=int(seconds + left)))
+        lightning(
+            "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps),
+            "--trainer.max_time", limit, "--ckpt_path", "last", log=self.run_dir / "fit.log",
+        )  # fmt: skip
+        return standing(self.last)[0] >= self.steps
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep in ``run_dir``; what was decoded is kept when it is stopped.
+
+    Args:
+        run_dir: where it leaves everything.
+        options: of ``lightning sweep``, without the run directory.
+    """
+
+    run_dir: Path
+    options: tuple[str, ...]
+
+    def run(self, clock: Clock) -> bool:
+        """Decode for as long as the slice lasts; whether it is complete."""
+        if (self.run_dir / "frontier.csv").is_file():
+            return True
+        if clock.left() < LEAST_SECONDS:
+            return False
+        try:
+            lightning(
+                "sweep", *self.options, "--run_dir", str(self.run_dir), log=self.run_dir / "sweep.log",
+                timeout=clock.left(),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights of an unfinished or finished training that were stored as parts.
+
+    Args:
+        weights: a file of them, its tokenizer beside it.
+        stage: the stage they were trained in.
+        steps: the updates of that stage behind them.
+    """
+
+    weights: Path
+    stage: str
+    steps: int
+
+
+def store(fit: Fit, stage: str, parts: Path, before: int = 0) -> None:
+    """Store the newest weights of a training as parts, to go on from elsewhere.
+
+    Args:
+        fit: the training.
+        stage: its name.
+        parts: folder of the parts.
+        before: updates of the stage that it started behind.
+    """
+    steps = before + standing(fit.last)[0]
+    split_checkpoint(fit.last, parts, {STANDING: json.dumps({"stage": stage, "steps": steps})})
+
+
+def stored(parts: Path, run_dir: Path) -> Stored | None:
+    """The parts that a run began from, or can begin from; ``None`` where it has begun by itself, or there are none.
+
+    Args:
+        parts: folder of the parts.
+        run_dir: of all stages; the joined weights are kept in it.
+    """
+    joined = run_dir / "stored"
+    if not joined.is_dir():
+        if any(run_dir.glob("*/checkpoints/last.ckpt")) or not found_parts(parts):
+            return None
+        join_checkpoint(parts, joined)
+        (joined / STANDING).write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
+    found = json.loads((joined / STANDING).read_text(encoding="utf-8"))
+    return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"])
+
+
+def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
+    """Run the program in a process of its own, its output in a log.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; the log says why.
+        subprocess.TimeoutExpired: it was stopped after ``timeout`` seconds.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        subprocess.run(
+            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT,
+            timeout=timeout,
+        )  # fmt: skip
+
+
+def standing(checkpoint: Path) -> tuple[int, float]:
+    """Updates and seconds of training behind a checkpoint; none where there is no file."""
+    if not checkpoint.is_file():
+        return 0, 0.0
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    timers = [value for name, value in state["callbacks"].items() if name.startswith("Timer")]
+    seconds = float(timers[0]["time_elapsed"]["train"]) if timers else 0.0
+    return int(state["global_step"]), seconds
+
+
+def str_of(time: timedelta) -> str:
+    """As the trainer reads it: days, hours, minutes and seconds."""
+    minutes, seconds = divmod(time.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{time.days:02d}:{hours:02d}:{minutes:02d}:{seconds:02d}"
+
+
+def seeded(seed: int) -> tuple[str, ...]:
+    """The options that give weights, data and noise a seed."""
+    return "--seed_everything", str(seed), "--data.seed", str(seed), "--model.noise_seed", str(seed)
+
+
+def layers(*files: str | Path) -> tuple[str, ...]:
+    """The options that lay configuration files over one another."""
+    return tuple(part for file in files for part in ("--config", str(file)))
+
+
+def said(run_dir: Path, stage: str, complete: bool) -> bool:
+    """Print how a stage stands, and pass it on."""
+    print(f"{stage} in {run_dir}: {'complete' if complete else 'to be continued by the same command'}", flush=True)
+    return complete
+
+
+def run_all(stages: Sequence[tuple[str, Fit | Sweep]], clock: Clock) -> bool:
+    """Run stages in their order until one is not complete; whether all are."""
+    return all(said(stage.run_dir, name, stage.run(clock)) for name, stage in stages)

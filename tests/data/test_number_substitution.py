@@ -1,0 +1,261 @@
+"""Variants of word problems with other numbers: what changes together, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from lightning_mdm.data.equations import ANNOTATION, parse_equation, read_number
+from lightning_mdm.data.gsm8k import GSM8K
+from lightning_mdm.data.number_ranges import roundness
+from lightning_mdm.data.number_substitution import drawn, plausible, substitute, template_of, write
+from lightning_mdm.data.number_tracing import UntraceableError, trace
+from lightning_mdm.data.problem import Problem
+from lightning_mdm.data.question_numbers import numerals
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real GSM8K files are not beside the repository")
+
+
+def problem(prompt: str, response: str) -> Problem:
+    return Problem(7, prompt, response, response.rpartition("#### ")[2])
+
+
+CLIPS = problem(
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips?",
+    "<<48/2=24>> <<48+24=72>> #### 72",
+)
+DISCOUNT = problem(
+    "A ticket costs $2,000 and Travis gets 30% off. How much does he pay?",
+    "<<2000*.3=600>> <<1-.3=0.7>> <<2000*0.7=1400>> #### 1400",
+)
+TIED = problem(
+    "He buys 2 large pizzas and 2 small pizzas, of 16 and 8 slices. How many slices?",
+    "<<2*16=32>> <<2*8=16>> <<32+16=48>> #### 48",
+)
+WORDS = problem("She runs 5 miles on six days. How many miles?", "<<5*6=30>> #### 30")
+SHARE = problem("Jo has 40 eggs and eats 2/5 of them. How many are eaten?", "<<40*2/5=16>> #### 16")
+PROBLEMS = [CLIPS, DISCOUNT, TIED, WORDS, SHARE]
+
+
+def variants(of: Problem, n: int = 200) -> list[Problem]:
+    return [variant for k in range(n) if (variant := substitute(of, 0, k)) is not None]
+
+
+def calculated(text: str) -> list[tuple[list[int | Fraction], int | Fraction]]:
+    """Operands and result of every equation, which must be right."""
+    found = []
+    for left, right in ANNOTATION.findall(text):
+        equation = parse_equation(left, right)
+        assert equation is not None
+        operands = [read_number(operand) for operand in equation.operands]
+        assert equation.value(operands) == read_number(right), text
+        found.append((operands, read_number(right)))
+    return found
+
+
+@pytest.mark.parametrize("original", PROBLEMS, ids=lambda p: p.answer)
+def test_every_variant_is_right_and_plausible(original: Problem) -> None:
+    made = variants(original)
+    assert len({variant.prompt for variant in made}) >= (50 if original is not CLIPS else 40)
+    before = calculated(original.response)
+    for variant in made:
+        assert variant.prompt != original.prompt
+        after = calculated(variant.response)
+        assert after[-1][1] == read_number(variant.answer)
+        assert variant.response.endswith(f" #### {variant.answer}")
+        for (_, old), (_, new) in zip(before, after, strict=True):
+            assert new > 0
+            assert isinstance(new, int) or isinstance(old, Fraction)
+            assert old / 6 <= new <= max(12, old * 6)
+        texts = [n.text for n in numerals(variant.prompt)]
+        assert len(texts) == len(numerals(original.prompt))
+        assert variant.index == original.index
+
+
+def test_the_original_numbers_give_the_original_back() -> None:
+    for original in PROBLEMS:
+        template = template_of(original.prompt, original.response, original.answer)
+        values = [number.value for number in template.loose]
+        assert plausible(template, values) is None, "it is no variant of itself"
+        operands = [result for _, result in calculated(original.response)]
+        assert write(template, values, operands, original) == original
+
+
+def test_every_plausible_choice_is_drawn_and_no_other() -> None:
+    """Against an enumeration of all choices."""
+    small = problem("Al has 3 cats and 4 dogs. How many?", "<<3+4=7>> #### 7")
+    template = template_of(small.prompt, small.response, small.answer)
+    assert [number.value for number in template.loose] == [3, 4]
+    possible = [sorted({v for choice in number.choices for v in choice} | {number.value}) for number in template.loose]
+    assert possible == [list(range(2, 13)), list(range(2, 17))]
+    expected = {
+        f"Al has {a} cats and {b} dogs. How many?" for a, b in product(*possible) if (a, b) != (3, 4) and a + b <= 42
+    }
+    assert {variant.prompt for variant in variants(small, 6000)} == expected
+
+
+def test_a_variant_depends_on_seed_and_number_alone() -> None:
+    first = [substitute(CLIPS, 3, k) for k in range(30)]
+    assert [substitute(CLIPS, 3, k) for k in reversed(range(30))] == first[::-1]
+    assert [substitute(CLIPS, 4, k) for k in range(30)] != first
+    assert len(set(first)) > 10
+
+
+def test_percentages_stay_linked_to_what_was_made_of_them() -> None:
+    for variant in variants(DISCOUNT):
+        price, percent = (n.value for n in numerals(variant.prompt))
+        (first, saved), (second, left), (third, paid) = calculated(variant.response)
+        assert first == [price, Fraction(percent, 100)]
+        assert (saved, second, left) == (price * percent / 100, [1, Fraction(percent, 100)], 1 - Fraction(percent, 100))
+        assert (third, paid) == ([price, left], price - saved)
+        assert 0 < percent < 100
+    assert any("," in variant.prompt for variant in variants(DISCOUNT))
+
+
+def test_equal_numbers_change_together() -> None:
+    for variant in variants(TIED):
+        large, small, _, _ = (n.value for n in numerals(variant.prompt))
+        assert large == small
+
+
+def test_number_words_and_fractions() -> None:
+    assert {numerals(v.prompt)[1].text for v in variants(WORDS)} >= {"two", "three", "five", "six", "seven"}
+    assert all(numerals(v.prompt)[1].value <= 31 for v in variants(WORDS)), "days"
+    shares = {(n[1].value, n[2].value) for v in variants(SHARE) if (n := numerals(v.prompt))}
+    assert len(shares) > 10
+    assert all(a < b <= 12 and Fraction(a, b).denominator == b for a, b in shares)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "kept"),
+    [
+        # A number that the equations do not use, and one that plays a second role.
+        ("He is in grade 5 and has 20 pens, 6 of them red. He buys 8.", "<<20+8=28>> #### 28", [20, 8]),
+        ("On May 8 he had 8 pens and bought 20.", "<<8+20=28>> #### 28", [20]),
+        # "twice" is 2 as well, and so may the other 2 be.
+        ("He has 2 cats, and twice as many of the 30 dogs.", "<<2*2=4>> <<30+4=34>> #### 34", [30]),
+        ("He walks 7 miles a day for a week and 30 more.", "<<7*7=49>> <<49+30=79>> #### 79", [30]),
+        # Shares of a whole, parts of a sum.
+        ("40% are boys, 60% are girls, of 200. How many?", "<<40*200/100=80>> <<60*200/100=120>> #### 120", [200]),
+        ("Of 50 pens 20 are red and the other 30 cost $2.", "<<50-20=30>> <<30*2=60>> #### 60", [2]),
+        # A number from nowhere may be one of these and one more.
+        ("His 5 friends and he pay $40 each.", "<<6*40=240>> #### 240", [40]),
+        # Ten percent in the head; two people that nobody counts, and six more than that.
+        ("He pays a fee of 10% of 20 and 10 dollars, and $50.", "<<20+10=30>> <<30-3=27>> <<50-3=47>> #### 47", [50]),
+        (
+            "A date: tickets cost $10, a combo of 2 drinks $30.",
+            "<<10*2=20>> <<20/2=10>> <<20+30=50>> #### 50",
+            [10, 30],
+        ),
+        ("Jo, Al and Ed buy three more cups than 20.", "<<3*1=3>> <<20+3=23>> <<23+3=26>> #### 26", [20]),
+        # The numbers of a fraction go together or not at all.
+        ("He ate 3/4 of 40 pies. How many are left?", "<<40*1/4=10>> #### 10", [40]),
+        ("He ate 3/4 of 40 pies.", "<<40*0.75=30>> #### 30", [40]),
+        ("One costs $1 and he buys 30.", "<<1*30=30>> #### 30", [30]),
+    ],
+)
+def test_what_must_not_change_stays(prompt: str, response: str, kept: list[int]) -> None:
+    found = trace(prompt, response, response.rpartition("#### ")[2])
+    assert list(found.kept) == kept
+    original = problem(prompt, response)
+    for variant in variants(original, 40):
+        for old, new in zip(numerals(prompt), numerals(variant.prompt), strict=True):
+            assert old.value == new.value or (old.value in kept and not old.fixed)
+
+
+def test_one_reading_uses_up_more_than_the_other() -> None:
+    """12 is the number of the question or the result: read otherwise, the result would be of no use."""
+    found = trace("Of 24 pens he sells 12 for $4 each.", "<<24-12=12>> <<12*4=48>> #### 48", "48")
+    assert [source.kind for source in found.readings[0][1]] == ["result", "number"]
+    assert len(found.readings) == 1
+
+
+def test_readings_have_to_agree() -> None:
+    """Either 6 may be the number of the question, and the difference tells: both have to be the same again."""
+    pens = problem("He has 6 pens and gets 3 twice.", "<<3*2=6>> <<6-2=4>> <<4+6=10>> #### 10")
+    found = trace(pens.prompt, pens.response, pens.answer)
+    assert len(found.readings) == 2
+    made = variants(pens)
+    assert made
+    for variant in made:
+        (_, result), (operands, _), _ = calculated(variant.response)
+        assert result == operands[0] == numerals(variant.prompt)[0].value
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "why"),
+    [
+        ("He has 3.", "#### 3", "no equations"),
+        ("He has 3.", "<<3+x=4>> #### 4", "no plain arithmetic"),
+        ("He has 10 and 3.", "<<10/3=3.33>> #### 3.33", "not exact"),
+        ("He has 40 and 4.", "<<10=10>> #### 10", "calculates nothing"),
+        ("He has 10 and 0.", "<<10/0=0>> #### 0", "not exact"),
+        ("He has 3 and 4.", "Add: <<3+4=7>> #### 7", "more than equations"),
+        ("He has 3 and 4.", "<<3+4=7>> #### 8", "not the result of one equation"),
+        ("He has some.", "<<3+4=7>> #### 7", "no number in the question"),
+        ("He has 300 and 4.", "<<300+57=357>> #### 357", "comes from nowhere"),
+        ("He has 3 and two cats.", "<<2+5=7>> #### 7", "traced into the equations"),
+        ("He has 2, 2 and 2.", " ".join(["<<2+2=4>> <<4-2=2>>"] * 4) + " <<2+2=4>> #### 4", "too many ways"),
+    ],
+)
+def test_refusals_say_why(prompt: str, response: str, why: str) -> None:
+    with pytest.raises(UntraceableError, match=why):
+        template_of(prompt, response, response.rpartition("#### ")[2])
+    assert substitute(problem(prompt, response), 0, 0) is None
+
+
+def test_comparisons_keep_their_order() -> None:
+    overtime = problem(
+        "He is paid $18 an hour, and $9 more after 8 hours. He works 10 hours. How much over the limit?",
+        "<<10-8=2>> <<2*9=18>> <<8*18=144>> <<18+144=162>> #### 162",
+    )
+    for variant in variants(overtime):
+        values = [n.value for n in numerals(variant.prompt)]
+        assert values[2] < values[1] < values[3] < values[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "percent", "expected"),
+    [(2000, False, (100, 0)), (120, False, (10, 0)), (100, False, (10, 0)), (7, False, (1, 0)), (20, False, (1, 0)),
+     (15, True, (5, 0)), (Fraction(3, 2), False, (Fraction(1, 2), 0)),
+     (Fraction(1299, 100), False, (1, Fraction(99, 100))),
+     (Fraction(12, 5), False, (Fraction(1, 10), 0)),
+     (Fraction(33, 4), False, (Fraction(1, 4), 0))],
+)  # fmt: skip
+def test_numbers_stay_as_round_as_they_are(value: int, percent: bool, expected: tuple[int, int]) -> None:
+    assert roundness(value, percent) == expected
+
+
+def test_drawing_changes_something_and_may_change_little() -> None:
+    template = template_of(TIED.prompt, TIED.response, TIED.answer)
+    rng = random.Random(0)
+    original = [number.value for number in template.loose]
+    changed = Counter(sum(a != b for a, b in zip(drawn(template, rng, 0.0), original, strict=True)) for _ in range(300))
+    assert set(changed) <= {0, 1}
+    assert changed[1] > 200
+
+
+@needs_real
+def test_most_real_problems_have_fifty_variants() -> None:
+    data = GSM8K(str(REAL), vocab_size=600, measure_problems=10)
+    sample = list(data.training().sample(0))[::200]
+    enough = 0
+    for original in sample:
+        found: dict[str, Problem] = {}
+        for k in range(80):
+            variant = substitute(original, 0, k)
+            if variant is None:
+                break
+            found[variant.prompt] = variant
+        enough += len(found) >= 50
+        for variant in list(found.values())[:3]:
+            calculated(variant.response)
+            assert data.grade(variant, variant.response).correct
+    assert len(sample) == 35
+    assert enough > 0.5 * len(sample)

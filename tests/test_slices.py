@@ -1,0 +1,216 @@
+"""Long runs in slices: what a slice may take, where it goes on, and the two experiments walked through in miniature."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_mdm import slices
+from lightning_mdm.outcomes import read_rows
+from lightning_mdm.slices import Clock, Fit, Sweep, lightning, seeded, standing, store, stored, str_of
+from runs import REPOSITORY, program
+
+
+def load_script(name: str, script: str = "run") -> ModuleType:
+    """An experiment's script as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "experiments" / name / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkpoint(path: Path, step: int, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    timer = {"Timer": {"time_elapsed": {"train": seconds}}}
+    weights = {"denoiser.a": torch.arange(6.0).reshape(2, 3)}
+    torch.save({"global_step": step, "callbacks": timer, "state_dict": weights}, path)
+    path.with_name("tokenizer.json").write_text("{}")
+
+
+class Program:
+    """Stands for the program: notes what it is called with, and trains as far as it is told."""
+
+    def __init__(self, steps: int = 0, fails: type[Exception] | None = None) -> None:
+        self.calls: list[tuple[str, ...]] = []
+        self.steps = steps
+        self.fails = fails
+
+    def __call__(self, *arguments: str, log: Path, timeout: float | None = None) -> None:
+        self.calls.append(arguments)
+        if self.fails is subprocess.TimeoutExpired:
+            raise subprocess.TimeoutExpired("lightning", timeout or 0.0)
+        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+        if arguments[0] == "fit":
+            checkpoint(run_dir / "checkpoints" / "last.ckpt", self.steps, 30.0)
+
+
+def test_a_training_goes_on_until_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = Fit(tmp_path, 100, ("--config", "c.yaml"))
+    half, whole = Program(steps=50), Program(steps=100)
+    monkeypatch.setattr(slices, "lightning", half)
+    assert not fit.run(Clock(2.0, 60.0))
+    monkeypatch.setattr(slices, "lightning", whole)
+    assert fit.run(Clock(2.0, 60.0))
+    assert fit.run(Clock(2.0, 60.0))
+    assert len(whole.calls) == 1, "what is complete is not repeated"
+    first, second = half.calls[0], whole.calls[0]
+    assert first[:5] == ("fit", "--config", "c.yaml", "--run_dir", str(tmp_path))
+    assert first[first.index("--ckpt_path") + 1] == "last"
+    assert first[first.index("--trainer.max_steps") + 1] == "100"
+    # The trainer's clock counts the 30 seconds of the first slice.
+    limits = [call[call.index("--trainer.max_time") + 1] for call in (first, second)]
+    assert limits == ["00:00:00:59", "00:00:01:29"]
+
+
+def test_nothing_begins_without_time_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Program(fails=subprocess.TimeoutExpired)
+    monkeypatch.setattr(slices, "lightning", fake)
+    clock = Clock(2.0, 119.0)
+    assert not Fit(tmp_path, 1, ()).run(clock)
+    clock.end -= 119.0
+    assert not Sweep(tmp_path, ()).run(clock)
+    assert fake.calls == []
+    assert not Sweep(tmp_path, ()).run(Clock(2.0, 1.0)), "a sweep that is stopped is not complete"
+    assert len(fake.calls) == 1
+    (tmp_path / "frontier.csv").write_text("")
+    assert Sweep(tmp_path, ()).run(clock)
+    with pytest.raises(ValueError, match=r"--minutes 1: a start alone may take 75 seconds; give more"):
+        Clock(1)
+
+
+def test_stages_stop_at_the_first_that_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Program(steps=3)
+    monkeypatch.setattr(slices, "lightning", fake)
+    stages = [(f"s{k}", Fit(tmp_path / str(k), steps, ())) for k, steps in enumerate((3, 4, 3))]
+    assert not slices.run_all(stages, Clock(1.0, 1.0))
+    assert len(fake.calls) == 2
+    assert "s1 in" in capsys.readouterr().out.splitlines()[-1]
+    assert slices.run_all(stages[:1], Clock(1.0, 1.0))
+
+
+def test_where_a_checkpoint_stands(tmp_path: Path) -> None:
+    assert standing(tmp_path / "none.ckpt") == (0, 0.0)
+    checkpoint(tmp_path / "last.ckpt", 7, 12.5)
+    assert standing(tmp_path / "last.ckpt") == (7, 12.5)
+    assert str_of(timedelta(days=1, hours=2, minutes=3, seconds=4)) == "01:02:03:04"
+
+
+def test_a_run_begins_from_stored_weights_where_it_has_none(tmp_path: Path) -> None:
+    elsewhere = Fit(tmp_path / "elsewhere" / "stage", 9, ())
+    checkpoint(elsewhere.last, 5, 1.0)
+    parts, run_dir = tmp_path / "parts", tmp_path / "run"
+    assert stored(parts, run_dir) is None
+    store(elsewhere, "stage_2", parts, before=4)
+    assert stored(parts, tmp_path / "elsewhere") is None, "it has begun by itself"
+    found = stored(parts, run_dir)
+    assert found is not None
+    assert (found.stage, found.steps) == ("stage_2", 9)
+    assert found.weights.with_name("tokenizer.json").is_file()
+    checkpoint(run_dir / "stage_2" / "checkpoints" / "last.ckpt", 1, 1.0)
+    store(Fit(run_dir / "stage_2", 9, ()), "stage_2", parts, before=9)
+    assert stored(parts, run_dir) == found, "where it began stays the same while it goes on"
+
+
+def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "deep" / "log"
+    with pytest.raises(subprocess.CalledProcessError):
+        lightning("report", str(tmp_path / "none"), log=log)
+    assert "error:" in log.read_text()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The program runs in this process, in a place of its own with the repository's files."""
+    for name in ("configs", "experiments"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, log: Path, timeout: float | None = None) -> None:
+        program(*arguments)
+
+    monkeypatch.setattr(slices, "lightning", run)
+
+
+Main = Callable[[list[str]], None]
+
+
+def complete(main: Main, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Path:
+    """Walk through, then once more, which must change nothing."""
+    main(arguments)
+    first = capsys.readouterr().out.splitlines()[-1]
+    main(arguments)
+    assert capsys.readouterr().out.splitlines()[-1] == first
+    assert first.startswith("all is complete: ")
+    return Path(first.removeprefix("all is complete: "))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    main: Any = load_script("gsm8k_scratch").main
+    path = complete(main, ["--tiny", "--minutes", "5"], capsys)
+    rows = read_rows(path / "frontier.csv")
+    assert {(row.policy, row.T, row.n) for row in rows} == {
+        (policy, T, 4) for policy in ("top_margin", "learned") for T in (2, 3)
+    }
+    # Elsewhere, where only the stored weights are at hand.
+    runs = path.parent
+    (runs / "denoiser").rename(runs / "gone")
+    main(["--tiny", "--minutes", "5"])
+    assert not (runs / "denoiser").exists()
+    assert (runs / "stored" / "denoiser.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("word_problems_gpu")
+    monkeypatch.setattr(script, "STAGES", {"stage_1": 2, "stage_2": 1})
+    monkeypatch.setattr(script, "GROUPS", ("fixed", "learned"))
+    path = complete(script.main, ["--tiny", "--minutes", "5", "--seeds", "0", "1"], capsys)
+    rows = read_rows(path / "frontier.csv")
+    assert {row.seed for row in rows} == {0, 1}
+    assert {row.policy for row in rows} == {"iid", "top_probability", "top_margin", "learned"}
+    assert len({row.checkpoint for row in rows}) == 1
+    assert len({row.options for row in rows if row.policy == "learned"}) == 2, "prices, whatever the selector"
+    assert (path / "report.md").is_file()
+
+
+@pytest.mark.parametrize("size", ["25m", "85m", "170m"])
+def test_the_sizes_are_what_they_are_called(size: str) -> None:
+    from lightning_mdm.nets.denoiser import TransformerDenoiser
+    from lightning_mdm.nets.transformer import TransformerConfig
+
+    script = load_script("gsm8k_scratch")
+    options = script.net_of(REPOSITORY / "configs" / "gsm8k" / f"scratch_{size}.yaml")
+    shape = {name.removeprefix("--model.net."): int(value) for name, value in zip(*[iter(options)] * 2, strict=True)}
+    with torch.device("meta"):
+        net = TransformerDenoiser(2048, TransformerConfig(**shape))
+    weights = sum(p.numel() for p in net.parameters())
+    assert weights == pytest.approx(int(size[:-1]) * 1e6, rel=0.12)
+    assert size != "25m" or weights < 32e6
+    assert seeded(3) == ("--seed_everything", "3", "--data.seed", "3", "--model.noise_seed", "3")
+
+
+def test_variants_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = load_script("gsm8k_scratch").rehearsal_files(tmp_path)
+    script = load_script("gsm8k_scratch", "variants")
+    with pytest.warns(UserWarning, match="are these files of the same data"):
+        script.main(["--path", str(folder), "--problems", "20", "--show", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("20 problems in")
+    table = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert sum(int(row[1]) for row in table) == 20
+    assert table[0][0] == "| 50 variants or more"
+    assert int(table[0][1]) > 5
+    assert sum(line.startswith("    <<") for line in lines) == 2
