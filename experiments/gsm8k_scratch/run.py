@@ -53,13 +53,13 @@ def read(config: Path) -> dict[str, Any]:
 def rehearsal_files(folder: Path) -> Path:
     """Generated problems in GSM8K's own format."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split, n in (("train", "train", 120), ("valid", "validation", 4), ("test", "test", 4)):
+    for split, n in (("train", 120), ("test", 4)):
         lines = []
         for k in range(n):
             problem = generate(split, k, Difficulty())
             thought = problem.response.replace(" #### ", "\n#### ")
             lines.append(json.dumps({"question": problem.prompt, "answer": thought}) + "\n")
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
 
 
