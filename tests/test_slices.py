@@ -174,7 +174,9 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (policy, T, 4) for policy in ("top_margin", "learned") for T in (2, 3)
     }
     # Elsewhere, where only the stored weights are at hand, their training is complete.
-    there = script.denoiser(Path("there"), path.parent / "weights", [], script.TINY_STEPS, True, Clock(1.0, 1.0))
+    there = script.denoiser(
+        Path("there"), path.parent / "weights" / path.parent.name, [], script.TINY_STEPS, True, Clock(1.0, 1.0)
+    )
     assert there == Path("there/stored/denoiser.safetensors")
     assert there.is_file()
 
