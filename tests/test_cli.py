@@ -80,7 +80,9 @@ def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: 
     assert found["trainer"]["max_steps"] == own.get("trainer", found["trainer"])["max_steps"]
     net = own.get("model", {"init_args": {}})["init_args"].get("net", {})
     net = found["data"]["init_args"]["law"] if net == "${data.init_args.law}" else net
-    assert {key: found["model"]["init_args"]["net"][key] for key in net} == net
+    built = found["model"]["init_args"]["net"]
+    net, built = net.get("init_args", net), built.get("init_args", built)
+    assert {key: built[key] for key in net} == net
     # What refers to the run directory follows the last file that names it.
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == own["run_dir"]
     checkpoints = [c["init_args"].get("dirpath") for c in found["trainer"]["callbacks"]]
