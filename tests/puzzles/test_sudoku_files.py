@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sudokus import puzzles
 
 from lightning_mdm.puzzles.sudoku import Puzzle, to_text
 from lightning_mdm.puzzles.sudoku_files import read_compact, read_puzzles, read_text, write_compact
+from sudokus import puzzles
 
 # A puzzle of newspapers and its solution.
 CLUES = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"

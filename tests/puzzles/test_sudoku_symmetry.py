@@ -7,11 +7,11 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from sudokus import puzzles, small_grids, units
 
 from lightning_mdm.puzzles.sudoku import Puzzle, board
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
 from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
+from sudokus import puzzles, small_grids, units
 
 LINES = [
     [2 * band + row for band, flip in zip(bands, flips, strict=True) for row in ((0, 1), (1, 0))[flip]]
