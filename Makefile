@@ -42,7 +42,7 @@ sweep-steps: $(VENV)/.run
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
 NO_BOUNDS := --model.budgets [2] --model.prices [0.0] --model.validation_samples 1
-HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34
+HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 50
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
