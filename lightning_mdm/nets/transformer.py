@@ -50,8 +50,6 @@ class TransformerConfig:
                 f"width={self.width} with heads={self.heads}: rotary attention needs width / heads to be an even "
                 f"whole number; choose heads so that it is"
             )
-        if self.positions < 0:
-            raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
 
 
 def rotary_angles(position_L: Tensor, head_width: int, base: float) -> Tensor:
