@@ -33,5 +33,5 @@ def test_every_denoiser_becomes_a_seed(tmp_path: Path) -> None:
     assert sorted((r.policy, r.T, r.seed, r.correct, r.options) for r in joined) == expected
 
 
-def test_other_options_stay() -> None:
-    assert without_selector('{"price": 2.0, "selector": "ab", "beta": 1}') == '{"beta":1,"price":2.0}'
+def test_other_options_stay_in_the_form_of_rows() -> None:
+    assert without_selector('{"price": 2.0, "selector": "ab", "beta": 0.5}') == '{"beta":0.5,"price":2}'

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from lightning_mdm.slices import lightning
 
 HERE = Path(__file__).parent
 CONFIG = "configs/hop_chain/order.yaml"
@@ -61,14 +61,6 @@ OTHER_LAWS = {"more_hops", "longer_chain", "arranged_anew"}
 def with_heuristics(recipe: str, seed: int, seeds: Sequence[int]) -> bool:
     """Whether a run is the one of its law that evaluates the heuristics."""
     return seed == seeds[0] and recipe in OTHER_LAWS | {"relative"}
-
-
-def lightning(*arguments: str, log: Path) -> None:
-    """Run the program in a process of its own, its output in a log."""
-    with open(log, "a") as file:
-        subprocess.run(
-            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT
-        )
 
 
 def run(recipe: str, seed: int, heuristics: bool) -> Path:

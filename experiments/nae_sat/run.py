@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 
 from lightning_mdm.outcomes import read_rows, write_rows
+from lightning_mdm.slices import lightning
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
@@ -24,15 +23,6 @@ RUNS = Path("runs/nae_sat_learned")
 LAST = Path("checkpoints") / "last.ckpt"
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
 NO_BOUNDS = ("--model.budgets", "[2]", "--model.validation_samples", "1")  # of the sweep
-
-
-def lightning(*arguments: str, log: Path) -> None:
-    """Run the program in a process of its own, its output in a log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        subprocess.run(
-            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT
-        )
 
 
 def configs(*names: str) -> tuple[str, ...]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from shutil import copyfile
 
 from lightning_mdm.report import report
 from lightning_mdm.report.seeds import join_seeds
+from lightning_mdm.slices import lightning
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
@@ -28,14 +27,6 @@ FURTHER = (
     "--trainer.max_steps", "600", "--model.learning_rate", "1.5e-3", "--model.warmup_steps", "50",
     "--trainer.val_check_interval", "300", "--trainer.precision", "bf16-mixed",
 )  # fmt: skip
-
-
-def lightning(*arguments: str, log: Path) -> None:
-    """Run the program in a process of its own, its output in a log."""
-    with open(log, "a") as file:
-        subprocess.run(
-            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT
-        )
 
 
 def seeded(seed: int) -> list[str]:

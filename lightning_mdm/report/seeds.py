@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_mdm.outcomes import OutcomeRow, Row, write_outcomes, write_rows
+from lightning_mdm.outcomes import OutcomeRow, Row, canonical_json, write_outcomes, write_rows
 from lightning_mdm.report.runs import read_runs
 
 
@@ -37,4 +37,4 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path) -> Path:
 def without_selector(options: str) -> str:
     """The options without the hash of the selector, which differs between denoisers."""
     kept = {key: value for key, value in json.loads(options).items() if key != "selector"}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return canonical_json(kept)
