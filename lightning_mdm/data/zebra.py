@@ -2,7 +2,8 @@
 
 A prompt is the puzzle's text, one token per word, and ``?``; a response is the table house by house, one item per cell,
 so that a cell's place says which house and attribute it belongs to. Or it is *moves*: pairs of a house and an item, in
-an order that training teaches; read back, any order will do. Puzzle ``k`` of a split is a pure function of
+an order that training teaches; read back, any order will do. Prompts may be padded in front, so that a cell stands at
+the same place of every row. Puzzle ``k`` of a split is a pure function of
 ``(seed, law, split, k)``. Splits are disjoint by content: the hash of a puzzle's clues, whatever names and order they
 are told in, decides the split it may occur in.
 """
@@ -117,13 +118,20 @@ class ZebraEncoder:
     Args:
         names: tokens as text.
         per_cell: tokens of the response per cell of the table.
+        prompt_words: see ``ZebraPuzzles``.
     """
 
     names: TokenNames
     per_cell: int
+    prompt_words: int | None = None
 
     def __call__(self, problem: Problem) -> Example | None:
-        prompt = self.names.tokens(f"{problem.prompt} {ASK}")
+        words = [*problem.prompt.split(), ASK]
+        if self.prompt_words is not None:
+            words[:0] = [PAD] * (self.prompt_words - len(words))
+            if len(words) > self.prompt_words:
+                return None
+        prompt = self.names.tokens(" ".join(words))
         try:
             puzzle = parse_puzzle(problem.prompt)
         except ValueError:
@@ -145,6 +153,8 @@ class ZebraPuzzles(ProblemDataModule):
         layout: ``table``, house by house, or ``moves``, pairs of a house and an item.
         move_order: order of the cells in ``moves``: ``reading``, or ``solver`` (the rounds in which clues find them;
             what they do not find comes last).
+        prompt_words: prompts are padded in front to so many tokens, the ``?`` among them, and puzzles with longer ones
+            are left out; ``None`` pads nothing. With ``net.positions`` a cell then has an embedding of its own.
         **options: see ``ProblemDataModule``. A file of ``predict_path`` holds puzzles as text.
 
     Raises:
@@ -160,6 +170,7 @@ class ZebraPuzzles(ProblemDataModule):
         n_test: int = 1000,
         layout: LayoutName = "table",
         move_order: MoveOrder = "reading",
+        prompt_words: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -174,14 +185,15 @@ class ZebraPuzzles(ProblemDataModule):
                 f"data.move_order={move_order!r}: a table has no order of moves; give data.layout=moves, or leave it "
                 "out"
             )
-        for name, value in (("n_validation", n_validation), ("n_test", n_test)):
-            if value < 1:
+        for name, value in (("n_validation", n_validation), ("n_test", n_test), ("prompt_words", prompt_words)):
+            if value is not None and value < 1:
                 raise ValueError(f"data.{name}={value}: give at least 1")
         self.law = law
         self.names = names_of(law)
         self.sizes = {"validation": n_validation, "test": n_test}
         self.layout: LayoutName = layout
         self.move_order: MoveOrder = move_order
+        self.prompt_words = prompt_words
 
     @property
     def vocab_size(self) -> int:
@@ -196,11 +208,12 @@ class ZebraPuzzles(ProblemDataModule):
 
     @property
     def encoder(self) -> ZebraEncoder:
-        return ZebraEncoder(self.names, {"table": 1, "moves": 2}[self.layout])
+        return ZebraEncoder(self.names, {"table": 1, "moves": 2}[self.layout], self.prompt_words)
 
     @property
     def encoding(self) -> str:
-        return " ".join([*self.names.names, *([] if self.layout == "table" else [self.layout])])
+        padding = [] if self.prompt_words is None else [f"prompt_words={self.prompt_words}"]
+        return " ".join([*self.names.names, *([] if self.layout == "table" else [self.layout]), *padding])
 
     def decode(self, tokens: Iterable[int]) -> str:
         return self.names.text(tokens)

@@ -52,6 +52,25 @@ def test_text_and_tokens() -> None:
     assert encode(Problem(0, CLUES, "", "")) is not None
 
 
+def test_padding_in_front_puts_cells_at_one_place() -> None:
+    plain, padded = task().encoder, task(prompt_words=20).encoder
+    problems = task().problems("test")
+    fit = [problem for problem in problems if len(problem.prompt.split()) < 20]
+    assert 0 < len(fit) < len(problems)
+    for problem in problems:
+        bare, example = plain(problem), padded(problem)
+        assert bare is not None
+        if problem not in fit:
+            assert example is None
+            continue
+        assert example is not None
+        front = 20 - sum(bare.given)
+        pad = task().names.names.index("_")
+        assert example.tokens == [pad] * front + bare.tokens
+        assert example.given == [True] * front + bare.given
+    assert task().encoding != task(prompt_words=20).encoding
+
+
 def test_splits_share_no_puzzle() -> None:
     """Nor one that differs by names or order: the content decides."""
     law = Zebra(min_attributes=2, max_attributes=2)  # small, so that contents repeat
@@ -153,7 +172,7 @@ def test_laws_with_few_puzzles() -> None:
         task(law, n_test=5000).problems("test")
 
 
-@pytest.mark.parametrize("option", ["n_validation", "n_test", "batch_size"])
+@pytest.mark.parametrize("option", ["n_validation", "n_test", "batch_size", "prompt_words"])
 def test_wrong_options(option: str) -> None:
     with pytest.raises(ValueError, match=f"data.{option}=0"):
         task(**{option: 0})
