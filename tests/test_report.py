@@ -322,6 +322,15 @@ def test_figure() -> None:
         frontier_figure(names)
 
 
+@pytest.mark.parametrize("nfe", [1.0, 3.0, 21.6, 28.3])
+def test_numbers_along_the_axis_of_a_single_budget(nfe: float) -> None:
+    row = replace(sweep((0,))[0][0], T=50, nfe_mean=nfe)
+    axis = frontier_figure([row, replace(row, policy="other", nfe_mean=1.02 * nfe)]).axes[0]
+    low, high = axis.get_xlim()
+    assert sum(low <= tick <= high for tick in axis.get_xticks()) >= 2
+    assert low <= nfe <= 1.02 * nfe <= high
+
+
 @pytest.mark.filterwarnings("error")
 def test_nothing_solved(tmp_path: Path) -> None:
     rows, _ = sweep((0,))

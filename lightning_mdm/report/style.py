@@ -70,9 +70,12 @@ def draw_curve(
 
 
 def evaluations_axis(axis: Axes, most: int) -> None:
-    """Denoiser evaluations along x, up to ``most``, and the look of a panel."""
+    """Denoiser evaluations along x, up to ``most``, and the look of a panel that is drawn already."""
     axis.set_xscale("log", base=2)
     ticks = [2.0**i for i in range(math.ceil(math.log2(most)) + 1)]
+    low, high = axis.get_xlim()
+    if sum(low <= tick <= high for tick in ticks) < 2:  # of a single budget, say: without numbers it is no axis
+        axis.set_xlim(2.0 ** math.floor(math.log2(low)), 2.0 ** math.ceil(math.log2(high)))
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
