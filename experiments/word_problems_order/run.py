@@ -26,7 +26,7 @@ SHIPPED = Path("experiments/word_problems")
 CONFIGS = "configs/word_problems"
 GROUPS = ("fixed", "adaptive", "learned", "patient")
 # From nothing: updates of three of the five stages of `make train-default`, each from the weights of the one before.
-STAGES = {"stage_1": 4000, "stage_2": 2000, "stage_5": 2000}
+STAGES = {"stage_1": 4000, "stage_2": 1000, "stage_5": 1600}
 
 
 def denoiser(run_dir: Path, seed: int) -> Path:
