@@ -54,6 +54,7 @@ def decode(
     end_of_sequence: EndOfSequence = "as_tokens",
     seed: int = 0,
     observers: Sequence[Observer] = (),
+    guidance: float = 0.0,
     isolate_rows: bool = False,
     compile_statistics: bool = False,
 ) -> Trace:
@@ -70,6 +71,9 @@ def decode(
             masked after a committed end-of-sequence with end-of-sequence, at no cost.
         seed: seed of all noise; together with its problem index it determines a row's result.
         observers: called at every step.
+        guidance: w >= 0; above 0 a step evaluates the denoiser twice, with everything given and with all of it masked,
+            and decodes from the logits (1 + w) with - w without (classifier-free guidance, which needs no training of
+            its own here: Nie et al., arXiv 2410.18514). Both count.
         isolate_rows: decode one row after the other, cut to its own length, so that the same kernels run on the same
             shapes whatever the batch: slower, and immune to rounding on any device.
         compile_statistics: compute confidence, margin and entropy through ``torch.compile``, which reads the logits
@@ -77,7 +81,7 @@ def decode(
             what the loop costs. Seconds at the first call; sums may round differently.
 
     Raises:
-        ValueError: a budget below 1, an unknown ``end_of_sequence``, or ``close`` without such a token.
+        ValueError: a budget below 1, an unknown ``end_of_sequence``, ``close`` without such a token, guidance below 0.
         RuntimeError: the policy chose positions that were not masked, or none at all; the denoiser gave logits that are
             not numbers.
     """
@@ -86,6 +90,8 @@ def decode(
         raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
     if end_of_sequence == "close" and space.eos_id is None:
         raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
+    if not guidance >= 0.0:
+        raise ValueError(f"guidance={guidance}: give 0 (none) or more")
     token_sampler = token_sampler or Argmax()
     if isolate_rows and len(canvas.index_B) > 0:
         traces = [
@@ -99,6 +105,7 @@ def decode(
                 end_of_sequence=end_of_sequence,
                 seed=seed,
                 observers=observers,
+                guidance=guidance,
                 compile_statistics=compile_statistics,
             )
             for row in range(len(canvas.index_B))
@@ -110,7 +117,7 @@ def decode(
     step_BL, nfe_B = torch.zeros_like(tokens_BL), torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
-    forward_passes = 0
+    forward_passes, evaluations = 0, 2 if guidance else 1
     # The rows still active; they go back to where they came from when they are finished.
     rows_A = torch.arange(len(nfe_B), device=tokens_BL.device)
     tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = tokens_BL, canvas_BL, canvas_BL, canvas.valid_BL, step_BL
@@ -132,10 +139,13 @@ def decode(
 
         query_AQ = masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(left)]
         logits_AQV, hidden_ALD = denoiser(tokens_AL, valid_AL, query_AQ)
+        if guidance:
+            alone_AL = tokens_AL.masked_fill(~canvas_AL & valid_AL, space.mask_id)
+            logits_AQV = torch.lerp(denoiser(alone_AL, valid_AL, query_AQ).logits_BQV, logits_AQV, 1.0 + guidance)
         if space.forbidden:
             logits_AQV.index_fill_(-1, forbidden, -torch.inf)
-        nfe_B = nfe_B.index_add(0, rows_A, torch.ones_like(rows_A))
-        forward_passes += 1
+        nfe_B = nfe_B.index_add(0, rows_A, torch.full_like(rows_A, evaluations))
+        forward_passes += evaluations
 
         prediction = Prediction(logits_AQV, query_AQ, tokens_AL.shape[1], hidden_ALD, compile_statistics)
         state = DecodingState(

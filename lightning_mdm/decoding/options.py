@@ -21,18 +21,22 @@ class DecodingOptions:
         end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything still
             masked after a committed end-of-sequence at no cost.
         token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
+        guidance: weight of classifier-free guidance, at the cost of a second evaluation per step; 0 is none.
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
         compile_statistics: compute statistics of the logits through ``torch.compile``; for large vocabularies on a GPU.
     """
 
     end_of_sequence: EndOfSequence = "as_tokens"
     token_temperature: float = 0.0
+    guidance: float = 0.0
     isolate_rows: bool = False
     compile_statistics: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_temperature >= 0.0:
             raise ValueError(f"token_temperature={self.token_temperature}: a temperature is 0 (argmax) or above")
+        if not self.guidance >= 0.0:
+            raise ValueError(f"guidance={self.guidance}: give 0 (none) or more")
 
     def decode(
         self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
@@ -47,6 +51,7 @@ class DecodingOptions:
             token_sampler=token_sampler(self.token_temperature),
             end_of_sequence=self.end_of_sequence,
             seed=seed,
+            guidance=self.guidance,
             isolate_rows=self.isolate_rows,
             compile_statistics=self.compile_statistics,
         )
@@ -55,4 +60,6 @@ class DecodingOptions:
         """Every option of a run that says what is computed, the policy's own among them, ready for JSON."""
         own = asdict(self)
         del own["compile_statistics"]  # how fast, not what
+        if not self.guidance:
+            del own["guidance"]  # said where there is any
         return {**policy.options, **own}

@@ -11,8 +11,8 @@ from typing import Any
 
 LOOP_OPTIONS = frozenset(
     {
-        "answer_steps", "checkpoint", "end_of_sequence", "isolate_rows", "precision", "selector", "stages",
-        "token_frequency", "token_temperature",
+        "answer_steps", "checkpoint", "end_of_sequence", "guidance", "isolate_rows", "precision", "selector",
+        "stages", "token_frequency", "token_temperature",
     }
 )  # fmt: skip
 """Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decoding.reference import instances, label
 from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
     IID,
     Blocks,
@@ -194,3 +195,52 @@ def test_low_precision_logits_rank_as_their_float32_values() -> None:
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert low.order.step_BL.equal(high.order.step_BL)
+
+
+@pytest.mark.parametrize("isolate_rows", [False, True])
+@pytest.mark.parametrize("guidance", [0.1, 1.5])
+def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: float, isolate_rows: bool) -> None:
+    canvas = random_rows(6, vocab_size=40, pad=0, longest=9, seed=3, row_token=True)
+    seen = differing = calls = 0
+
+    def counted(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        nonlocal calls
+        calls += 1
+        return Mixing(40)(tokens_BL, valid_BL, query_BQ)
+
+    def compare(state: DecodingState, prediction: Prediction, chosen_BL: Tensor) -> None:
+        nonlocal seen, differing
+        given_BL = state.valid_BL & ~state.canvas_BL
+        alone_BL = state.tokens_BL.masked_fill(given_BL, SPACE.mask_id)
+        query_BQ = prediction.query_BQ
+        told, untold = (
+            Mixing(40)(tokens_BL, state.valid_BL, query_BQ).logits_BQV for tokens_BL in (state.tokens_BL, alone_BL)
+        )
+        expected = told + guidance * (told - untold)
+        allowed = torch.tensor([token for token in range(40) if token not in SPACE.forbidden])
+        torch.testing.assert_close(prediction.logits_BQV[..., allowed], expected[..., allowed])
+        differing += int((told != untold).flatten(1).any(-1).sum())
+        seen += len(chosen_BL)
+
+    trace = decode(
+        counted, TopMargin(), canvas, SPACE, steps=3, observers=[compare], guidance=guidance,
+        isolate_rows=isolate_rows,
+    )  # fmt: skip
+    assert seen == int(trace.order.n_steps_B.sum())
+    assert differing == seen, "in every row something is given"
+    assert trace.nfe_B.equal(2 * trace.order.n_steps_B), "both evaluations count"
+    assert trace.forward_passes == calls
+
+
+def test_guidance_of_zero_is_none() -> None:
+    canvas = random_rows(6, vocab_size=40, pad=0, longest=9, seed=3)
+    traces = [decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, **kind) for kind in ({}, {"guidance": 0.0})]
+    assert traces[0].tokens_BL.equal(traces[1].tokens_BL)
+    assert traces[0].nfe_B.equal(traces[1].nfe_B)
+    for wrong in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="guidance="):
+            decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, guidance=wrong)
+        with pytest.raises(ValueError, match="guidance="):
+            DecodingOptions(guidance=wrong)
+    assert DecodingOptions(guidance=0.5).describe(TopMargin())["guidance"] == 0.5
+    assert "guidance" not in DecodingOptions().describe(TopMargin())
