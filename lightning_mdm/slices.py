@@ -7,17 +7,19 @@ Knows nothing of what the stages train.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
-from lightning_mdm.modules.weight_parts import found_parts, join_checkpoint, join_weights, split_checkpoint
+from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_checkpoint, join_weights, split_checkpoint
 
 STANDING = "standing.json"
 LEAST_SECONDS = 5  # a stage with less is left to the next slice
@@ -27,7 +29,7 @@ class Clock:
     """What is left of a slice.
 
     Args:
-        minutes: its length.
+        minutes: its length; infinite for one without end.
         reserve: seconds that starting and stopping a training may take.
 
     Raises:
@@ -72,11 +74,13 @@ class Fit:
         left = clock.left() - clock.reserve
         if left < LEAST_SECONDS:
             return False
-        # The trainer counts the time of earlier slices too.
-        limit = str_of(timedelta(seconds=int(seconds + left)))
+        limit: tuple[str, ...] = ()
+        if math.isfinite(left):
+            # The trainer counts the time of earlier slices too.
+            limit = ("--trainer.max_time", str_of(timedelta(seconds=int(seconds + left))))
         lightning(
-            "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps),
-            "--trainer.max_time", limit, "--ckpt_path", "last", log=self.run_dir / "fit.log",
+            "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps), *limit,
+            "--ckpt_path", "last", log=self.run_dir / "fit.log",
         )  # fmt: skip
         return standing(self.last)[0] >= self.steps
 
@@ -114,7 +118,7 @@ class Stored:
     """Weights of an unfinished or finished training that were stored as parts.
 
     Args:
-        weights: a file of them, its tokenizer beside it.
+        weights: a file of them, their tokenizer beside it if they have one.
         stage: the stage they were trained in.
         steps: the updates of that stage behind them.
     """
@@ -122,6 +126,13 @@ class Stored:
     weights: Path
     stage: str
     steps: int
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of a training that starts from them."""
+        tokenizer = self.weights.with_name(TOKENIZER)
+        text = ("--data.tokenizer_path", str(tokenizer)) if tokenizer.is_file() else ()
+        return "--model.init_from", str(self.weights), *text
 
 
 def store(fit: Fit, stage: str, parts: Path, before: int = 0) -> None:
@@ -152,6 +163,31 @@ def stored(parts: Path, run_dir: Path) -> Stored | None:
         (joined / STANDING).write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
     found = json.loads((joined / STANDING).read_text(encoding="utf-8"))
     return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"])
+
+
+def trained(stage: str, fit: Fit, parts: Path | None, clock: Clock) -> Path | None:
+    """Go on with a denoiser's only stage: from its checkpoint or else from stored weights, and store what it reaches.
+
+    Args:
+        stage: its name.
+        fit: the whole training, in a folder of the run's directory.
+        parts: folder of the stored weights; ``None`` to store none.
+        clock: what is left of the slice.
+
+    Returns:
+        The weights, ``None`` while the training is not complete.
+    """
+    begun = None if parts is None else stored(parts, fit.run_dir.parent)
+    before = 0
+    if begun is not None:
+        before = begun.steps
+        if before >= fit.steps:
+            return begun.weights
+        fit = replace(fit, steps=fit.steps - before, options=(*fit.options, *begun.options))
+    complete = said(fit.run_dir, stage, fit.run(clock))
+    if parts is not None and fit.last.is_file():
+        store(fit, stage, parts, before)
+    return fit.last if complete else None
 
 
 def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
@@ -194,6 +230,12 @@ def seeded(seed: int) -> tuple[str, ...]:
 def layers(*files: str | Path) -> tuple[str, ...]:
     """The options that lay configuration files over one another."""
     return tuple(part for file in files for part in ("--config", str(file)))
+
+
+def steps_of(*files: str | Path) -> int:
+    """The updates that configuration files, laid over one another, ask for."""
+    steps: int = OmegaConf.merge(*map(OmegaConf.load, files)).trainer.max_steps
+    return steps
 
 
 def said(run_dir: Path, stage: str, complete: bool) -> bool:

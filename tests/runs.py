@@ -1,10 +1,13 @@
-"""What tests of whole runs share: a tiny configuration, the program in this process, and denoisers that never learn."""
+"""What tests of whole runs share: a tiny configuration, programs in this process, and denoisers that never learn."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lightning as L
@@ -55,6 +58,18 @@ def program(*args: str | Path) -> str:
     with contextlib.redirect_stdout(printed):
         main([str(arg) for arg in args])
     return printed.getvalue()
+
+
+def load_script(name: str, script: str = "run") -> ModuleType:
+    """An experiment's script as a module."""
+    path = REPOSITORY / "experiments" / name / f"{script}.py"
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}_{script}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny(tmp_path: Path, text: str = TINY_WORD_PROBLEMS) -> list[str]:

@@ -13,6 +13,7 @@ from lightning_mdm.cli import main
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
 from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.nets.build import net_from_plain
 from lightning_mdm.outcomes import read_order_rows, read_rows
 from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, program, tiny
 
@@ -65,6 +66,10 @@ def test_fit_and_sweep(tmp_path: Path, task: str) -> None:
     options = ["--config", CONFIGS[task], "--run_dir", tmp_path, *QUICK]
     program("fit", *options)
     assert not (tmp_path / "order_nats.csv").exists()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    alone = OrderModule.load_from_checkpoint(last, map_location="cpu")
+    assert net_from_plain(alone.hparams["net"]) == LAWS[task]
+    torch.testing.assert_close(alone.state_dict(), torch.load(last, weights_only=True)["state_dict"], rtol=0, atol=0)
     printed = program("sweep", *options, "--ckpt_path", "last").splitlines()
     assert printed[-1] == str(tmp_path)
     assert any(line.split()[:1] == ["optimum"] for line in printed)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,11 +12,12 @@ import yaml
 
 from lightning_mdm.cli import main
 from lightning_mdm.laws.nae_sat import NaeSat
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import build_denoiser, net_from_plain
 from lightning_mdm.nets.laws import NaeSatDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_order_rows, read_outcomes, read_rows
-from runs import REPOSITORY, program
+from runs import REPOSITORY, load_script, program
 
 CONFIGS = REPOSITORY / "configs"
 TASKS = ("nae_sat", "zebra")
@@ -41,16 +39,6 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dic
         main(["fit", *map(str, args), "--print_config"])
     assert ended.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
-
-
-def load_script(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_configuration_is_tested_here() -> None:
@@ -122,6 +110,9 @@ def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "--frontier.policies=[Learned]", "--frontier.budgets=[2]",
     ]  # fmt: skip
     program("fit", *options)
+    alone = OrderModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", map_location="cpu")
+    assert isinstance(alone.denoiser, NaeSatDenoiser)
+    assert net_from_plain(alone.hparams["net"]) == NaeSat(**law)
     program("sweep", *options, "--ckpt_path", "last")
     rows = read_order_rows(tmp_path / "order_nats.csv")
     optimum = {row.T: row.optimum for row in rows}
@@ -156,7 +147,7 @@ def test_the_experiment_with_the_exact_posterior_parses(capsys: pytest.CaptureFi
 
 
 def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = load_script(REPOSITORY / "experiments" / "nae_sat" / "calibration.py")
+    script = load_script("nae_sat", "calibration")
     law = NaeSat(6, 10, padding=2)
     exact = script.compare(NaeSatDenoiser(law), law, 60)
     assert len(exact.exact_N) > 200

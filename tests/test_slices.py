@@ -1,14 +1,13 @@
-"""Long runs in slices: what a slice may take, where it goes on, and the two experiments walked through in miniature."""
+"""Long runs in slices: what a slice may take, where it goes on, and three experiments walked through in miniature."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,20 +15,20 @@ import torch
 
 from lightning_mdm import slices
 from lightning_mdm.outcomes import read_rows
-from lightning_mdm.slices import Clock, Fit, Sweep, lightning, seeded, standing, store, stored, str_of
-from runs import REPOSITORY, program
-
-
-def load_script(name: str, script: str = "run") -> ModuleType:
-    """An experiment's script as a module."""
-    path = REPOSITORY / "experiments" / name / f"{script}.py"
-    spec = importlib.util.spec_from_file_location(f"experiment_{name}_{script}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+from lightning_mdm.slices import (
+    Clock,
+    Fit,
+    Sweep,
+    lightning,
+    seeded,
+    standing,
+    steps_of,
+    store,
+    stored,
+    str_of,
+    trained,
+)
+from runs import REPOSITORY, load_script, program
 
 
 def checkpoint(path: Path, step: int, seconds: float) -> None:
@@ -73,6 +72,16 @@ def test_a_training_goes_on_until_it_is_complete(tmp_path: Path, monkeypatch: py
     # The trainer's clock counts the 30 seconds of the first slice.
     limits = [call[call.index("--trainer.max_time") + 1] for call in (first, second)]
     assert limits == ["00:00:00:59", "00:00:01:29"]
+
+
+def test_a_slice_may_have_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Program(steps=100)
+    monkeypatch.setattr(slices, "lightning", fake)
+    clock = Clock(float("inf"))
+    assert Fit(tmp_path / "fit", 100, ()).run(clock)
+    assert Sweep(tmp_path / "sweep", ()).run(clock)
+    assert [call[0] for call in fake.calls] == ["fit", "sweep"]
+    assert "--trainer.max_time" not in fake.calls[0]
 
 
 def test_nothing_begins_without_time_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +135,36 @@ def test_a_run_begins_from_stored_weights_where_it_has_none(tmp_path: Path) -> N
     assert stored(parts, run_dir) == found, "where it began stays the same while it goes on"
 
 
+def test_a_denoiser_goes_on_from_stored_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Program(steps=40)
+    monkeypatch.setattr(slices, "lightning", fake)
+    parts, clock = tmp_path / "parts", Clock(1.0, 1.0)
+    fit = Fit(tmp_path / "here" / "denoiser", 100, ("--config", "c.yaml"))
+    assert trained("denoiser", fit, None, clock) is None
+    assert stored(parts, tmp_path / "none") is None, "nothing is stored where no folder is given"
+    assert trained("denoiser", fit, parts, clock) is None
+    assert "--model.init_from" not in fake.calls[-1], "it has a checkpoint of its own"
+    there = Fit(tmp_path / "there" / "denoiser", 100, ("--config", "c.yaml"))
+    fake.steps = 60
+    assert trained("denoiser", there, parts, clock) == there.last
+    call = fake.calls[-1]
+    joined = tmp_path / "there" / "stored"
+    assert call[call.index("--model.init_from") + 1] == str(joined / "denoiser.safetensors")
+    assert call[call.index("--data.tokenizer_path") + 1] == str(joined / "tokenizer.json")
+    assert call[call.index("--trainer.max_steps") + 1] == "60", "40 of 100 are behind it"
+    elsewhere = Fit(tmp_path / "elsewhere" / "denoiser", 100, ())
+    made = len(fake.calls)
+    assert trained("denoiser", elsewhere, parts, clock) == tmp_path / "elsewhere" / "stored" / "denoiser.safetensors"
+    assert len(fake.calls) == made, "the stored weights are those of the whole training"
+
+
+def test_the_updates_are_those_of_the_last_file_that_says_so(tmp_path: Path) -> None:
+    for name, text in (("a", "trainer: {max_steps: 5}"), ("b", "{trainer: {max_steps: 3}, run_dir: b}"), ("c", "x: 1")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert steps_of(tmp_path / "a.yaml") == 5
+    assert steps_of(*(tmp_path / f"{name}.yaml" for name in "abc")) == 3
+
+
 def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho called with $@\n[ $3 = fit ] || sleep 60\nexit 3\n")
@@ -174,9 +213,8 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         (policy, T, 4) for policy in ("top_margin", "learned") for T in (2, 3)
     }
     # Elsewhere, where only the stored weights are at hand, their training is complete.
-    there = script.denoiser(
-        Path("there"), path.parent / "weights" / path.parent.name, [], script.TINY_STEPS, True, Clock(1.0, 1.0)
-    )
+    fit = Fit(Path("there/denoiser"), script.TINY_STEPS, ())
+    there = trained("denoiser", fit, path.parent / "weights" / path.parent.name, Clock(1.0, 1.0))
     assert there == Path("there/stored/denoiser.safetensors")
     assert there.is_file()
 
@@ -192,6 +230,29 @@ def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypa
     assert len({row.checkpoint for row in rows}) == 1
     assert len({row.options for row in rows if row.policy == "learned"}) == 2, "prices, whatever the selector"
     assert (path / "report.md").is_file()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    script: Any = load_script("sudoku")
+    tiny = replace(
+        script.SIZES["tiny"], steps=2, sweep=("--frontier.policies", "[TopMargin,Learned]", "--frontier.budgets", "[2]")
+    )
+    monkeypatch.setitem(script.SIZES, "tiny", tiny)
+    path = complete(script.main, ["--size", "tiny", "--runs", "runs"], capsys)
+    rows = read_rows(path / "frontier.csv")
+    assert [(row.split, row.policy, row.T, row.n) for row in rows] == [
+        (split, policy, 2, 4) for split in ("easy", "hard") for policy in ("top_margin", "learned")
+    ]
+    assert len({row.checkpoint for row in rows}) == 1
+    assert (path / "frontier.png").is_file()
+    script.main(["--size", "tiny", "--runs", "runs", "--so_far"])
+    found = read_rows(Path("runs/tiny/so_far/frontier.csv"))
+    assert sorted(found, key=str) == sorted(rows, key=str), "all is decoded"
+    # Elsewhere, where only the stored weights are at hand, their training goes on.
+    there = script.denoiser(replace(tiny, steps=3), Path("there"), Path("runs/tiny/weights"), Clock(30.0))
+    assert there == Path("there/denoiser/checkpoints/last.ckpt")
+    assert standing(there)[0] == 1
 
 
 @pytest.mark.parametrize("size", ["25m", "85m", "170m"])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import shutil
 import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,11 +13,12 @@ import pytest
 import torch
 import yaml
 
+from lightning_mdm import slices
 from lightning_mdm.cli import main
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
-from runs import REPOSITORY, program
+from runs import REPOSITORY, load_script, program
 
 FOLDER = REPOSITORY / "configs" / "sudoku"
 SMALL = ["--config", FOLDER / "denoiser.yaml", "--config", FOLDER / "small.yaml"]
@@ -139,56 +138,84 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     assert all("selector" in row.options for row in rows)
 
 
+Asked = tuple[str, str, str, int]  # of each stage: its folder, the command, the test problems and the updates
+
+
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """``experiments/sudoku/run.py``, from the repository's root."""
     monkeypatch.chdir(REPOSITORY)
-    spec = importlib.util.spec_from_file_location("sudoku_run", REPOSITORY / "experiments" / "sudoku" / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("sudoku")
 
 
-@pytest.mark.parametrize("size", ["paper", "small", "tiny"])
+@pytest.mark.parametrize(("size", "steps"), [("paper", (200_000, 3000)), ("small", (2000, 300)), ("tiny", (40, 40))])
 def test_the_stages_of_the_runner_parse(
-    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
-) -> None:
-    class Parsing:
-        def lightning(self, *arguments: str, log: Path) -> None:
-            kept = [part for part in arguments if not part.endswith(".ckpt")]
-            kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
-            capsys.readouterr()
-            with pytest.raises(SystemExit) as ended:
-                main([*kept, "--print_config"])
-            assert ended.value.code == 0
-            found = yaml.safe_load(capsys.readouterr().out)
-            parsed.append((log.stem, arguments[0], found["data"]["init_args"]["test_difficulty"]))
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str,
+    steps: tuple[int, int],
+) -> None:  # fmt: skip
+    def parse(*arguments: str, log: Path, timeout: float | None = None) -> None:
+        kept = [part for part in arguments if not part.endswith(".ckpt")]
+        kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*kept, "--print_config"])
+        assert ended.value.code == 0
+        found = yaml.safe_load(capsys.readouterr().out)
+        run_dir = Path(found["run_dir"])
+        updates = found["trainer"]["max_steps"]
+        parsed.append((run_dir.name, arguments[0], found["data"]["init_args"]["test_difficulty"], updates))
+        if arguments[0] == "sweep":
+            run_dir.mkdir()
+            (run_dir / "frontier.csv").touch()
+        else:
+            checkpoint(run_dir / "checkpoints" / "last.ckpt", updates)
 
-    parsed: list[tuple[str, str, str]] = []
-    runner.stages(runner.SIZES[size], tmp_path, Parsing())
-    names = [
+    parsed: list[Asked] = []
+    monkeypatch.setattr(slices, "lightning", parse)
+    run = partial(runner.run, runner.SIZES[size], tmp_path / "run", tmp_path / "weights", slices.Clock(float("inf")))
+    assert run()
+    names = [(folder, command, difficulty) for folder, command, difficulty, _ in parsed]
+    assert names == [
         ("denoiser", "fit", "easy"),
         ("order", "fit", "easy"),
         ("easy", "sweep", "easy"),
         ("hard", "sweep", "hard"),
     ]
-    assert parsed == names
-    runner.stages(runner.SIZES[size], tmp_path, Parsing())
-    assert parsed == names, "what is complete is not repeated"
+    assert tuple(updates for _, command, _, updates in parsed if command == "fit") == steps
+    assert (tmp_path / "weights").exists() == (size != "small")
+    assert run()
+    assert len(parsed) == 4, "what is complete is not repeated"
+
+
+def checkpoint(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"global_step": step, "callbacks": {}, "state_dict": {"denoiser.a": torch.zeros(2)}}, path)
 
 
 def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "GRACE", 1.0)
-    runner.main(["--size", "tiny", "--minutes", "0.05", "--runs", str(tmp_path)])
-    assert "goes on" in capsys.readouterr().out
-    assert (tmp_path / "tiny" / "denoiser.log").exists()
-    assert not (tmp_path / "tiny" / "denoiser.done").exists()
-    with pytest.raises(runner.OutOfTimeError):
-        runner.Slice(time.monotonic()).lightning("fit", log=tmp_path / "log")
-    with pytest.raises(RuntimeError, match="'lightning nothing' failed"):
-        runner.Slice(float("inf")).lightning("nothing", log=tmp_path / "log")
+    def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
+        """Trains for at most 30 updates, and never comes to the end of a sweep."""
+        folder = Path(arguments[arguments.index("--run_dir") + 1])
+        calls.append(folder.name)
+        if arguments[0] == "sweep":
+            assert timeout is not None
+            assert 0.0 < timeout <= 60.0
+            raise subprocess.TimeoutExpired("lightning", timeout)
+        limit = arguments[arguments.index("--trainer.max_time") + 1]
+        assert "00:00:00:00" < limit <= "00:00:00:59", "a minute less a second to start and stop"
+        last = folder / "checkpoints" / "last.ckpt"
+        checkpoint(last, min(40, slices.standing(last)[0] + 30))
+
+    calls: list[str] = []
+    monkeypatch.setattr(slices, "lightning", lightning)
+    slice_of_a_minute = ["--size", "tiny", "--minutes", "1", "--runs", str(tmp_path)]
+    for expected in (["denoiser"], ["denoiser", "order"], ["order", "easy"], ["easy"]):
+        calls.clear()
+        runner.main(slice_of_a_minute)
+        assert calls == expected
+        assert capsys.readouterr().out.splitlines()[-1] == "not complete: give the same command again"
+    assert not (tmp_path / "tiny" / "report").exists()
+    with pytest.raises(ValueError, match=r"holds no decoded test problems: run the sweeps first"):
+        runner.main(["--size", "tiny", "--runs", str(tmp_path), "--so_far"])

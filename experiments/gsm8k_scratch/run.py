@@ -16,13 +16,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import generate
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
+from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, seeded, steps_of, trained
 
 HERE = Path("experiments/gsm8k_scratch")
 CONFIGS = Path("configs/gsm8k")
@@ -31,23 +30,10 @@ STORED = "25m"  # the size whose weights fit into four files of 16 MiB
 TINY_STEPS = 2
 
 
-def steps_of(config: Path) -> int:
-    """The updates that a configuration asks for."""
-    steps: int = read(config)["trainer"]["max_steps"]
-    return steps
-
-
 def net_of(config: Path) -> list[str]:
     """The options that give another configuration the net of this one."""
-    net = read(config)["model"]["init_args"]["net"]
+    net = OmegaConf.load(config).model.init_args.net
     return [part for name, value in net.items() for part in (f"--model.net.{name}", str(value))]
-
-
-def read(config: Path) -> dict[str, Any]:
-    """The content of a configuration."""
-    content = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
-    assert isinstance(content, dict)
-    return content
 
 
 def rehearsal_files(folder: Path) -> Path:
@@ -61,25 +47,6 @@ def rehearsal_files(folder: Path) -> Path:
             lines.append(json.dumps({"question": problem.prompt, "answer": thought}) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
-
-
-def denoiser(runs: Path, weights: Path, options: list[str], steps: int, kept: bool, clock: Clock) -> Path | None:
-    """The weights of the denoiser, ``None`` while its training is not complete."""
-    begun = stored(weights, runs) if kept else None
-    before = 0
-    if begun is not None:
-        before = begun.steps
-        options = [
-            *options, "--model.init_from", str(begun.weights),
-            "--data.tokenizer_path", str(begun.weights.with_name("tokenizer.json")),
-        ]  # fmt: skip
-        if before >= steps:
-            return begun.weights
-    fit = Fit(runs / "denoiser", steps - before, tuple(options))
-    complete = said(fit.run_dir, "denoiser", fit.run(clock))
-    if kept and fit.last.is_file():
-        store(fit, "denoiser", weights, before)
-    return fit.last if complete else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps = order_steps = TINY_STEPS
         tiny, tiny_order, net = [HERE / "tiny.yaml"], [HERE / "tiny_order.yaml"], net_of(HERE / "tiny.yaml")
     common = [*seeded(options.seed), *([] if path is None else ["--data.path", path])]
-    found = denoiser(runs, weights, [*layers(config, *tiny), *common], steps, options.size == STORED, clock)
+    denoiser = Fit(runs / "denoiser", steps, (*layers(config, *tiny), *common))
+    found = trained("denoiser", denoiser, weights if options.size == STORED else None, clock)
     if found is None:
         print("not complete: give the same command again")
         return

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lightning_mdm.outcomes.table import replace_rows
 from lightning_mdm.slices import lightning
 
 HERE = Path(__file__).parent
@@ -86,6 +87,11 @@ def run(recipe: str, seed: int, heuristics: bool) -> Path:
     return run_dir / "order_nats.csv"
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
@@ -97,25 +103,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         files = list(pool.map(lambda pair: run(*pair, heuristics=with_heuristics(*pair, options.seeds)), pairs))
     path = HERE / "rows.csv"
-    kept: list[dict[str, str]] = []
-    redone = {(f"learned, {recipe}", str(seed)) for recipe, seed in pairs}
-    if path.exists():
-        with open(path, newline="") as file:
-            kept = [row for row in csv.DictReader(file) if (row["policy"], row["seed"]) not in redone]
+    made: list[dict[str, str]] = []
     for (recipe, seed), source in zip(pairs, files, strict=True):
-        with open(source, newline="") as file:
-            for row in csv.DictReader(file):
-                if row["policy"] == "learned":
-                    kept.append({**row, "policy": f"learned, {recipe}", "seed": str(seed)})
-                elif with_heuristics(recipe, seed, options.seeds):
-                    row["policy"] += f", {recipe}" if recipe in OTHER_LAWS else ""
-                    name = (row["policy"], row["seed"], row["T"])
-                    kept = [r for r in kept if (r["policy"], r["seed"], r["T"]) != name] + [row]
-    kept.sort(key=lambda row: (row["policy"], int(row["seed"]), int(row["T"])))
+        for row in read(source):
+            if row["policy"] == "learned":
+                made.append({**row, "policy": f"learned, {recipe}", "seed": str(seed)})
+            elif with_heuristics(recipe, seed, options.seeds):
+                law = f", {recipe}" if recipe in OTHER_LAWS else ""
+                made.append({**row, "policy": row["policy"] + law})
+    rows = replace_rows(read(path) if path.exists() else [], made, lambda row: (row["policy"], row["seed"]))
+    rows.sort(key=lambda row: (row["policy"], int(row["seed"]), int(row["T"])))
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(kept)
+        writer.writerows(rows)
     print(path)
 
 

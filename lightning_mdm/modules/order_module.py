@@ -182,10 +182,13 @@ class OrderModule(L.LightningModule):
         selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
-        # As plain values, and without the path: a checkpoint has weights of its own and must not need that file.
+        # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
+        # without the command line's way to build a module, which would lay a law's options over the default net's.
         self.save_hyperparameters(
-            ignore=["net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "prices"]
-        )
+            ignore=[
+                "net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "prices", "_instantiator",
+            ]
+        )  # fmt: skip
         self.save_hyperparameters(
             {"net": asdict(net), "selector": asdict(selector), "posterior": asdict(posterior),
              "budgets": list(budgets), "prices": list(prices)}

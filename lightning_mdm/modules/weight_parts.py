@@ -1,4 +1,4 @@
-"""Weights as a few small files: a denoiser in bfloat16 and its tokenizer, to be stored where large files cannot be.
+"""Weights as a few small files, where large ones cannot be stored: a denoiser in bfloat16 and its tokenizer, if any.
 
 A tensor that does not fit into the rest of a file is continued in the next. The tokenizer, and what else there is to
 say, travel in the first file's header.
@@ -108,15 +108,17 @@ def found_parts(folder: Path) -> list[Path]:
 
 
 def split_checkpoint(checkpoint: Path, folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write the denoiser of a checkpoint, and the tokenizer beside it, as parts; see ``split_weights``."""
-    tokenizer = checkpoint.with_name(TOKENIZER).read_text(encoding="utf-8")
-    # Without the white space of the file, which is half of it.
-    compact = json.dumps(json.loads(tokenizer), ensure_ascii=False, separators=(",", ":"))
-    return split_weights(checkpoint_weights(checkpoint, "checkpoint"), folder, {TOKENIZER: compact, **texts})
+    """Write the denoiser of a checkpoint, and the tokenizer beside it if any, as parts; see ``split_weights``."""
+    tokenizer = checkpoint.with_name(TOKENIZER)
+    if tokenizer.is_file():
+        content = json.loads(tokenizer.read_text(encoding="utf-8"))
+        # Without the white space of the file, which is half of it.
+        texts = {TOKENIZER: json.dumps(content, ensure_ascii=False, separators=(",", ":")), **texts}
+    return split_weights(checkpoint_weights(checkpoint, "checkpoint"), folder, texts)
 
 
 def join_checkpoint(folder: Path, out_dir: Path) -> Path:
-    """Join parts into ``denoiser.safetensors`` and ``tokenizer.json``, to train on or to learn an order for.
+    """Join parts into ``denoiser.safetensors`` and, if any, ``tokenizer.json``: to train on or to learn an order for.
 
     Returns:
         The file of weights.
@@ -126,6 +128,7 @@ def join_checkpoint(folder: Path, out_dir: Path) -> Path:
     """
     state, texts = join_weights(folder)
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / TOKENIZER).write_text(texts[TOKENIZER], encoding="utf-8")
+    if TOKENIZER in texts:
+        (out_dir / TOKENIZER).write_text(texts[TOKENIZER], encoding="utf-8")
     save_file(state, out_dir / "denoiser.safetensors")
     return out_dir / "denoiser.safetensors"

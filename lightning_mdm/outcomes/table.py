@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import MISSING, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Record = TypeVar("Record", bound=DataclassInstance)
 else:
     Record = TypeVar("Record")
+
+AnyRow = TypeVar("AnyRow")
 
 _PARSERS: dict[str, Any] = {
     "str": str,
@@ -78,3 +80,16 @@ def read_table(path: str | Path, record_type: type[Record]) -> list[Record]:
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     return records
+
+
+def replace_rows(earlier: Iterable[AnyRow], later: Iterable[AnyRow], key: Callable[[AnyRow], Hashable]) -> list[AnyRow]:
+    """The earlier rows, without those of a key that a later row has, and then the later ones.
+
+    Args:
+        earlier: such as those of a file.
+        later: what was made again, or for the first time.
+        key: what it was made of; several rows may have the same.
+    """
+    later = list(later)
+    made = {key(row) for row in later}
+    return [row for row in earlier if key(row) not in made] + later

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from lightning_mdm.callbacks.subproblems import Subproblems, bins_of
+from lightning_mdm.callbacks.subproblems import Subproblems, bins_of, predicted
 from lightning_mdm.data.batch import collate
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.nae_sat import NaeSatProblems
@@ -29,6 +30,7 @@ from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.objectives.denoising import response_query
 from lightning_mdm.outcomes import CommitRow, SubproblemRow, read_commits, read_subproblems
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.puzzles.sudoku import from_text
@@ -162,6 +164,40 @@ def test_a_law_with_many_answers_has_losses_only(tmp_path: Path) -> None:
     assert nats["observation, decided by known latents"] < 1e-5
     assert min(nats["observation, not decided yet"], nats["latent"]) > 0.05
     assert (tmp_path / "subproblems.png").stat().st_size > 0
+
+
+class Wishing(nn.Module):
+    """Another denoiser, except that it thinks some tokens likelier than all others everywhere."""
+
+    def __init__(self, denoiser: nn.Module, wished: Sequence[int]) -> None:
+        super().__init__()
+        self.denoiser, self.wished = denoiser, list(wished)
+
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        logits_BQV = self.denoiser(tokens_BL, valid_BL, query_BQ).logits_BQV.clone()
+        logits_BQV[..., self.wished] = 20.0
+        return DenoiserOutput(logits_BQV)
+
+
+def test_a_forbidden_token_is_never_predicted(tmp_path: Path) -> None:
+    """Neither does it take probability from the true token, nor is it ever the likeliest."""
+    law = NaeSat(5, 10, padding=2)
+    problems, denoiser = NaeSatProblems(law, n_test=10), law_denoiser(law)
+    forbidden = problems.token_space.forbidden
+    assert forbidden == (2,)
+    plain, _ = analyse(tmp_path / "plain", Answering(denoiser), problems)
+    wishing, _ = analyse(tmp_path / "wishing", Answering(Wishing(denoiser, forbidden)), problems)
+    assert [replace(row, checkpoint="") for row in wishing] == [replace(row, checkpoint="") for row in plain]
+    assert max(row.nats for row in wishing) < 2.0, "between two tokens"
+    assert {row.accuracy for row in wishing if row.kind == "observation, decided by known latents"} == {1.0}
+
+    batch = collate([problems.encoder(problem) for problem in problems.problems("test")], 0)  # type: ignore[misc]
+    masked_BL = torch.where(batch.response_BL, problems.token_space.mask_id, batch.tokens_BL)
+    true_BQ = batch.tokens_BL.gather(1, response_query(batch.response_BL))
+    for wished in (0, 1):  # the other one is all that is left
+        nats_BQ, right_BQ, _ = predicted(Wishing(denoiser, [wished]), batch, masked_BL, [wished, 2])
+        assert torch.equal(right_BQ, true_BQ == 1 - wished)
+        assert torch.equal(nats_BQ == 0.0, right_BQ)
 
 
 def test_the_other_split_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_missing_parts_are_noticed_and_earlier_ones_replaced(tmp_path: Path) -> 
     assert split_weights(state(), tmp_path, {}) == [tmp_path / "part_1_of_1.safetensors"] == found_parts(tmp_path)
 
 
-def test_a_checkpoint_goes_through_with_its_tokenizer(tmp_path: Path) -> None:
+def test_a_checkpoint_goes_through_with_its_tokenizer_if_any(tmp_path: Path) -> None:
     net, other = nn.Linear(3, 2), nn.Linear(3, 2)
     checkpoint = tmp_path / "last.ckpt"
     torch.save({"state_dict": {f"denoiser.{n}": v for n, v in net.state_dict().items()}}, checkpoint)
@@ -78,3 +78,8 @@ def test_a_checkpoint_goes_through_with_its_tokenizer(tmp_path: Path) -> None:
     assert join_weights(tmp_path / "parts")[1]["standing"] == "here"
     load_denoiser(other, weights, option="init_from")
     torch.testing.assert_close(other.weight, net.weight, rtol=1e-2, atol=1e-3)
+    (tmp_path / "tokenizer.json").unlink()
+    split_checkpoint(checkpoint, tmp_path / "numbers", {"standing": "there"})
+    assert join_weights(tmp_path / "numbers")[1] == {"standing": "there"}, "numbers need no tokenizer"
+    join_checkpoint(tmp_path / "numbers", tmp_path / "joined_numbers")
+    assert [path.name for path in (tmp_path / "joined_numbers").iterdir()] == ["denoiser.safetensors"]

@@ -1,0 +1,133 @@
+"""The rows of experiments of several parts: what is made again is replaced, and all else stays."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lightning_mdm.outcomes import ORDER_NATS, OrderRow, Row, read_rows, write_order_rows, write_rows
+from lightning_mdm.outcomes.table import replace_rows
+from runs import REPOSITORY, load_script
+
+CELL = Row(
+    task="nae_sat", split="test", checkpoint="exact", policy="iid", options="{}", T=1, seed=0, n=10, correct=0,
+    accuracy=0.0, accuracy_low=0.0, accuracy_high=0.3, nfe_mean=1.0, nfe_min=1, nfe_max=1, tokens_per_forward=40.0,
+    forward_passes=1, seconds=1.0, device="cpu", commit="abc", left_out=0, adaptive=False,
+)  # fmt: skip
+NATS = OrderRow(
+    task="hop_chain", split="test", checkpoint="1f0c", policy="iid", options="{}", T=1, seed=0, n=10, nats=1.0,
+    nats_sem=0.1, nats_per_token=0.1, nfe_mean=1.0, nfe_min=1, nfe_max=1, optimum=0.5, device="cpu", commit="abc",
+    adaptive=False,
+)  # fmt: skip
+
+
+def test_rows_of_a_key_that_is_made_again_are_replaced() -> None:
+    earlier = [("a", 1), ("b", 1), ("a", 2), ("c", 1)]
+    made = iter([("d", 9), ("a", 9)])
+    assert replace_rows(earlier, made, lambda row: row[0]) == [("b", 1), ("c", 1), ("d", 9), ("a", 9)]
+    assert replace_rows(earlier, [], lambda row: row[0]) == earlier
+
+
+@pytest.fixture
+def nae_sat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The script, publishing in the current folder; every sweep leaves the files that it would leave."""
+    script = load_script("nae_sat")
+
+    def lightning(*arguments: str, log: Path) -> None:
+        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+        if arguments[0] == "sweep":
+            run_dir.mkdir(parents=True)
+            exact = run_dir.parent.name == "exact"
+            row = replace(CELL, checkpoint="exact") if exact else replace(CELL, checkpoint="t", tokens_per_forward=32.0)
+            rows = [replace(row, policy="learned", options="again"), replace(row, policy="iid", options="again")]
+            two_steps = [replace(r, T=2, nfe_mean=1.6, tokens_per_forward=r.tokens_per_forward / 1.6) for r in rows]
+            write_rows(run_dir / "frontier.csv", [*rows, *two_steps])
+            for name in (ORDER_NATS, "order_nats.png", "order_nats.svg", "report.md", "frontier.png", "frontier.svg"):
+                (run_dir / name).touch()
+
+    monkeypatch.setattr(script, "lightning", lightning)
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return script
+
+
+@pytest.mark.parametrize("part", ["exact", "trained"])
+def test_latents_rows_of_the_part_that_is_not_run_stay(nae_sat: ModuleType, part: str) -> None:
+    tokens = {"exact": 40.0, "trained": 32.0}
+    before = {
+        name: [
+            replace(CELL, checkpoint=f"{name}, before", T=T, nfe_mean=float(T), tokens_per_forward=tokens[name] / T)
+            for T in (1, 2, 3)
+        ]
+        for name in ("exact", "trained")
+    }
+    write_rows("rows.csv", [*before["exact"], *before["trained"]])
+    nae_sat.main(["--parts", part])
+    rows = read_rows("rows.csv")
+    kept = before["trained" if part == "exact" else "exact"]
+    assert [row for row in rows if row.options != "again"] == kept, "all of the other part, none of this one"
+    assert len(rows) == 3 + 4
+    assert rows == sorted(rows, key=lambda row: row.tokens_per_forward * row.nfe_mean, reverse=True), "exact first"
+
+
+def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
+    nae_sat.main([])
+    assert [row.checkpoint for row in read_rows("rows.csv")] == ["exact"] * 4 + ["t"] * 4
+
+
+def test_published_latents_are_in_the_order_in_which_they_are_written() -> None:
+    rows = read_rows(REPOSITORY / "experiments" / "nae_sat" / "rows.csv")
+    tokens = [load_script("nae_sat").tokens_of(row) for row in rows]
+    assert set(tokens) == {40, 32}, "a part each"
+    assert tokens == sorted(tokens, reverse=True)
+
+
+def test_hop_chain_rows_of_runs_that_are_not_repeated_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = load_script("hop_chain")
+
+    def lightning(*arguments: str, log: Path) -> None:
+        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+        if arguments[0] == "sweep":
+            policies = ["learned"] if "--order_nats.policies" in arguments else ["iid", "learned"]
+            write_order_rows(
+                run_dir / ORDER_NATS,
+                [replace(NATS, policy=policy, T=T, nats=9.0) for policy in policies for T in (2, 1)],
+            )
+
+    monkeypatch.setattr(script, "lightning", lightning)
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    runs = [
+        ("iid", 0), ("iid, more_hops", 0), ("learned, more_hops", 0), ("learned, relative", 0),
+        ("learned, relative", 2), ("top_margin", 0),
+    ]  # fmt: skip
+    with open("rows.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(script.COLUMNS)
+        writer.writerows([policy, T, seed, 1.0, 0.1, 1.0, 0.5] for policy, seed in runs for T in (1, 2, 3))
+
+    def found() -> list[tuple[str, int, int, float]]:
+        return [
+            (row["policy"], int(row["seed"]), int(row["T"]), float(row["nats"]))
+            for row in script.read(Path("rows.csv"))
+        ]
+
+    def rows(policy: str, seed: int, *, again: bool) -> list[tuple[str, int, int, float]]:
+        return [(policy, seed, T, 9.0 if again else 1.0) for T in ((1, 2) if again else (1, 2, 3))]
+
+    script.main(["--seeds", "0", "1", "--recipes", "relative", "--jobs", "1"])
+    assert found() == [
+        *rows("iid", 0, again=True), *rows("iid, more_hops", 0, again=False),
+        *rows("learned, more_hops", 0, again=False), *rows("learned, relative", 0, again=True),
+        *rows("learned, relative", 1, again=True), *rows("learned, relative", 2, again=False),
+        *rows("top_margin", 0, again=False),
+    ]  # fmt: skip
+    script.main(["--seeds", "0", "--recipes", "more_hops", "--jobs", "1"])
+    assert found()[2:6] == [*rows("iid, more_hops", 0, again=True), *rows("learned, more_hops", 0, again=True)]
+    assert found()[:2] == rows("iid", 0, again=True), "the heuristics of another law are others"
