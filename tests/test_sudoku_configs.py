@@ -15,6 +15,7 @@ import yaml
 
 from lightning_mdm import slices
 from lightning_mdm.cli import main
+from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
@@ -52,6 +53,19 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
     assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
 
 
+@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"]], ids="+".join)
+def test_the_papers_decoding(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *map(str, files([*layers, "kim_2025"])), "--print_config"])
+    frontier = yaml.safe_load(capsys.readouterr().out)["frontier"]
+    assert frontier["budgets"] == [50]
+    noisy = [Noisy(**policy["init_args"]) for policy in frontier["policies"] if policy["class_path"].endswith("Noisy")]
+    assert {(policy.certainty, policy.coefficient) for policy in noisy} == {
+        ("probability", 0.5), ("probability", 0.25), ("margin", 0.5),
+    }  # fmt: skip
+    assert {(policy.noise, policy.quota, policy.fading) for policy in noisy} == {("gumbel", "linear", False)}
+
+
 def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", *map(str, files(["autoregressive"])), "--print_config"])
@@ -63,7 +77,7 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
-        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "order",
+        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "kim_2025", "order",
         "order_small", "small",
     ]  # fmt: skip
 
