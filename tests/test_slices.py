@@ -28,14 +28,12 @@ from lightning_mdm.slices import (
     str_of,
     trained,
 )
-from runs import REPOSITORY, load_script, program
+from runs import REPOSITORY, load_script, program, write_checkpoint
 
 
 def checkpoint(path: Path, step: int, seconds: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    timer = {"Timer": {"time_elapsed": {"train": seconds}}}
-    weights = {"denoiser.a": torch.arange(6.0).reshape(2, 3)}
-    torch.save({"global_step": step, "callbacks": timer, "state_dict": weights}, path)
+    """One of a task of texts."""
+    write_checkpoint(path, step, seconds)
     path.with_name("tokenizer.json").write_text("{}")
 
 
@@ -253,6 +251,44 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     there = script.denoiser(replace(tiny, steps=3), Path("there"), Path("runs/tiny/weights"), Clock(30.0))
     assert there == Path("there/denoiser/checkpoints/last.ckpt")
     assert standing(there)[0] == 1
+
+
+def test_independent_denoisers_and_the_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("word_problems_order")
+
+    def fake(*arguments: str, log: Path, timeout: float | None = None) -> None:
+        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+        said = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+        calls.append((run_dir.name, said))
+        if arguments[0] == "fit":
+            write_checkpoint(run_dir / "checkpoints" / "last.ckpt", int(said["--trainer.max_steps"]))
+        else:
+            run_dir.mkdir(parents=True)
+            (run_dir / "frontier.csv").touch()
+
+    calls: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(slices, "lightning", fake)
+    monkeypatch.setattr(script, "RUNS", tmp_path)
+    sweeps = [f"{group}_test_9" for group in ("fixed", "adaptive", "learned", "patient")]
+    script.run(0, "test", 9)
+    assert [name for name, _ in calls] == sweeps, "nothing is trained for what ships"
+    assert {said["--model.init_from"] for _, said in calls} == {"experiments/word_problems/order.safetensors"}
+    calls.clear()
+    script.run(2, "test", 9)
+    assert [name for name, _ in calls] == ["stage_1", "stage_2", "stage_5", "order", *sweeps]
+    fits, swept = [said for _, said in calls[:4]], [said for _, said in calls[4:]]
+    last = [str(tmp_path / "seed_2" / name / "checkpoints" / "last.ckpt") for name, _ in calls[:4]]
+    assert [fit.get("--model.init_from") for fit in fits] == [None, *last[:2], None], (
+        "from nothing, one after the other"
+    )
+    assert {said["--model.denoiser_ckpt"] for said in (fits[3], *swept)} == {last[2]}
+    assert {said["--ckpt_path"] for said in swept} == {last[3]}
+    assert {said["--data.seed"] for _, said in calls} == {"2"}
+    script.run(2, "test", 9)
+    assert len(calls) == 8, "what is complete is not repeated"
+    script.run(2, "test", 10)
+    assert len(calls) == 12, "more problems are other sweeps"
 
 
 @pytest.mark.parametrize("size", ["25m", "85m", "170m"])

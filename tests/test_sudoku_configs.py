@@ -19,7 +19,7 @@ from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
-from runs import REPOSITORY, load_script, program
+from runs import REPOSITORY, load_script, program, write_checkpoint
 
 FOLDER = REPOSITORY / "configs" / "sudoku"
 SMALL = ["--config", FOLDER / "denoiser.yaml", "--config", FOLDER / "small.yaml"]
@@ -182,7 +182,7 @@ def test_the_stages_of_the_runner_parse(
             run_dir.mkdir()
             (run_dir / "frontier.csv").touch()
         else:
-            checkpoint(run_dir / "checkpoints" / "last.ckpt", updates)
+            write_checkpoint(run_dir / "checkpoints" / "last.ckpt", updates)
 
     parsed: list[Asked] = []
     monkeypatch.setattr(slices, "lightning", parse)
@@ -201,11 +201,6 @@ def test_the_stages_of_the_runner_parse(
     assert len(parsed) == 4, "what is complete is not repeated"
 
 
-def checkpoint(path: Path, step: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"global_step": step, "callbacks": {}, "state_dict": {"denoiser.a": torch.zeros(2)}}, path)
-
-
 def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +215,7 @@ def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(
         limit = arguments[arguments.index("--trainer.max_time") + 1]
         assert "00:00:00:00" < limit <= "00:00:00:59", "a minute less a second to start and stop"
         last = folder / "checkpoints" / "last.ckpt"
-        checkpoint(last, min(40, slices.standing(last)[0] + 30))
+        write_checkpoint(last, min(40, slices.standing(last)[0] + 30))
 
     calls: list[str] = []
     monkeypatch.setattr(slices, "lightning", lightning)

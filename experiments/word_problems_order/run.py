@@ -18,65 +18,64 @@ from shutil import copyfile
 
 from lightning_mdm.report import report
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import layers, lightning, seeded
+from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, seeded, steps_of
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
 SHIPPED = Path("experiments/word_problems")
 CONFIGS = "configs/word_problems"
+TOKENIZER = ("--data.tokenizer_path", str(SHIPPED / "tokenizer.json"))  # of all seeds
 GROUPS = ("fixed", "adaptive", "learned", "patient")
 # From nothing: updates of three of the five stages of `make train-default`, each from the weights of the one before.
 STAGES = {"stage_1": 4000, "stage_2": 1000, "stage_5": 1600}
 
 
-def denoiser(run_dir: Path, seed: int) -> Path:
-    """The weights of a seed's denoiser, trained from nothing where they are not there."""
-    start: list[str] = []
+def trainings(run_dir: Path, seed: int) -> list[Fit]:
+    """Those of a seed's denoiser, from nothing, one after the other."""
+    fits: list[Fit] = []
     for stage, steps in STAGES.items():
-        there = run_dir / stage
-        lightning(
-            "fit", *layers(f"{CONFIGS}/denoiser.yaml", f"{CONFIGS}/{stage}.yaml"), *seeded(seed), *start,
-            "--run_dir", str(there), "--trainer.max_steps", str(steps), "--trainer.precision", "bf16-mixed",
-            "--trainer.val_check_interval", str(steps), "--model.compile", "true",
-            "--data.tokenizer_path", str(SHIPPED / "tokenizer.json"), "--ckpt_path", "last", log=there / "fit.log",
+        options = (
+            *layers(f"{CONFIGS}/denoiser.yaml", f"{CONFIGS}/{stage}.yaml"), *seeded(seed), *TOKENIZER,
+            "--trainer.precision", "bf16-mixed", "--trainer.val_check_interval", str(steps), "--model.compile", "true",
+            *(("--model.init_from", str(fits[-1].last)) if fits else ()),
         )  # fmt: skip
-        weights = there / "checkpoints" / "last.ckpt"
-        start = ["--model.init_from", str(weights)]
-    return weights
+        fits.append(Fit(run_dir / stage, steps, options))
+    return fits
 
 
 def run(seed: int, split: str, problems: int) -> None:
     """Train and evaluate one seed, or take what is there."""
     run_dir = RUNS / f"seed_{seed}"
-    order = [
-        *layers(f"{CONFIGS}/order.yaml"), *seeded(seed), "--data.tokenizer_path", str(SHIPPED / "tokenizer.json"),
-    ]  # fmt: skip
+    options = (*layers(f"{CONFIGS}/order.yaml"), *seeded(seed), *TOKENIZER)
+    stages: list[tuple[str, Fit | Sweep]] = []
     if seed == 0:
-        trained = ["--model.init_from", str(SHIPPED / "order.safetensors")]
+        weights = ("--model.init_from", str(SHIPPED / "order.safetensors"))
     else:
-        order += ["--model.denoiser_ckpt", str(denoiser(run_dir, seed))]
-        lightning(
-            "fit", *order, "--run_dir", str(run_dir / "order"), "--trainer.val_check_interval", "100000",
-            "--ckpt_path", "last", log=run_dir / "fit.log",
-        )  # fmt: skip
-        trained = ["--ckpt_path", str(run_dir / "order" / "checkpoints" / "last.ckpt")]
+        fits = trainings(run_dir, seed)
+        options += ("--model.denoiser_ckpt", str(fits[-1].last))
+        never = ("--trainer.val_check_interval", "100000")
+        fits.append(Fit(run_dir / "order", steps_of(f"{CONFIGS}/order.yaml"), (*options, *never)))
+        stages += [(f"seed {seed}, {fit.run_dir.name}", fit) for fit in fits]
+        weights = ("--ckpt_path", str(fits[-1].last))
     for group in GROUPS:
-        there = run_dir / f"{group}_{split}"
-        if (there / "frontier.csv").exists():
-            continue
-        lightning(
-            "sweep", *order, *trained, *layers(HERE / f"{group}.yaml"), "--run_dir", str(there), "--split", split,
-            f"--data.n_{split}", str(problems), "--data.eval_batch_size", "100", "--model.validation_samples", "1",
+        sweep = (
+            *options, *weights, *layers(HERE / f"{group}.yaml"), "--split", split, f"--data.n_{split}", str(problems),
+            "--data.eval_batch_size", "100", "--model.validation_samples", "1",
             "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
-            log=there / "sweep.log",
         )  # fmt: skip
-        print(f"{there} is complete", flush=True)
+        stages.append((f"seed {seed}, {group}, {split}", Sweep(swept(seed, group, split, problems), sweep)))
+    run_all(stages, Clock(float("inf")))
 
 
-def joined(seeds: Sequence[int], split: str) -> Path:
+def swept(seed: int, group: str, split: str, problems: int) -> Path:
+    """Where a sweep leaves what it decodes."""
+    return RUNS / f"seed_{seed}" / f"{group}_{split}_{problems}"
+
+
+def joined(seeds: Sequence[int], split: str, problems: int) -> Path:
     """A run directory in which every denoiser is a seed, so that reports pool and pair over all of them."""
-    parts = {seed: [RUNS / f"seed_{seed}" / f"{group}_{split}" for group in GROUPS] for seed in seeds}
-    return join_seeds(parts, RUNS / f"joined_{split}")
+    parts = {seed: [swept(seed, group, split, problems) for group in GROUPS] for seed in seeds}
+    return join_seeds(parts, RUNS / f"joined_{split}_{problems}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda seed: run(seed, options.split, options.problems), options.seeds))
-    path = joined(options.seeds, options.split)
+    path = joined(options.seeds, options.split, options.problems)
     report([str(path)])
     if options.split == "test":
         copyfile(path / "frontier.csv", HERE / "rows.csv")

@@ -17,6 +17,7 @@ from lightning_mdm.data.number_substitution import drawn, plausible, substitute,
 from lightning_mdm.data.number_tracing import UntraceableError, trace
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.question_numbers import numerals
+from runs import load_script
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "gsm8k"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real GSM8K files are not beside the repository")
@@ -243,19 +244,13 @@ def test_drawing_changes_something_and_may_change_little() -> None:
 
 @needs_real
 def test_most_real_problems_have_fifty_variants() -> None:
+    variants_of = load_script("gsm8k_scratch", "variants")
     data = GSM8K(str(REAL), vocab_size=600, measure_problems=10)
     sample = list(data.training().sample(0))[::70]
-    enough = 0
+    assert len(sample) == 100
+    assert variants_of.ENOUGH == 50
+    assert sum(variants_of.count(original, 0) == 50 for original in sample) > 50
     for original in sample:
-        found: dict[str, Problem] = {}
-        for k in range(200):
-            if (variant := substitute(original, 0, k)) is not None:
-                found[variant.prompt] = variant
-            if len(found) == 50 or (k == 20 and not found):
-                break
-        enough += len(found) == 50
-        for variant in list(found.values())[:3]:
+        for variant in variants(original, 3):
             calculated(variant.response)
             assert data.grade(variant, variant.response).correct
-    assert len(sample) == 100
-    assert enough > 0.5 * len(sample)
