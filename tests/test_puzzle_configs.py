@@ -11,12 +11,14 @@ import torch
 import yaml
 
 from lightning_mdm.cli import main
+from lightning_mdm.data.zebra import ZebraPuzzles
 from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import build_denoiser, net_from_plain
 from lightning_mdm.nets.laws import NaeSatDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_order_rows, read_outcomes, read_rows
+from lightning_mdm.puzzles.zebra import Zebra
 from runs import REPOSITORY, load_script, program
 
 CONFIGS = REPOSITORY / "configs"
@@ -61,6 +63,16 @@ def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, file: st
     if task == "nae_sat":
         law = NaeSat(**config["data"]["init_args"]["law"])
         assert (law.latents, law.observations, net.positions) == (25, 275, law.length)
+
+
+@pytest.mark.parametrize("names", [["denoiser"], ["denoiser", "small"], ["order"]], ids="+".join)
+def test_the_tables_of_zebra_stand_at_one_place(capsys: pytest.CaptureFixture[str], names: list[str]) -> None:
+    config = printed_config(capsys, *layers("zebra", *names))
+    data = config["data"]["init_args"]
+    largest = data["law"]["max_houses"] * data["law"]["max_attributes"]
+    assert config["model"]["init_args"]["net"]["positions"] == data["prompt_words"] + largest
+    problems = ZebraPuzzles(Zebra(**data["law"]), n_test=20, prompt_words=data["prompt_words"])
+    assert all(problems.encoder(problem) for problem in problems.problems("test")), "prompts are no longer than that"
 
 
 @pytest.mark.parametrize("task", TASKS)
