@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from lightning_mdm.outcomes import ORDER_NATS, OrderRow, Row, read_rows, write_order_rows, write_rows
+from lightning_mdm.outcomes import ORDER_NATS, OrderRow, Row, read_order_rows, read_rows, write_order_rows, write_rows
 from lightning_mdm.outcomes.table import replace_rows
 from runs import REPOSITORY, load_script
 
@@ -43,11 +43,15 @@ def nae_sat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
             run_dir.mkdir(parents=True)
             exact = run_dir.parent.name == "exact"
             row = replace(CELL, checkpoint="exact") if exact else replace(CELL, checkpoint="t", tokens_per_forward=32.0)
-            rows = [replace(row, policy="learned", options="again"), replace(row, policy="iid", options="again")]
+            seed = int(arguments[arguments.index("--frontier.seeds") + 1].strip("[]"))
+            rows = [
+                replace(row, policy=policy, options='{"again":true}', seed=seed, accuracy_high=0.3 + seed / 10)
+                for policy in ("learned", "iid")
+            ]
             two_steps = [replace(r, T=2, nfe_mean=1.6, tokens_per_forward=r.tokens_per_forward / 1.6) for r in rows]
             write_rows(run_dir / "frontier.csv", [*rows, *two_steps])
-            for name in (ORDER_NATS, "order_nats.png", "order_nats.svg", "report.md", "frontier.png", "frontier.svg"):
-                (run_dir / name).touch()
+            selector = f'{{"selector":"{seed}"}}'
+            write_order_rows(run_dir / ORDER_NATS, [replace(NATS, options=selector, seed=seed, nats=float(seed))])
 
     monkeypatch.setattr(script, "lightning", lightning)
     monkeypatch.setattr(script, "HERE", tmp_path)
@@ -67,17 +71,24 @@ def test_latents_rows_of_the_part_that_is_not_run_stay(nae_sat: ModuleType, part
         for name in ("exact", "trained")
     }
     write_rows("rows.csv", [*before["exact"], *before["trained"]])
-    nae_sat.main(["--parts", part])
+    nae_sat.main(["--parts", part, "--seeds", "0", "2", "--jobs", "1"])
     rows = read_rows("rows.csv")
     kept = before["trained" if part == "exact" else "exact"]
-    assert [row for row in rows if row.options != "again"] == kept, "all of the other part, none of this one"
-    assert len(rows) == 3 + 4
+    again = [row for row in rows if "again" in row.options]
+    assert [row for row in rows if row not in again] == kept, "all of the other part, none of this one"
+    assert len(again) == 2 * 4
+    assert {row.seed for row in again} == {0, 2}
     assert rows == sorted(rows, key=lambda row: row.tokens_per_forward * row.nfe_mean, reverse=True), "exact first"
 
 
 def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
-    nae_sat.main([])
-    assert [row.checkpoint for row in read_rows("rows.csv")] == ["exact"] * 4 + ["t"] * 4
+    nae_sat.main(["--jobs", "1"])
+    assert [row.checkpoint for row in read_rows("rows.csv")] == ["exact"] * 12 + ["t"] * 12
+    for name in ("order_nats.csv", "trained_order_nats.csv"):
+        costs = read_order_rows(name)
+        assert [(cost.seed, cost.nats, cost.options) for cost in costs] == [(s, float(s), "{}") for s in (0, 1, 2)]
+    for name in ("order_nats.png", "order_nats.svg", "trained.md", "trained.png", "trained.svg"):
+        assert Path(name).is_file()
 
 
 def test_published_latents_are_in_the_order_in_which_they_are_written() -> None:

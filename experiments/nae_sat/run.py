@@ -1,10 +1,11 @@
-"""Learn the order of L&O-NAE-SAT, for the exact posterior and for a trained denoiser, and collect rows and figures.
+"""Learn the order of L&O-NAE-SAT, for the exact posterior and for trained denoisers, and collect rows and figures.
 
-python experiments/nae_sat/run.py [--parts exact trained] [--seed 0]
+python experiments/nae_sat/run.py [--parts exact trained] [--seeds 0 1 2] [--jobs N]
 
 The order is learned for two steps alone first, then for all budgets from there. What is complete is not repeated; what
-was stopped goes on. The cost in nats of every policy goes to ``order_nats.csv``, whole sequences to ``rows.csv``, where
-the rows of a part that is not run stay.
+was stopped goes on. A seed is one of weights, noise and training data, and of the noise of decoding. The cost in nats
+of every policy goes to ``order_nats.csv``, whole sequences to ``rows.csv``, where the rows of a part that is not run
+stay.
 """
 
 from __future__ import annotations
@@ -12,34 +13,72 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import copyfile
 
-from lightning_mdm.outcomes import Row, read_rows, write_rows
+from lightning_mdm.outcomes import ORDER_NATS, Row, read_order_rows, read_rows, write_rows
 from lightning_mdm.outcomes.table import replace_rows
-from lightning_mdm.slices import lightning
+from lightning_mdm.report import report, report_order_nats
+from lightning_mdm.report.seeds import join_seeds
+from lightning_mdm.slices import layers, lightning, seeded
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
 LAST = Path("checkpoints") / "last.ckpt"
+PARTS = ("exact", "trained")
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
 NO_BOUNDS = ("--model.budgets", "[2]", "--model.validation_samples", "1")  # of the sweep
 
 
 def configs(*names: str) -> tuple[str, ...]:
-    return tuple(part for name in names for part in ("--config", str(CONFIGS / f"{name}.yaml")))
+    return layers(*(CONFIGS / f"{name}.yaml" for name in names))
 
 
-def learned(run_dir: Path, order: Sequence[str]) -> None:
+def learned(run_dir: Path, order: Sequence[str], seed: int) -> None:
     """Learn the order, for two steps and then for all budgets, and decode the test problems with every policy."""
     first, both = run_dir / "two_steps", run_dir / "order"
     lightning("fit", *order, *TWO_STEPS, "--run_dir", str(first), "--ckpt_path", "last", log=run_dir / "two_steps.log")
     start = "last" if (both / LAST).exists() else str(first / LAST)
     lightning("fit", *order, "--run_dir", str(both), "--ckpt_path", start, log=run_dir / "order.log")
+    noise = ("--frontier.seeds", f"[{seed}]", "--order_nats.seeds", f"[{seed}]")
     lightning(
-        "sweep", *order, *NO_BOUNDS, "--run_dir", str(both), "--ckpt_path", str(both / LAST), log=run_dir / "sweep.log"
-    )
+        "sweep", *order, *NO_BOUNDS, *noise, "--run_dir", str(both), "--ckpt_path", str(both / LAST),
+        log=run_dir / "sweep.log",
+    )  # fmt: skip
+
+
+def run(part: str, seed: int) -> None:
+    """Train and evaluate one seed of a part, or take what is there."""
+    run_dir = RUNS / f"seed_{seed}"
+    if part == "exact":
+        learned(run_dir / part, (*configs("order"), *seeded(seed)), seed)
+    else:
+        denoiser = run_dir / "denoiser"
+        lightning(
+            "fit", *configs("denoiser", "small"), *seeded(seed), "--run_dir", str(denoiser), "--ckpt_path", "last",
+            log=run_dir / "denoiser.log",
+        )  # fmt: skip
+        order = (*configs("order", "order_small"), *seeded(seed), "--model.denoiser_ckpt", str(denoiser / LAST))
+        learned(run_dir / part, order, seed)
+    print(f"{part}, seed {seed}: complete", flush=True)
+
+
+def publish(part: str, seeds: Sequence[int]) -> list[Row]:
+    """The rows of a part, all seeds; its figures and reports go into this folder."""
+    path = join_seeds({seed: [RUNS / f"seed_{seed}" / part / "order"] for seed in seeds}, RUNS / f"joined_{part}")
+    report([str(path)])
+    report_order_nats(read_order_rows(path / ORDER_NATS), path)
+    if part == "exact":
+        for name in (ORDER_NATS, "order_nats.png", "order_nats.svg"):
+            copyfile(path / name, HERE / name)
+    else:
+        copyfile(path / ORDER_NATS, HERE / "trained_order_nats.csv")
+        copyfile(path / "report.md", HERE / "trained.md")
+        for kind in ("png", "svg"):
+            copyfile(path / f"frontier.{kind}", HERE / f"trained.{kind}")
+    return read_rows(path / "frontier.csv")
 
 
 def tokens_of(row: Row) -> int:
@@ -49,30 +88,16 @@ def tokens_of(row: Row) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("exact", "trained"), default=["exact", "trained"])
-    parser.add_argument("--seed", type=int, default=0, help="of weights, noise and training data")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    seed = str(options.seed)
-    seeded = ("--seed_everything", seed, "--model.noise_seed", seed, "--data.seed", seed)
-    run_dir = RUNS / f"seed_{seed}"
-    if "exact" in options.parts:
-        there = run_dir / "exact"
-        learned(there, (*configs("order"), *seeded))
-        for name in ("order_nats.csv", "order_nats.png", "order_nats.svg"):
-            copyfile(there / "order" / name, HERE / name)
-    if "trained" in options.parts:
-        there, denoiser = run_dir / "trained", run_dir / "denoiser"
-        lightning(
-            "fit", *configs("denoiser", "small"), *seeded, "--run_dir", str(denoiser), "--ckpt_path", "last",
-            log=run_dir / "denoiser.log",
-        )  # fmt: skip
-        learned(there, (*configs("order", "order_small"), *seeded, "--model.denoiser_ckpt", str(denoiser / LAST)))
-        copyfile(there / "order" / "report.md", HERE / "trained.md")
-        for kind in ("png", "svg"):
-            copyfile(there / "order" / f"frontier.{kind}", HERE / f"trained.{kind}")
+    pairs = [(part, seed) for part in options.parts for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda pair: run(*pair), pairs))
     path = HERE / "rows.csv"
-    made = [row for part in options.parts for row in read_rows(run_dir / part / "order" / "frontier.csv")]
+    made = [row for part in options.parts for row in publish(part, options.seeds)]
     rows = replace_rows(read_rows(path) if path.exists() else [], made, tokens_of)
     write_rows(path, sorted(rows, key=tokens_of, reverse=True))
 

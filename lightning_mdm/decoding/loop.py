@@ -81,7 +81,8 @@ def decode(
             what the loop costs. Seconds at the first call; sums may round differently.
 
     Raises:
-        ValueError: a budget below 1, an unknown ``end_of_sequence``, ``close`` without such a token, guidance below 0.
+        ValueError: a budget below 1, an unknown ``end_of_sequence``, ``close`` without such a token, guidance below 0,
+            or of a policy for causal nets.
         RuntimeError: the policy chose positions that were not masked, or none at all; the denoiser gave logits that are
             not numbers.
     """
@@ -92,6 +93,8 @@ def decode(
         raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
     if not guidance >= 0.0:
         raise ValueError(f"guidance={guidance}: give 0 (none) or more")
+    if guidance and policy.sequential:
+        raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
     token_sampler = token_sampler or Argmax()
     if isolate_rows and len(canvas.index_B) > 0:
         traces = [

@@ -14,6 +14,7 @@ from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
     IID,
+    Autoregressive,
     Blocks,
     ConfidenceThreshold,
     Entropy,
@@ -242,5 +243,7 @@ def test_guidance_of_zero_is_none() -> None:
             decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, guidance=wrong)
         with pytest.raises(ValueError, match="guidance="):
             DecodingOptions(guidance=wrong)
+    with pytest.raises(ValueError, match=r"guidance=0.1: a causal net"):
+        decode(Mixing(40), Autoregressive(), canvas, SPACE, steps=9, guidance=0.1)
     assert DecodingOptions(guidance=0.5).describe(TopMargin())["guidance"] == 0.5
     assert "guidance" not in DecodingOptions().describe(TopMargin())
