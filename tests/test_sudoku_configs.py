@@ -39,8 +39,13 @@ def files(layers: list[str]) -> list[Path | str]:
 
 
 @pytest.mark.parametrize(
-    "layers", [["denoiser"], ["denoiser", "small"], ["order"], ["order", "order_small"], *AUTOREGRESSIVE], ids="+".join
-)
+    "layers",
+    [
+        ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
+        ["order", "order_medium"], *AUTOREGRESSIVE,
+    ],
+    ids="+".join,
+)  # fmt: skip
 def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", *map(str, files(layers)), "--print_config"])
@@ -53,7 +58,7 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
     assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
 
 
-@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"]], ids="+".join)
+@pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["denoiser", "medium"]], ids="+".join)
 def test_the_papers_decoding(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", *map(str, files([*layers, "kim_2025"])), "--print_config"])
@@ -77,8 +82,8 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
-        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "kim_2025", "order",
-        "order_small", "small",
+        "autoregressive", "autoregressive_small", "autoregressive_solver_order", "denoiser", "kim_2025", "medium",
+        "order", "order_medium", "order_small", "small",
     ]  # fmt: skip
 
 
@@ -162,7 +167,9 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_script("sudoku")
 
 
-@pytest.mark.parametrize(("size", "steps"), [("paper", (200_000, 3000)), ("small", (2000, 300)), ("tiny", (40, 40))])
+@pytest.mark.parametrize(
+    ("size", "steps"), [("paper", (200_000, 3000)), ("medium", (6000, 300)), ("small", (2000, 300)), ("tiny", (40, 40))]
+)
 def test_the_stages_of_the_runner_parse(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str,
     steps: tuple[int, int],

@@ -1,12 +1,13 @@
 """Train a Sudoku denoiser, learn its order and decode the easy and the hard test set, in slices of a few minutes.
 
-python experiments/sudoku/run.py [--size small|paper|tiny] [--minutes M] [--so_far]
+python experiments/sudoku/run.py [--size small|medium|paper|tiny] [--minutes M] [--so_far]
 
 Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
-Kim et al. 2025 for one GPU; the weights of its denoiser so far are stored in ``weights/``, from which a run continues
-where its checkpoints are not at hand. ``small`` is the configuration of ``make sudoku``, which trains on CPU cores;
-``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and reports on the problems that every policy has decoded.
+Kim et al. 2025 for one GPU, ``medium`` half that net on the same puzzles for hours of CPU cores; the weights of their
+denoisers so far are stored in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints
+are not at hand. ``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny``
+rehearses ``paper``. ``--so_far`` runs nothing and reports on the problems that every policy has decoded.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Size:
         steps: updates of both trainings, where they are not those of the files.
         sweep: options of both sweeps.
         hard: of the sweep of hard puzzles.
-        suffix: of the names of rows, figure and report in this folder; none are kept of a rehearsal.
+        suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
     """
@@ -59,6 +60,9 @@ SIZES = {
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
         hard=("--data.min_clues", "26", "--data.max_clues", "34"), suffix="", stored=False,
+    ),
+    "medium": Size(
+        ("denoiser", "medium"), ("order", "order_medium"), sweep=("--data.eval_batch_size", "250"), suffix="_medium",
     ),
     "paper": Size(("denoiser",), ("order",), suffix="_6m"),
     "tiny": Size(
@@ -148,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = so_far(run_dir)
         publish([path], path, size)
         return
-    weights = (run_dir if size.suffix is None else HERE) / "weights"
+    weights = (run_dir if size.suffix is None else HERE) / f"weights{size.suffix or ''}"
     if not run(size, run_dir, weights, Clock(options.minutes, size.reserve)):
         print("not complete: give the same command again")
         return
