@@ -112,7 +112,7 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    told = {"checkpoint", "precision", "selector", "token_frequency"}
+    told = {"denoiser", "precision", "selector", "token_frequency"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
     described = set(DecodingOptions(guidance=0.5).describe(IID())) - set(IID().options)
     assert {field.name for field in fields(DecodingOptions)} - described == {"compile_statistics"}, "how fast, not what"
@@ -433,10 +433,14 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
     assert text.count("\n## ") == 1
     assert "## word_problems, test, checkpoint 1f0c9a3e + abcdef01" in text
-    for name in ("iid [checkpoint=1f0c9a3e]", "iid [checkpoint=abcdef01]", "top margin", "autoregressive"):
+    for name in ("iid [denoiser=first]", "iid [denoiser=second]", "top margin", "autoregressive"):
         assert f"| {name} |" in text, "only what is ambiguous is told apart"
-    assert "iid [checkpoint=abcdef01]" in (tmp_path / "joined" / "paired.csv").read_text(encoding="utf-8")
+    assert "iid [denoiser=second]" in (tmp_path / "joined" / "paired.csv").read_text(encoding="utf-8")
     assert read_rows(tmp_path / "joined" / "frontier.csv") == read_rows(tmp_path / "apart" / "frontier.csv")
+    alike = save(tmp_path / "more" / "first", keep + ours, [])
+    report([str(first), str(alike)], str(tmp_path / "joined"), one_panel=True)
+    text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
+    assert "| iid [denoiser=1f0c9a3e] |" in text, "directories that are called alike name no denoiser"
     fewer = save(tmp_path / "fewer", [replace(row, n=N - 1) for row in keep], [])
     with pytest.raises(ValueError, match=rf"decoded {N - 1} and {N} test problems of word_problems"):
         report([str(first), str(fewer)], str(tmp_path / "no"), one_panel=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 LOOP_OPTIONS = frozenset(
     {
-        "answer_steps", "checkpoint", "end_of_sequence", "guidance", "isolate_rows", "precision", "selector",
+        "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "selector",
         "stages", "token_frequency", "token_temperature",
     }
 )  # fmt: skip

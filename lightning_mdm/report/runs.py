@@ -5,8 +5,9 @@ Knows run directories; knows no model, no GPU and not the Trainer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ class Runs:
         rows: of ``frontier.csv``.
         outcomes: of ``outcomes.csv``, for the runs that have one.
         notes: remarks for the reader.
+        names: by checkpoint, the last parts of the directories it was read from, where those tell denoisers apart.
     """
 
     rows: list[Row]
     outcomes: list[OutcomeRow]
     notes: list[str]
+    names: dict[str, str]
 
 
 def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
@@ -52,8 +55,10 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
     rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
     outcomes: list[OutcomeRow] = []
     notes = []
+    found: dict[str, str] = {}
     for directory in directories:
         for row in _rows(directory):
+            found.setdefault(row.checkpoint, directory.resolve().name)
             cell = (row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed)
             known, where = rows.setdefault(cell, (row, directory))
             if _result(known) != _result(row):
@@ -66,7 +71,9 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
             outcomes += read_outcomes(directory / "outcomes.csv")
         else:
             notes.append(f"{directory.name} has no outcomes.csv: its rows are missing from the paired tests.")
-    return Runs([row for row, _ in rows.values()], outcomes, notes)
+    counted = Counter(found.values())
+    names = {checkpoint: name for checkpoint, name in found.items() if counted[name] == 1}
+    return Runs([row for row, _ in rows.values()], outcomes, notes, names)
 
 
 def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
@@ -98,7 +105,10 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     """
     theirs = [] if published is None else read_published(published)
     apart = read_runs(run_dirs)
-    runs = Runs(*together(apart.rows, apart.outcomes), apart.notes) if one_panel else apart
+    runs = apart
+    if one_panel:
+        rows, outcomes = together(apart.rows, apart.outcomes, apart.names)
+        runs = replace(apart, rows=rows, outcomes=outcomes)
     table = frontier_table(runs.rows)
     console = print_table(table)
     for points in by_panel(pool_seeds(runs.rows)).values():

@@ -6,7 +6,7 @@ Knows rows; knows nothing of files. What stands in a panel together must have de
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,11 +15,18 @@ from lightning_mdm.outcomes import OutcomeRow, Row, canonical_json
 AnyRow = TypeVar("AnyRow", Row, OutcomeRow)
 
 
-def together(rows: Sequence[Row], outcomes: Sequence[OutcomeRow]) -> tuple[list[Row], list[OutcomeRow]]:
+def together(
+    rows: Sequence[Row], outcomes: Sequence[OutcomeRow], names: Mapping[str, str]
+) -> tuple[list[Row], list[OutcomeRow]]:
     """The same rows as if one checkpoint had decoded all of a task and split.
 
     That checkpoint is named by all of them, joined with ``+``. Where several of them decoded with one policy and the
     same options, the options say which one it was.
+
+    Args:
+        rows: of several checkpoints.
+        outcomes: likewise.
+        names: what a checkpoint is called there; the beginning of its hash where it has no name.
 
     Raises:
         ValueError: the rows of a task and split are of different numbers of problems.
@@ -45,7 +52,8 @@ def together(rows: Sequence[Row], outcomes: Sequence[OutcomeRow]) -> tuple[list[
             where: tuple[str, str] = (row.task, row.split)
             options = row.options
             if len(users.get((*where, row.policy, options), ())) > 1:
-                options = canonical_json({**json.loads(options), "checkpoint": row.checkpoint[:8]})
+                name = names.get(row.checkpoint, row.checkpoint[:8])
+                options = canonical_json({**json.loads(options), "denoiser": name})
             result.append(
                 replace(row, checkpoint="+".join(checkpoints.get(where, {row.checkpoint: None})), options=options)
             )
