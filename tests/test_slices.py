@@ -1,4 +1,4 @@
-"""Long runs in slices: what a slice may take, where it goes on, and three experiments walked through in miniature."""
+"""Long runs in slices: what a slice may take, where it goes on, and four experiments walked through in miniature."""
 
 from __future__ import annotations
 
@@ -251,6 +251,29 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     there = script.denoiser(replace(tiny, steps=3), Path("there"), Path("runs/tiny/weights"), Clock(30.0))
     assert there == Path("there/denoiser/checkpoints/last.ckpt")
     assert standing(there)[0] == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A denoiser, its order and two causal nets, in one panel."""
+    script = load_script("zebra")
+    monkeypatch.setattr(script, "COMPILED", ())
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    few = (
+        "--data.batch_size", "2", "--data.n_validation", "2", "--data.n_test", "4", "--data.num_workers", "0",
+        "--trainer.val_check_interval", "2",
+    )  # fmt: skip
+    assert slices.run_all(script.stages(Path("runs"), few, steps=2), Clock(float("inf")))
+    script.publish(Path("runs"))
+    rows = read_rows(tmp_path / "rows.csv")
+    causal = [row for row in rows if row.policy == "autoregressive"]
+    assert [(row.T, row.nfe_mean) for row in causal] == [(9, 9.0), (18, 18.0)]
+    masked = [row for row in rows if row not in causal]
+    assert {"iid", "top_margin", "learned"} < {row.policy for row in masked}
+    assert len({row.checkpoint for row in masked}) == 1
+    assert {row.n for row in rows} == {4}
+    assert (tmp_path / "report.md").read_text().count("\n## ") == 1, "one panel"
+    assert (tmp_path / "frontier.png").is_file()
 
 
 def test_independent_denoisers_and_the_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
