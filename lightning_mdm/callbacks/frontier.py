@@ -20,6 +20,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
@@ -184,6 +185,8 @@ class Frontier(EvaluationCallback):
             wanted = [row for row, problem in enumerate(index) if problem in missing]
             if not wanted:
                 continue
+            if trainer.received_sigterm:  # the loop itself looks only between batches, which take minutes here
+                raise SIGTERMException
             record = self.decode_rows(trainer, module, batch, wanted, run)
             self.record(trainer, run.name, record.outcomes)
             if not fitting:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_mdm.callbacks.frontier import Frontier, denoiser_of, weights_hash
 from lightning_mdm.data.word_problems import WordProblems
@@ -438,6 +439,26 @@ def test_two_processes_decode_what_one_decodes(tmp_path: Path, checkpoint: Path)
             for outcome in json.loads(line)["outcomes"]
         ]
         assert Counter(written) == Counter(set(written)), "a problem was decoded twice"
+
+
+def test_a_sweep_that_is_told_to_end_does_not_finish_its_batch(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*tiny(tmp_path), "--ckpt_path", checkpoint, "--frontier.budgets", "[1, 2, 3]"]
+    decoded = Frontier.decode_rows
+    calls: list[str] = []
+
+    def once(*args: Any) -> Any:
+        calls.append(args[-1].name)
+        monkeypatch.setattr(L.Trainer, "received_sigterm", property(lambda self: True))
+        return decoded(*args)
+
+    monkeypatch.setattr(Frontier, "decode_rows", once)
+    with pytest.raises(SIGTERMException):
+        program("sweep", *options, "--run_dir", tmp_path / "told")
+    assert len(calls) == 1
+    store = OutcomeStore(tmp_path / "told" / "cells")
+    assert sum(len(store.done(cell)) for cell in store.cells()) > 0, "what was decoded is kept"
 
 
 def test_a_killed_sweep_loses_nothing_and_decodes_nothing_twice(tmp_path: Path, checkpoint: Path) -> None:
