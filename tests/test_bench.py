@@ -16,7 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import ConfidenceThreshold, TopProbability
+from lightning_mdm.decoding.policies import POLICIES, ConfidenceThreshold, TopProbability
+from lightning_mdm.output import DenoiserOutput
 
 BENCH = Path(__file__).resolve().parents[1] / "experiments" / "bench"
 CPU = torch.device("cpu")
@@ -176,3 +177,25 @@ def test_graphs_of_a_gpu_decode_the_same(bench: SimpleNamespace) -> None:
         decode(net, TopProbability(), rows, size.space, steps=4) for net in (plain, bench.graphs.Graphed(plain))
     )
     assert first.tokens_BL.equal(second.tokens_BL)
+
+
+def test_operators_are_counted_apart(bench: SimpleNamespace, tmp_path: Path) -> None:
+    size = bench.sizes.SIZES["tiny"]
+
+    def denoiser(tokens_BL: torch.Tensor, valid_BL: torch.Tensor, query_BQ: torch.Tensor) -> DenoiserOutput:
+        logits_BQV = torch.nn.functional.one_hot(tokens_BL.gather(1, query_BQ), size.vocabulary + 1).float()
+        return DenoiserOutput(logits_BQV[..., :-1].neg(), None)
+
+    counted = bench.operators.Counted(denoiser)
+    inputs = size.masked(2, CPU)
+    with counted:
+        view = counted(*inputs).logits_BQV.transpose(0, 1)[0]
+        own = counted.own
+        assert counted.all == own > 2, "views start nothing"
+        view.neg().exp()
+    assert (counted.all, counted.own) == (own + 2, own)
+    found = measured(bench, tmp_path)
+    bench.operators.operators(found, size, "tiny")
+    ratios = {row["name"]: float(row["value"]) for row in rows_of(tmp_path)}
+    assert len(ratios) == len(POLICIES) - 1, "all but the autoregressive one"
+    assert min(ratios.values()) > 1.0

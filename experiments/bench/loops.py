@@ -98,18 +98,23 @@ def overhead(bench: Bench, size: Size, name: str) -> None:
         bench.row(f"{name}/decoding/top_probability/seconds@batch={batch}", median(rounds, 0), "s", **where)
         bench.row(row, ratio(rounds, 0, 1), "ratio", target=TARGETS.get(batch, ""), **where)
     batch = size.batches[len(size.batches) // 2]
+    for policy in budgeted(bench, size):
+        row = f"{name}/decoding/{policy.name}/over_calls"
+        if bench.has(row):
+            continue
+        rounds, _ = decoder.over_calls(policy, size.rows(batch, bench.device), size.steps)
+        bench.row(row, ratio(rounds, 0, 1), "ratio", batch=batch, canvas=size.canvas, steps=size.steps)
+
+
+def budgeted(bench: Bench, size: Size) -> list[UnmaskingPolicy]:
+    """Every policy that is run with a budget, told what it asks for."""
     torch.manual_seed(0)
     # Untrained, it keeps to the IID schedule: what is timed is what it costs to ask.
     selector = Selector(size.net.width, SelectorConfig(**vars(size.order_net))).to(bench.device).eval()
     if size.half:
         selector = selector.bfloat16()
-    for kind in POLICIES:
-        policy = (Blocks(TopMargin()) if kind is Blocks else kind()).bound(selector).informed(Facts(size))
-        row = f"{name}/decoding/{policy.name}/over_calls"
-        if policy.sequential or bench.has(row):
-            continue
-        rounds, _ = decoder.over_calls(policy, size.rows(batch, bench.device), size.steps)
-        bench.row(row, ratio(rounds, 0, 1), "ratio", batch=batch, canvas=size.canvas, steps=size.steps)
+    policies = [(Blocks(TopMargin()) if kind is Blocks else kind()) for kind in POLICIES]
+    return [policy.bound(selector).informed(Facts(size)) for policy in policies if not policy.sequential]
 
 
 def by_graphs(bench: Bench, size: Size, name: str) -> None:

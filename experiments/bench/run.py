@@ -19,6 +19,7 @@ from cost import growth
 from figure import draw
 from loops import adaptive, by_graphs, one_token_a_step, overhead, side_by_side
 from measuring import REPOSITORY, Bench
+from operators import operators
 from sizes import SIZES, Size
 from training import attention, order_learning, pretraining
 
@@ -26,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 PARTS: dict[str, Sequence[Callable[[Bench, Size, str], None]]] = {
     "training": (pretraining, attention),
     "order": (order_learning,),
+    "operators": (operators,),
     "decoding": (overhead, by_graphs, one_token_a_step, adaptive),
     "naive": (side_by_side,),
     "cost": (growth,),
