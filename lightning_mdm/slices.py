@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -87,25 +88,27 @@ class Fit:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep in ``run_dir``; what was decoded is kept when it is stopped.
+    """A sweep in ``run_dir``; what was decoded is kept when it is stopped. Or an analysis, which begins anew.
 
     Args:
         run_dir: where it leaves everything.
         options: of ``lightning sweep``, without the run directory.
+        command: ``sweep`` or ``analyse``.
     """
 
     run_dir: Path
     options: tuple[str, ...]
+    command: Literal["sweep", "analyse"] = "sweep"
 
     def run(self, clock: Clock) -> bool:
         """Decode for as long as the slice lasts; whether it is complete."""
-        if (self.run_dir / "frontier.csv").is_file():
+        if (self.run_dir / {"sweep": "frontier.csv", "analyse": "commits.csv"}[self.command]).is_file():
             return True
         if clock.left() < LEAST_SECONDS:
             return False
         try:
             lightning(
-                "sweep", *self.options, "--run_dir", str(self.run_dir), log=self.run_dir / "sweep.log",
+                self.command, *self.options, "--run_dir", str(self.run_dir), log=self.run_dir / f"{self.command}.log",
                 timeout=clock.left(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lightning_mdm import slices
-from lightning_mdm.outcomes import read_rows
+from lightning_mdm.outcomes import read_commits, read_rows
 from lightning_mdm.slices import (
     Clock,
     Fit,
@@ -273,6 +273,12 @@ def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert len({row.checkpoint for row in masked}) == 1
     assert {row.n for row in rows} == {4}
     assert (tmp_path / "report.md").read_text().count("\n## ") == 1, "one panel"
+    assert {row.problems for row in read_commits(tmp_path / "analysis" / "commits.csv")} == {4}
+    (tmp_path / "analysis" / "commits.csv").unlink()
+    (Path("runs") / "analysis" / "commits.csv").unlink()
+    assert slices.run_all(script.stages(Path("runs"), few, steps=2), Clock(float("inf"))), "the analysis alone, again"
+    script.publish(Path("runs"))
+    assert (tmp_path / "analysis" / "commits.csv").is_file()
     assert (tmp_path / "frontier.png").is_file()
 
 

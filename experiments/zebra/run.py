@@ -26,6 +26,7 @@ CAUSAL: dict[str, tuple[str, ...]] = {
     "house_by_house": ("autoregressive", "small", "autoregressive_small"),
     "solvers_order": ("autoregressive", "small", "autoregressive_small", "autoregressive_solver_order"),
 }
+ANALYSIS = ("subproblems.csv", "commits.csv", "subproblems.png", "subproblems.svg")
 MOVES = 18  # tokens of a table as moves
 COMPILED = ("--model.compile", "true")
 
@@ -50,6 +51,7 @@ def stages(runs: Path, options: Sequence[str] = (), steps: int | None = None) ->
         ("denoiser", denoiser),
         ("order", fit),
         ("masked", Sweep(runs / "masked", (*learned, *NO_BOUNDS, "--ckpt_path", str(fit.last)))),
+        ("analysis", Sweep(runs / "analysis", (*learned, *NO_BOUNDS, "--ckpt_path", str(fit.last)), "analyse")),
     ]
     for name, layered in CAUSAL.items():
         causal = (*layers(*files(layered)), *options)
@@ -61,12 +63,15 @@ def stages(runs: Path, options: Sequence[str] = (), steps: int | None = None) ->
 
 
 def publish(runs: Path) -> Path:
-    """Table, figure and report of all sweeps in one panel, in ``runs/report`` and in this folder."""
+    """Table, figure and report of all sweeps in one panel; the files go into this folder, the analysis among them."""
     out = runs / "report"
     report([str(runs / name) for name in ("masked", *CAUSAL)], str(out), one_panel=True)
     copyfile(out / "frontier.csv", HERE / "rows.csv")
     for name in ("equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
         copyfile(out / name, HERE / name)
+    (HERE / "analysis").mkdir(exist_ok=True)
+    for name in ANALYSIS:
+        copyfile(runs / "analysis" / name, HERE / "analysis" / name)
     return out
 
 
