@@ -42,15 +42,14 @@ def certainty(logits_NV: Tensor) -> Certainty:
 
 def odds_against_best(logits_NV: Tensor) -> Tensor:
     """``(1 - p) / p`` of the likeliest token, float64 ``[N]``; see ``Certainty``."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    # In place, and before the exponential: its gradient needs the result as it is.
-    return (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_().sum(-1).double()
+    _, gap_NV = gaps(logits_NV)
+    return gap_NV.exp_().sum(-1).double()
 
 
 def top_margin(logits_NV: Tensor) -> Tensor:
     """Probability of the likeliest token minus that of the second, float64 ``[N]``; needs V >= 2."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    ratio_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_()
+    _, gap_NV = gaps(logits_NV)
+    ratio_NV = gap_NV.exp_()
     return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
 
 
@@ -65,10 +64,17 @@ def at_least_float32(logits_NV: Tensor) -> Tensor:
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
 
 
+def gaps(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """The best logit ``[N, 1]``, and every token's log-odds against it, minus infinity for itself."""
+    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
+    # A comparison where a scatter would do: compiled, a scatter would have to write all of [N, V].
+    is_best_NV = torch.arange(logits_NV.shape[-1], device=logits_NV.device) == best_N1
+    return top_N1, (at_least_float32(logits_NV) - top_N1).masked_fill_(is_best_NV, -torch.inf)
+
+
 def against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best logit ``[N]``; log-odds and odds of every token against it, minus infinity and 0 for itself."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    gap_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf)
+    top_N1, gap_NV = gaps(logits_NV)
     return at_least_float32(top_N1).squeeze(-1), gap_NV, gap_NV.exp()
 
 
