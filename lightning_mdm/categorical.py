@@ -8,10 +8,23 @@ Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+Given = ParamSpec("Given")
+Out = TypeVar("Out")
+
+
+@cache
+def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
+    """A function of logits through ``torch.compile``, for shapes that vary."""
+    return torch.compile(function, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,12 @@ def against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best logit ``[N]``; log-odds and odds of every token against it, minus infinity and 0 for itself."""
     top_N1, gap_NV = gaps(logits_NV)
     return at_least_float32(top_N1).squeeze(-1), gap_NV, gap_NV.exp()
+
+
+def token_losses(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of target tokens, nats, at least float32 ``[N]``; and whether each is the likeliest one, bool ``[N]``."""
+    nats_N = F.cross_entropy(at_least_float32(logits_NV), target_N, reduction="none")
+    return nats_N, logits_NV.argmax(-1) == target_N
 
 
 def log_total(logits_NV: Tensor) -> Tensor:

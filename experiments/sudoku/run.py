@@ -81,6 +81,7 @@ SIZES = {
             "--model.net.width", "48", "--model.net.mlp_width", "96", "--data.batch_size", "4", "--data.pool", "40",
             "--data.num_workers", "0", "--data.n_validation", "4", "--data.n_test", "4",
             "--trainer.val_check_interval", "40", "--trainer.callbacks.every_n_train_steps", "10",
+            "--trainer.precision", "32-true", "--model.compile", "false",
         ),
         steps=40, sweep=("--frontier.budgets", "[1, 4]"), reserve=1.0,
     ),
