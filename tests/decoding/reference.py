@@ -239,7 +239,8 @@ def noisy(policy: Noisy, view: View) -> SetLaw:
     share = math.cos(math.pi / 2 * (1 - t)) if policy.quota == "cosine" else t
     scheduled = max(1, len(view.masked) - math.floor(len(view.canvas) * share + 1e-9))
     n = view.quota if policy.quota == "even" else scheduled
-    scale = policy.coefficient * (float(share) if policy.fading else 1.0)
+    left = Fraction(len(view.masked) - n, len(view.canvas))
+    scale = policy.coefficient * (float(left) if policy.fading else 1.0)
     if n >= len(score) or scale == 0.0:
         return best(score, n)
     if policy.noise == "gumbel":

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,35 @@ def test_the_cosine_schedule_begins_slowly() -> None:
     left = [math.floor(n * math.cos(math.pi / 2 * k / steps)) for k in range(steps)] + [0]
     assert sizes(Noisy(quota="cosine"), n, steps) == shares(left)
     assert sizes(Noisy(quota="even"), 42, 8) == sizes(TopMargin(), 42, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "steps", "shares"),
+    [
+        ({}, 10, 50, [left / 10 for left in range(9, -1, -1)]),  # 40 of the 50 steps are passed over
+        ({}, 47, 50, [left / 47 for left in range(46, -1, -1)]),
+        ({}, 10, 5, [0.8, 0.6, 0.4, 0.2]),  # with the last of the steps everything is taken, without a ranking
+        ({}, 7, 5, [5 / 7, 4 / 7, 2 / 7, 1 / 7]),
+        ({"quota": "cosine"}, 4, 8, [0.75, 0.5, 0.25, 0.0]),
+        ({"quota": "even"}, 7, 3, [4 / 7, 2 / 7]),
+    ],
+)
+def test_the_noise_fades_with_what_is_left_masked(
+    options: dict[str, Any], n: int, steps: int, shares: list[float]
+) -> None:
+    class Noting(Noisy):
+        """Notes the factor on the noise of every step that ranks."""
+
+        def scale_B(self, state: DecodingState, quota_B: Tensor) -> Tensor:
+            scale_B = super().scale_B(state, quota_B)
+            factors[self.fading] += scale_B.tolist()
+            return scale_B
+
+    factors: dict[bool, list[float]] = {True: [], False: []}
+    for fading in factors:
+        sizes(Noting(coefficient=0.5, fading=fading, **options), n, steps)
+    assert factors[True] == pytest.approx([0.5 * share for share in shares])
+    assert factors[False] == [0.5] * len(shares)
 
 
 def test_without_noise_and_with_even_quotas_it_is_the_plain_ranking() -> None:
