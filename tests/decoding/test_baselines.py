@@ -16,6 +16,7 @@ from decoding.reference import dilated_groups
 from laws import assert_follows
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.places import Ties
 from lightning_mdm.decoding.policies import (
     KLASS,
     Autoregressive,
@@ -246,6 +247,22 @@ def test_every_problem_has_its_own_order() -> None:
     assert decode(Mixing(6), policy, flipped, SIX, steps=4).order.step_BL.flip(0).equal(order)
 
 
+@pytest.mark.parametrize("ties", ["random", "margin"])
+def test_the_margin_decides_among_equal_ranks_and_never_between_them(ties: Ties) -> None:
+    class Facts(ToyFacts):
+        def order(self, problem: int) -> Sequence[int]:
+            return [1, 0, 1, 0, 1, 0]
+
+    # The margins of ranks 1 are all larger than those of ranks 0; two of them are equal, and two are within 1e-15.
+    p = [[0.99, 0.01, 0, 0, 0, 0], [0.6, 0.4, 0, 0, 0, 0], [0.98, 0.02, 0, 0, 0, 0]]
+    p += [[0.6 + 1e-15, 0.4 - 1e-15, 0, 0, 0, 0], [0.98, 0.02, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0]]
+    step_BL = fixed(GivenOrder(ties).informed(Facts()), p, steps=6, n=1000).order.step_BL
+    found = set(map(tuple, step_BL.tolist()))
+    early, late = itertools.permutations([1, 2, 3]), list(itertools.permutations([4, 5, 6]))
+    mixed = {(d, a, e, b, f, c) for a, b, c in early for d, e, f in late}
+    assert found == ({(4, 3, 5, 2, 6, 1), (4, 3, 6, 2, 5, 1)} if ties == "margin" else mixed)
+
+
 @pytest.mark.parametrize("ranks", [None, [0, 1, 2]])
 def test_a_problem_without_an_order_is_named(ranks: list[int] | None) -> None:
     class Facts(ToyFacts):
@@ -276,6 +293,9 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
     assert PCSampler().informed(ToyFacts()) == PCSampler()
     assert PCSampler(0.5).informed(ToyFacts()).label == "pc_sampler-0.5-10.0"
     assert TopMargin().informed(ToyFacts()) == TopMargin()
+    by_margin = GivenOrder("margin").informed(ToyFacts())
+    assert (by_margin.label, by_margin.options) == ("given_order-margin", {"ties": "margin"})
+    assert (GivenOrder().label, GivenOrder().options) == ("given_order", {})
 
 
 @pytest.mark.parametrize(
@@ -294,6 +314,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: Dilated(1), "base=1"),
         (lambda: PCSampler(-1.0), "decay=-1.0"),
         (lambda: PCSampler(clip=0.0), "clip=0.0"),
+        (lambda: GivenOrder("first"), "ties='first': choose one of random, margin"),  # type: ignore[arg-type]
         (lambda: Blocks(GivenOrder()), "policy=GivenOrder: its order is one of the whole canvas"),
     ],
 )
