@@ -63,12 +63,15 @@ def denoiser(seed: int, scale: Scale, clock: Clock) -> Path | None:
     weights = None if begun is None else begun.weights
     names = list(STAGES)
     for name in names if begun is None else names[names.index(begun.stage) :]:
-        before = begun.steps if begun is not None and name == begun.stage else 0
+        unfinished = begun if begun is not None and name == begun.stage else None
+        before = 0 if unfinished is None else unfinished.steps
         steps = min(STAGES[name], scale.most_steps) - before
         if steps <= 0:
             continue
         options = [*layers(CONFIGS / "denoiser.yaml", CONFIGS / f"{name}.yaml", scale.layer), *seeded(seed)]
-        if weights is not None:
+        if unfinished is not None:
+            options += unfinished.options
+        elif weights is not None:
             options += ["--model.init_from", str(weights)]
             options += ["--data.tokenizer_path", str(weights.with_name("tokenizer.json"))]
         fit = Fit(run_dir / name, steps, tuple(options))
