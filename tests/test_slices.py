@@ -228,8 +228,8 @@ def test_stored_weights_go_on_where_they_were(tmp_path: Path, monkeypatch: pytes
     watch = Watch(DenoiserModule.objective)
     monkeypatch.setattr(DenoiserModule, "objective", lambda *arguments: watch(*arguments))
     options = (
-        *tiny(tmp_path), "--trainer.limit_val_batches", "0", "--trainer.accumulate_grad_batches", "1",
-        "--trainer.callbacks.every_n_train_steps", "1", "--model.warmup_steps", "2",
+        *tiny(tmp_path), "--trainer.limit_val_batches", "0", "--trainer.callbacks.every_n_train_steps", "1",
+        "--model.warmup_steps", "2",
     )  # fmt: skip
     parts, clock = tmp_path / "parts", Clock(float("inf"))
 
