@@ -126,6 +126,8 @@ class CLI(LightningCLI):
             for name in ("denoiser_ckpt", "init_from"):
                 if name in config.model.init_args:  # the checkpoint holds all weights; those files may be gone
                     config.model.init_args[name] = None
+            if "first_update" in config.model.init_args:
+                config.model.init_args.first_update = 0  # the checkpoint says it, too
 
     @override
     def _parse_ckpt_path(self) -> None:

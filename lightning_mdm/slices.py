@@ -40,7 +40,8 @@ class Clock:
     def __init__(self, minutes: float, reserve: float = 75.0) -> None:
         if 60.0 * minutes <= reserve:
             raise ValueError(f"--minutes {minutes}: a start alone may take {reserve:.0f} seconds; give more")
-        self.end = time.monotonic() + 60.0 * minutes
+        self.seconds = 60.0 * minutes
+        self.end = time.monotonic() + self.seconds
         self.reserve = reserve
 
     def left(self) -> float:
@@ -56,11 +57,14 @@ class Fit:
         run_dir: where it leaves everything.
         steps: updates until it is complete.
         options: of ``lightning fit``, without those that are said here.
+        least_seconds: with less it is left to the next slice. A slice ends between two updates, and the first of a net
+            that is compiled may take minutes.
     """
 
     run_dir: Path
     steps: int
     options: tuple[str, ...]
+    least_seconds: float = LEAST_SECONDS
 
     @property
     def last(self) -> Path:
@@ -68,12 +72,22 @@ class Fit:
         return self.run_dir / "checkpoints" / "last.ckpt"
 
     def run(self, clock: Clock) -> bool:
-        """Train for as long as the slice lasts; whether it is complete."""
+        """Train for as long as the slice lasts; whether it is complete.
+
+        Raises:
+            ValueError: no slice as long as this one can ever begin it.
+        """
         done, seconds = standing(self.last)
         if done >= self.steps:
             return True
         left = clock.left() - clock.reserve
-        if left < LEAST_SECONDS:
+        if left < self.least_seconds:
+            if clock.seconds < clock.reserve + self.least_seconds:
+                least = (clock.reserve + self.least_seconds) / 60.0
+                raise ValueError(
+                    f"--minutes {clock.seconds / 60.0:g}: the training in {self.run_dir} needs {least:.2f} to begin; "
+                    "give more"
+                )
             return False
         limit: tuple[str, ...] = ()
         if math.isfinite(left):
@@ -124,18 +138,23 @@ class Stored:
         weights: a file of them, their tokenizer beside it if they have one.
         stage: the stage they were trained in.
         steps: the updates of that stage behind them.
+        slots: the training rows of that stage behind them; 0 where they were not noted.
     """
 
     weights: Path
     stage: str
     steps: int
+    slots: int
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Of a training that starts from them."""
+        """Of a training that goes on with their stage."""
         tokenizer = self.weights.with_name(TOKENIZER)
         text = ("--data.tokenizer_path", str(tokenizer)) if tokenizer.is_file() else ()
-        return "--model.init_from", str(self.weights), *text
+        return (
+            "--model.init_from", str(self.weights), "--model.first_update", str(self.steps),
+            "--data.first_slot", str(self.slots), *text,
+        )  # fmt: skip
 
 
 def store(fit: Fit, stage: str, parts: Path, before: int = 0) -> None:
@@ -147,8 +166,8 @@ def store(fit: Fit, stage: str, parts: Path, before: int = 0) -> None:
         parts: folder of the parts.
         before: updates of the stage that it started behind.
     """
-    steps = before + standing(fit.last)[0]
-    split_checkpoint(fit.last, parts, {STANDING: json.dumps({"stage": stage, "steps": steps})})
+    found = {"stage": stage, "steps": before + standing(fit.last)[0], "slots": slots(fit.last)}
+    split_checkpoint(fit.last, parts, {STANDING: json.dumps(found)})
 
 
 def stored(parts: Path, run_dir: Path) -> Stored | None:
@@ -165,7 +184,7 @@ def stored(parts: Path, run_dir: Path) -> Stored | None:
         join_checkpoint(parts, joined)
         (joined / STANDING).write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
     found = json.loads((joined / STANDING).read_text(encoding="utf-8"))
-    return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"])
+    return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"], found.get("slots", 0))
 
 
 def trained(stage: str, fit: Fit, parts: Path | None, clock: Clock) -> Path | None:
@@ -194,17 +213,25 @@ def trained(stage: str, fit: Fit, parts: Path | None, clock: Clock) -> Path | No
 
 
 def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
-    """Run the program in a process of its own, its output in a log.
+    """Run the program in a process of its own, its output in a log, without a progress bar if not asked for one.
+
+    Args:
+        arguments: a command that trains or decodes, and its options.
+        log: the file to add its output to.
+        timeout: seconds it may take.
 
     Raises:
         subprocess.CalledProcessError: it failed; the log says why.
         subprocess.TimeoutExpired: it was stopped after ``timeout`` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    command, *options = arguments
+    # A bar reads metrics from the device at every update, and fills the log. Of two options the later one counts.
+    quiet = ("--trainer.enable_progress_bar", "false")
     with open(log, "a") as file:
         subprocess.run(
-            [sys.executable, "-m", "lightning_mdm", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT,
-            timeout=timeout,
+            [sys.executable, "-m", "lightning_mdm", command, *quiet, *options], check=True, stdout=file,
+            stderr=subprocess.STDOUT, timeout=timeout,
         )  # fmt: skip
 
 
@@ -216,6 +243,12 @@ def standing(checkpoint: Path) -> tuple[int, float]:
     timers = [value for name, value in state["callbacks"].items() if name.startswith("Timer")]
     seconds = float(timers[0]["time_elapsed"]["train"]) if timers else 0.0
     return int(state["global_step"]), seconds
+
+
+def slots(checkpoint: Path) -> int:
+    """Training rows behind a checkpoint, those before the weights it began from among them."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["slots"])
 
 
 def str_of(time: timedelta) -> str:

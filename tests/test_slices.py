@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from torch import Tensor
 
 from lightning_mdm import slices
+from lightning_mdm.cli import main
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.noise import RowNoise
 from lightning_mdm.outcomes import read_commits, read_rows
 from lightning_mdm.slices import (
     Clock,
@@ -28,7 +36,7 @@ from lightning_mdm.slices import (
     str_of,
     trained,
 )
-from runs import REPOSITORY, load_script, program, write_checkpoint
+from runs import REPOSITORY, TINY, load_script, program, tiny, write_checkpoint
 
 
 def checkpoint(path: Path, step: int, seconds: float) -> None:
@@ -82,12 +90,21 @@ def test_a_slice_may_have_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "--trainer.max_time" not in fake.calls[0]
 
 
+def left_on(clock: Clock, left: float) -> Clock:
+    """The clock, with so many seconds left."""
+    clock.end = time.monotonic() + left
+    return clock
+
+
 def test_nothing_begins_without_time_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Program(fails=subprocess.TimeoutExpired)
     monkeypatch.setattr(slices, "lightning", fake)
-    clock = Clock(2.0, 119.0)
-    assert not Fit(tmp_path, 1, ()).run(clock)
-    clock.end -= 119.0
+    clock = Clock(2.0, 20.0)
+    assert not Fit(tmp_path, 1, ()).run(left_on(clock, 24.0))
+    assert not Fit(tmp_path, 1, (), least_seconds=60.0).run(left_on(clock, 79.0))
+    with pytest.raises(ValueError, match=r"--minutes 2: the training in .* needs 2.35 to begin; give more"):
+        Fit(tmp_path, 1, (), least_seconds=121.0).run(Clock(2.0, 20.0))
+    left_on(clock, 1.0)
     assert not Sweep(tmp_path, ()).run(clock)
     assert fake.calls == []
     assert not Sweep(tmp_path, ()).run(Clock(2.0, 1.0)), "a sweep that is stopped is not complete"
@@ -126,7 +143,7 @@ def test_a_run_begins_from_stored_weights_where_it_has_none(tmp_path: Path) -> N
     assert stored(parts, tmp_path / "elsewhere") is None, "it has begun by itself"
     found = stored(parts, run_dir)
     assert found is not None
-    assert (found.stage, found.steps) == ("stage_2", 9)
+    assert (found.stage, found.steps, found.slots) == ("stage_2", 9, 20)
     assert found.weights.with_name("tokenizer.json").is_file()
     checkpoint(run_dir / "stage_2" / "checkpoints" / "last.ckpt", 1, 1.0)
     store(Fit(run_dir / "stage_2", 9, ()), "stage_2", parts, before=9)
@@ -150,10 +167,108 @@ def test_a_denoiser_goes_on_from_stored_weights(tmp_path: Path, monkeypatch: pyt
     assert call[call.index("--model.init_from") + 1] == str(joined / "denoiser.safetensors")
     assert call[call.index("--data.tokenizer_path") + 1] == str(joined / "tokenizer.json")
     assert call[call.index("--trainer.max_steps") + 1] == "60", "40 of 100 are behind it"
+    assert call[call.index("--model.first_update") + 1] == "40"
+    assert call[call.index("--data.first_slot") + 1] == "160"
     elsewhere = Fit(tmp_path / "elsewhere" / "denoiser", 100, ())
     made = len(fake.calls)
     assert trained("denoiser", elsewhere, parts, clock) == tmp_path / "elsewhere" / "stored" / "denoiser.safetensors"
     assert len(fake.calls) == made, "the stored weights are those of the whole training"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update saw: its learning rate, its problems and what of them was masked."""
+
+    rate: float
+    problems: list[int]
+    masked: list[list[int]]
+
+
+class StoppedError(RuntimeError):
+    """Ends a training in the middle."""
+
+
+class Watch:
+    """In the place of ``DenoiserModule.objective``: notes all updates, and stops a training before one that it is told.
+
+    Args:
+        plain: what it stands for.
+    """
+
+    def __init__(self, plain: Callable[..., Any]) -> None:
+        self.plain = plain
+        self.seen: list[Update] = []
+        self.most: int | None = None
+
+    def __call__(self, module: DenoiserModule, batch: Batch, t_B: Tensor, noise: RowNoise, step: int) -> Any:
+        if len(self.seen) == self.most:
+            raise StoppedError
+        masked: list[list[int]] = []
+        hook = module.denoiser.register_forward_pre_hook(lambda net, inputs: masked.extend(inputs[0].tolist()))
+        out = self.plain(module, batch, t_B, noise, step)
+        hook.remove()
+        rate = module.trainer.optimizers[0].param_groups[0]["lr"]
+        self.seen.append(Update(rate, batch.index_B.tolist(), masked))
+        return out
+
+    def updates(self, call: Callable[[], object], most: int | None = None) -> list[Update]:
+        """Those of a call, ``most`` at most."""
+        self.seen, self.most = [], most
+        if most is None:
+            call()
+        else:
+            with pytest.raises(StoppedError):
+                call()
+        return self.seen
+
+
+@pytest.mark.usefixtures("in_process")
+def test_stored_weights_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning rates, masks and problems are those of a training that was never stopped."""
+    watch = Watch(DenoiserModule.objective)
+    monkeypatch.setattr(DenoiserModule, "objective", lambda *arguments: watch(*arguments))
+    options = (
+        *tiny(tmp_path), "--trainer.limit_val_batches", "0", "--trainer.callbacks.every_n_train_steps", "1",
+        "--model.warmup_steps", "2",
+    )  # fmt: skip
+    parts, clock = tmp_path / "parts", Clock(float("inf"))
+
+    def train(name: str) -> Callable[[], object]:
+        return partial(trained, "denoiser", Fit(Path(name) / "denoiser", 9, options), parts, clock)
+
+    whole = watch.updates(partial(Fit(Path("whole"), 9, options).run, clock))
+    here = watch.updates(train("here"), 3)
+    store(Fit(Path("here/denoiser"), 9, ()), "denoiser", parts)
+    there = watch.updates(train("there"), 2) + watch.updates(train("there"), 1)  # stopped, and resumed
+    store(Fit(Path("there/denoiser"), 9, ()), "denoiser", parts, before=3)
+    last = watch.updates(train("last"))
+    found = [*here, *there, *last]
+    assert len(found) == len(whole) == 9
+    assert [update.problems for update in found] == [update.problems for update in whole]
+    assert [update.masked for update in found] == [update.masked for update in whole]
+    ramps = [0.5 if k in (3, 6) else 1.0 for k in range(9)]  # where weights were stored
+    assert [update.rate for update in found] == [r * update.rate for r, update in zip(ramps, whole, strict=True)]
+    assert len({update.rate for update in whole[2:]}) == 7, "no two are alike once the cosine falls"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_stage_of_word_problems_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("word_problems_gpu")
+    monkeypatch.setattr(script, "STAGES", {"stage_1": 2, "stage_2": 4, "stage_3": 1})
+    fake = Program(steps=3)
+    monkeypatch.setattr(slices, "lightning", fake)
+    scale = replace(script.TINY, weights=tmp_path / "weights", most_steps=9)
+    elsewhere = Fit(tmp_path / "elsewhere", 9, ())
+    checkpoint(elsewhere.last, 1, 1.0)
+    store(elsewhere, "stage_2", scale.weights / "seed_0")
+    script.denoiser(0, scale, Clock(1.0, 1.0))
+    assert [Path(call[call.index("--run_dir") + 1]).name for call in fake.calls] == ["stage_2", "stage_3"]
+    on, next_stage = fake.calls
+    assert on[on.index("--model.first_update") + 1] == "1"
+    assert on[on.index("--data.first_slot") + 1] == "4"
+    assert on[on.index("--trainer.max_steps") + 1] == "3"
+    assert "--model.init_from" in next_stage
+    assert "--model.first_update" not in next_stage, "a stage has a schedule of its own"
 
 
 def test_the_updates_are_those_of_the_last_file_that_says_so(tmp_path: Path) -> None:
@@ -173,7 +288,25 @@ def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
         lightning("fit", "--a", "1", log=log)
     with pytest.raises(subprocess.TimeoutExpired):
         lightning("sweep", log=log, timeout=0.5)
-    assert log.read_text() == "called with -m lightning_mdm fit --a 1\ncalled with -m lightning_mdm sweep\n"
+    quiet = "--trainer.enable_progress_bar false"
+    assert log.read_text().splitlines() == [
+        f"called with -m lightning_mdm fit {quiet} --a 1", f"called with -m lightning_mdm sweep {quiet}",
+    ]  # fmt: skip
+
+
+def test_an_option_of_the_callers_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bar(*options: str) -> bool:
+        with pytest.raises(SystemExit):
+            lightning("fit", *tiny(tmp_path), *options, "--print_config", log=tmp_path / "log")
+        shown: bool = yaml.safe_load(capsys.readouterr().out)["trainer"]["enable_progress_bar"]
+        return shown
+
+    monkeypatch.setattr(slices.subprocess, "run", lambda command, **_: main(command[3:]))
+    monkeypatch.setattr("runs.TINY", TINY.replace("  enable_progress_bar: false\n", ""))
+    assert not bar()
+    assert bar("--trainer.enable_progress_bar", "true")
 
 
 @pytest.fixture

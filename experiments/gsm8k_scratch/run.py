@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps = order_steps = TINY_STEPS
         tiny, tiny_order, net = [HERE / "tiny.yaml"], [HERE / "tiny_order.yaml"], net_of(HERE / "tiny.yaml")
     common = [*seeded(options.seed), *([] if path is None else ["--data.path", path])]
-    denoiser = Fit(runs / "denoiser", steps, (*layers(config, *tiny), *common))
+    # On a GPU the nets are compiled.
+    denoiser = Fit(runs / "denoiser", steps, (*layers(config, *tiny), *common), 5.0 if options.tiny else 120.0)
     found = trained("denoiser", denoiser, weights if options.size == STORED else None, clock)
     if found is None:
         print("not complete: give the same command again")

@@ -95,7 +95,7 @@ def files(names: Sequence[str]) -> list[Path]:
 def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | None:
     """The weights of the denoiser, ``None`` while its training is not complete."""
     steps = size.steps or steps_of(*files(size.denoiser))
-    fit = Fit(run_dir / "denoiser", steps, (*layers(*files(size.denoiser)), *size.options))
+    fit = Fit(run_dir / "denoiser", steps, (*layers(*files(size.denoiser)), *size.options), 120 if size.suffix else 5)
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 

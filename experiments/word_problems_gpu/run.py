@@ -39,6 +39,7 @@ class Scale:
         order_layer: of the orders'.
         most_steps: updates at most of every training.
         reserve: seconds that starting and stopping may take.
+        least: seconds with which a training may begin: its nets are compiled first.
     """
 
     runs: Path
@@ -47,12 +48,13 @@ class Scale:
     order_layer: Path
     most_steps: int
     reserve: float
+    least: float
 
 
-GPU = Scale(Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0)
+GPU = Scale(Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, 120.0)
 TINY = Scale(
     Path("runs/word_problems_gpu_tiny"), Path("runs/word_problems_gpu_tiny/weights"), HERE / "tiny.yaml",
-    HERE / "tiny_order.yaml", 2, 1.0,
+    HERE / "tiny_order.yaml", 2, 1.0, 1.0,
 )  # fmt: skip
 
 
@@ -63,15 +65,18 @@ def denoiser(seed: int, scale: Scale, clock: Clock) -> Path | None:
     weights = None if begun is None else begun.weights
     names = list(STAGES)
     for name in names if begun is None else names[names.index(begun.stage) :]:
-        before = begun.steps if begun is not None and name == begun.stage else 0
+        unfinished = begun if begun is not None and name == begun.stage else None
+        before = 0 if unfinished is None else unfinished.steps
         steps = min(STAGES[name], scale.most_steps) - before
         if steps <= 0:
             continue
         options = [*layers(CONFIGS / "denoiser.yaml", CONFIGS / f"{name}.yaml", scale.layer), *seeded(seed)]
-        if weights is not None:
+        if unfinished is not None:
+            options += unfinished.options
+        elif weights is not None:
             options += ["--model.init_from", str(weights)]
             options += ["--data.tokenizer_path", str(weights.with_name("tokenizer.json"))]
-        fit = Fit(run_dir / name, steps, tuple(options))
+        fit = Fit(run_dir / name, steps, tuple(options), scale.least)
         complete = said(fit.run_dir, f"seed {seed}, {name}", fit.run(clock))
         if fit.last.is_file():
             store(fit, name, parts, before)
@@ -91,7 +96,7 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
         *layers(CONFIGS / "order.yaml", scale.order_layer), *seeded(seed), "--model.denoiser_ckpt", str(weights),
         "--data.tokenizer_path", str(weights.with_name("tokenizer.json")),
     )  # fmt: skip
-    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options)
+    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, scale.least)
     stages: list[tuple[str, Fit | Sweep]] = [(f"seed {seed}, order", fit)]
     for group in GROUPS:
         sweep = (

@@ -29,6 +29,7 @@ CAUSAL: dict[str, tuple[str, ...]] = {
 ANALYSIS = ("subproblems.csv", "commits.csv", "subproblems.png", "subproblems.svg")
 MOVES = 18  # tokens of a table as moves
 COMPILED = ("--model.compile", "true")
+COMPILING = 120.0  # seconds that a slice must have left for it
 
 
 def files(names: Sequence[str]) -> list[Path]:
@@ -44,7 +45,7 @@ def stages(runs: Path, options: Sequence[str] = (), steps: int | None = None) ->
         steps: updates of every training, where they are not those of the files.
     """
     small, order = files(["denoiser", "small"]), files(["order"])
-    denoiser = Fit(runs / "denoiser", steps or steps_of(*small), (*layers(*small), *COMPILED, *options))
+    denoiser = Fit(runs / "denoiser", steps or steps_of(*small), (*layers(*small), *COMPILED, *options), COMPILING)
     learned = (*layers(*order), *options, "--model.denoiser_ckpt", str(denoiser.last))
     fit = Fit(runs / "order", steps or steps_of(*order), learned)
     found: list[tuple[str, Fit | Sweep]] = [
@@ -55,7 +56,7 @@ def stages(runs: Path, options: Sequence[str] = (), steps: int | None = None) ->
     ]
     for name, layered in CAUSAL.items():
         causal = (*layers(*files(layered)), *options)
-        fit = Fit(runs / f"{name}_net", steps or steps_of(*files(layered)), (*causal, *COMPILED))
+        fit = Fit(runs / f"{name}_net", steps or steps_of(*files(layered)), (*causal, *COMPILED), COMPILING)
         budget = ("--frontier.budgets", f"[{MOVES}]") if name == "solvers_order" else ()
         sweep = (*causal, *budget, "--ckpt_path", str(fit.last))
         found += [(f"{name}, training", fit), (name, Sweep(runs / name, sweep))]

@@ -36,6 +36,8 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             up to it that gives all of them equally many batches.
         num_workers: processes per training process that prepare training batches; 0 prepares them in between.
         seed: decides the training order and whatever the task draws.
+        first_slot: place in the training order that training starts from: the training rows behind weights that it
+            goes on from. A checkpoint says by itself where it stands.
         predict_path: a text file of questions, one a line, or a ``.jsonl`` with ``question`` and perhaps ``answer``;
             ``None`` predicts the test split.
 
@@ -55,6 +57,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         eval_batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        first_slot: int = 0,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
+            ("first_slot", first_slot, 0),
         ):
             if value < least:
                 raise ValueError(f"data.{name}={value}: give at least {least}")
@@ -70,6 +74,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.first_slot = first_slot
         self.predict_path = predict_path
         self.left_out: dict[str, int] = {}
         self.progress = Progress()
@@ -208,9 +213,9 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return hashlib.sha256(content.encode()).hexdigest()
 
     def setup(self, stage: str) -> None:
-        """Training starts from its beginning; Lightning hands the training loader a checkpoint's place after this."""
+        """Training starts from ``first_slot``; Lightning hands the training loader a checkpoint's place after this."""
         if stage == "fit":
-            self.progress = Progress()
+            self.progress = Progress(self.first_slot)
 
     def train_dataloader(self) -> StreamLoader:
         """Endless training batches of this process."""

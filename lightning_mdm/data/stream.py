@@ -25,7 +25,7 @@ class Progress:
     """Where training stands.
 
     Args:
-        slots: slots of the source consumed so far, by all processes together.
+        slots: slots of the source consumed so far, by all processes together and before the weights they began from.
         left_out: problems this process passed over because they do not fit the canvas.
     """
 

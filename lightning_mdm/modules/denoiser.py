@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -30,6 +31,8 @@ from lightning_mdm.objectives.denoising import (
     stratified_t,
 )
 
+MOST_RAMP = 100  # updates until the moments of AdamW say something
+
 
 class DenoiserModule(L.LightningModule):
     """A denoiser and its training.
@@ -47,8 +50,14 @@ class DenoiserModule(L.LightningModule):
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         init_from: denoiser weights to start from: a safetensors file (of ``save_weights``, or in SMDM's layout), one of
             the hub (``hf://nieshen/SMDM/mdm_safetensors/...``), or the checkpoint of another run.
+        first_update: updates behind the weights of ``init_from``, where they are those of an unfinished training: its
+            masks and its learning rate go on from there, after a ramp, as AdamW's moments start from nothing. A
+            checkpoint of this run says it by itself.
         compile: run the net, and the losses of tokens, through ``torch.compile`` while fitting.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
+
+    Raises:
+        ValueError: an option out of its range, or weights that are not there or of another net.
     """
 
     def __init__(
@@ -63,17 +72,23 @@ class DenoiserModule(L.LightningModule):
         warmup_steps: int = 100,
         final_learning_rate: float = 0.02,
         init_from: str | None = None,
+        first_update: int = 0,
         compile: bool = False,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0.0 < least_masked < 1.0:
             raise ValueError(f"least_masked={least_masked}: a mask probability lies between 0 and 1")
+        if first_update < 0:
+            raise ValueError(f"first_update={first_update}: give at least 0")
+        if first_update and init_from is None:
+            raise ValueError(f"first_update={first_update}: give the weights that are behind it, by init_from")
         if isinstance(net, dict):  # as restored from a checkpoint's plain hyper-parameters
             net = TransformerConfig(**net)
         # As plain values: loggers and the safe loading of checkpoints accept nothing else. Without init_from: a
-        # checkpoint has weights of its own and must not need that file.
-        self.save_hyperparameters(ignore=["net", "init_from"])
+        # checkpoint has weights of its own and must not need that file. first_update is of no use without it: the
+        # checkpoint tells it apart.
+        self.save_hyperparameters(ignore=["net", "init_from", "first_update"])
         self.save_hyperparameters({"net": asdict(net)})
         self.vocab_size = vocab_size
         self.weighting: Weighting = weighting
@@ -86,6 +101,7 @@ class DenoiserModule(L.LightningModule):
         self.compile_net = compile
         self.compile_losses = False
         self.noise_seed = noise_seed
+        self.first_update = first_update
         self.denoiser = TransformerDenoiser(vocab_size, net)
         if init_from is not None:
             load_denoiser(self.denoiser, init_from, option="init_from")
@@ -103,8 +119,8 @@ class DenoiserModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
-        noise = RowNoise(self.noise_seed, batch.index_B)
-        out = self.objective(batch, training_t(noise, self.global_step, self.least_masked), noise, self.global_step)
+        noise, step = RowNoise(self.noise_seed, batch.index_B), self.first_update + self.global_step
+        out = self.objective(batch, training_t(noise, step, self.least_masked), noise, step)
         self.log("train/surrogate", out.surrogate.detach(), prog_bar=True)
         self.log("train/bound_nats_per_token", out.bound_nats_B.sum() / out.n_tokens_B.sum())
         self.log("train/masked_accuracy", out.n_right / out.n_masked.clamp(min=1), prog_bar=True)
@@ -140,7 +156,14 @@ class DenoiserModule(L.LightningModule):
             warmup_steps=self.warmup_steps,
             final_learning_rate=self.final_learning_rate,
             total=int(self.trainer.estimated_stepping_batches),
+            first=self.first_update,
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["first_update"] = self.first_update
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.first_update = checkpoint.get("first_update", 0)
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
@@ -182,20 +205,30 @@ def adamw_with_warmup(
     warmup_steps: int,
     final_learning_rate: float,
     total: int,
+    first: int = 0,
 ) -> OptimizerLRScheduler:
-    """AdamW on all of a net, decaying matrices only, with the learning rate of ``learning_rate_factor``."""
+    """AdamW on all of a net, decaying matrices only, with the learning rate of ``learning_rate_factor``.
+
+    ``total`` updates follow ``first`` earlier ones, of which the moments of AdamW know nothing.
+    """
     matrices = [p for p in net.parameters() if p.ndim >= 2]
     vectors = [p for p in net.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, final_learning_rate)
+        optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, final_learning_rate, first)
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def learning_rate_factor(step: int, total: int, warmup: int, final: float) -> float:
-    """Linear warm-up to 1 over ``warmup`` updates, then a cosine to ``final`` at update ``total``."""
+def learning_rate_factor(step: int, total: int, warmup: int, final: float, first: int = 0) -> float:
+    """Linear warm-up to 1 over ``warmup`` updates, then a cosine to ``final`` at update ``total``.
+
+    Behind ``first`` earlier updates it goes on where it was, after a ramp of ``warmup`` updates, ``MOST_RAMP`` at most.
+    """
+    if first:
+        ramp = min(1.0, (step + 1) / max(1, min(warmup, MOST_RAMP)))
+        return ramp * learning_rate_factor(first + step, first + total, warmup, final)
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))

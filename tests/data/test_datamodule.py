@@ -96,6 +96,18 @@ def test_a_resumed_fit_sees_what_an_uninterrupted_one_sees(tmp_path: Path, worke
     assert resumed.progress.slots == 8 * 4
 
 
+def test_training_goes_on_at_a_slot(tmp_path: Path) -> None:
+    """A checkpoint of it says by itself where it stands."""
+    first, second = Recorder(), Recorder()
+    data = words(first_slot=8)
+    trainer(tmp_path, 2).fit(first, datamodule=data)
+    assert data.progress.slots == 16
+    path = tmp_path / "checkpoints" / "step=2.ckpt"
+    with pytest.warns(UserWarning, match="callbacks used to create"):  # the one that saves is left out below
+        trainer(tmp_path, 3, callbacks=[], enable_checkpointing=False).fit(second, datamodule=words(), ckpt_path=path)
+    assert first.seen + second.seen == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
+
+
 def test_a_second_fit_starts_over_and_overfitting_stays_in_place(tmp_path: Path) -> None:
     data, again, over = words(), Recorder(), Recorder()
     trainer(tmp_path, 2).fit(Recorder(), datamodule=data)
@@ -274,6 +286,7 @@ def test_any_tokenizer_file(tmp_path: Path) -> None:
         ({"eos_token": "</s>"}, "give data.tokenizer_path"),
         ({"vocab_size": 100}, "needs at least 258"),
         ({"batch_size": 0}, "data.batch_size=0"),
+        ({"first_slot": -1}, "data.first_slot=-1"),
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"response_tokens": 1}, "data.response_tokens=1"),
         ({"n_test": 0}, "data.n_test=0"),

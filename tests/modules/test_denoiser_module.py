@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules.denoiser import DenoiserModule, learning_rate_factor
+from lightning_mdm.modules.denoiser import MOST_RAMP, DenoiserModule, learning_rate_factor
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import fixed_t
@@ -88,6 +88,53 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     assert not all(torch.equal(value, half.weights[name]) for name, value in weights(whole).items())
 
 
+class Drawn(L.Callback):
+    """Notes the learning rate of every update and what it masked, and can save weights and a checkpoint on the way."""
+
+    def __init__(self, module: DenoiserModule, save_at: int = 0, path: Path = Path()) -> None:
+        self.rates: list[float] = []
+        self.masked: list[Tensor] = []
+        self.save_at, self.path = save_at, path
+        module.denoiser.register_forward_pre_hook(lambda net, inputs: self.masked.append(inputs[0].clone()))
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        if trainer.global_step == self.save_at:
+            assert isinstance(pl_module, DenoiserModule)
+            pl_module.save_weights(self.path.with_suffix(".safetensors"))
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_training_goes_on_from_weights_alone(tmp_path: Path) -> None:
+    """Masks and learning rates are those of an uninterrupted one, also where a checkpoint goes on from there."""
+    whole = DenoiserModule(V, NET, warmup_steps=2)
+    of_whole = Drawn(whole, 3, tmp_path / "third.ckpt")
+    trainer(tmp_path, max_steps=8, callbacks=[of_whole]).fit(whole, loader())
+    weights_of_third = tmp_path / "third.safetensors"
+
+    there = DenoiserModule(V, NET, warmup_steps=2, init_from=str(weights_of_third), first_update=3)
+    of_there = Drawn(there, 2, tmp_path / "fifth.ckpt")
+    trainer(tmp_path, max_steps=5, callbacks=[of_there]).fit(there, loader(start=3))
+    ramp = [0.5, 1.0, 1.0, 1.0, 1.0]
+    assert of_there.rates == [part * rate for part, rate in zip(ramp, of_whole.rates[3:], strict=True)]
+    assert len(of_there.masked) == 5
+    assert all(map(torch.equal, of_there.masked, of_whole.masked[3:]))
+
+    weights_of_third.unlink()
+    resumed = DenoiserModule(V, NET, warmup_steps=2)
+    of_resumed = Drawn(resumed)
+    run = trainer(tmp_path, max_steps=5, callbacks=[of_resumed])
+    run.fit(resumed, loader(start=5), ckpt_path=str(tmp_path / "fifth.ckpt"))
+    assert of_resumed.rates == of_whole.rates[5:]
+    assert all(map(torch.equal, of_resumed.masked, of_whole.masked[5:]))
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(there).items())
+    assert DenoiserModule.load_from_checkpoint(tmp_path / "fifth.ckpt").first_update == 3
+
+
 def test_training_learns_the_toy(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = DenoiserModule(V, NET, learning_rate=1e-2, warmup_steps=10)
@@ -141,6 +188,16 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert all(later <= earlier for earlier, later in pairwise(factors[10:]))
 
 
+def test_the_learning_rate_goes_on_after_a_ramp() -> None:
+    whole = [learning_rate_factor(step, total=1500, warmup=1000, final=0.1) for step in range(1500)]
+    for first in (400, 1100):
+        rest = [learning_rate_factor(step, 1500 - first, 1000, 0.1, first) for step in range(1500 - first)]
+        assert rest[MOST_RAMP - 1 :] == whole[first + MOST_RAMP - 1 :]
+        assert rest[MOST_RAMP // 2 - 1] == pytest.approx(0.5 * whole[first + MOST_RAMP // 2 - 1])
+        assert 0.0 < rest[0] < 0.02
+    assert learning_rate_factor(0, 5, 0, 0.1, 5) == pytest.approx(0.55), "no ramp without a warm-up"
+
+
 def test_vectors_do_not_decay(tmp_path: Path) -> None:
     module = DenoiserModule(V, NET, weight_decay=0.3)
     run = trainer(tmp_path, max_steps=1)
@@ -177,6 +234,8 @@ def test_a_checkpoint_needs_no_other_file(tmp_path: Path) -> None:
         ({"init_from": "missing.safetensors"}, r"init_from=missing.safetensors: no such file"),
         ({"least_masked": 0.0}, r"least_masked=0.0"),
         ({"least_masked": 1.5}, r"least_masked=1.5"),
+        ({"first_update": -1}, r"first_update=-1: give at least 0"),
+        ({"first_update": 3}, r"first_update=3: give the weights that are behind it, by init_from"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
