@@ -51,7 +51,9 @@ class Scale:
     least: float
 
 
-GPU = Scale(Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, 120.0)
+GPU = Scale(
+    Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, 120.0
+)
 TINY = Scale(
     Path("runs/word_problems_gpu_tiny"), Path("runs/word_problems_gpu_tiny/weights"), HERE / "tiny.yaml",
     HERE / "tiny_order.yaml", 2, 1.0, 1.0,
