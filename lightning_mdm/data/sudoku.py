@@ -38,6 +38,7 @@ from lightning_mdm.puzzles.sudoku_generator import (
     split_of,
 )
 from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, solve_logically
+from lightning_mdm.puzzles.sudoku_pool import training_stream
 from lightning_mdm.vocabulary import TokenSpace
 
 # Base puzzles in place of excluded ones start here; no pool is that large.
@@ -256,7 +257,7 @@ class SudokuProblems(ProblemDataModule):
         return self.layout == "grid"
 
     def training(self) -> Source:
-        stream = f"train/{self.seed}"
+        stream = training_stream(self.seed)
         bases: Callable[[int], Puzzle] = Bases(self.options, stream, self.excluded)
         n = self.pool
         if self.paths["train"] is not None:
