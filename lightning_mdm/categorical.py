@@ -8,10 +8,23 @@ Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+Given = ParamSpec("Given")
+Out = TypeVar("Out")
+
+
+@cache
+def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
+    """A function of logits through ``torch.compile``, for shapes that vary."""
+    return torch.compile(function, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -42,15 +55,14 @@ def certainty(logits_NV: Tensor) -> Certainty:
 
 def odds_against_best(logits_NV: Tensor) -> Tensor:
     """``(1 - p) / p`` of the likeliest token, float64 ``[N]``; see ``Certainty``."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    # In place, and before the exponential: its gradient needs the result as it is.
-    return (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_().sum(-1).double()
+    _, gap_NV = gaps(logits_NV)
+    return gap_NV.exp_().sum(-1).double()
 
 
 def top_margin(logits_NV: Tensor) -> Tensor:
     """Probability of the likeliest token minus that of the second, float64 ``[N]``; needs V >= 2."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    ratio_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf).exp_()
+    _, gap_NV = gaps(logits_NV)
+    ratio_NV = gap_NV.exp_()
     return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
 
 
@@ -65,11 +77,24 @@ def at_least_float32(logits_NV: Tensor) -> Tensor:
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
 
 
+def gaps(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """The best logit ``[N, 1]``, and every token's log-odds against it, minus infinity for itself."""
+    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
+    # A comparison where a scatter would do: compiled, a scatter would have to write all of [N, V].
+    is_best_NV = torch.arange(logits_NV.shape[-1], device=logits_NV.device) == best_N1
+    return top_N1, (at_least_float32(logits_NV) - top_N1).masked_fill_(is_best_NV, -torch.inf)
+
+
 def against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best logit ``[N]``; log-odds and odds of every token against it, minus infinity and 0 for itself."""
-    top_N1, best_N1 = logits_NV.max(dim=-1, keepdim=True)
-    gap_NV = (at_least_float32(logits_NV) - top_N1).scatter_(-1, best_N1, -torch.inf)
+    top_N1, gap_NV = gaps(logits_NV)
     return at_least_float32(top_N1).squeeze(-1), gap_NV, gap_NV.exp()
+
+
+def token_losses(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of target tokens, nats, at least float32 ``[N]``; and whether each is the likeliest one, bool ``[N]``."""
+    nats_N = F.cross_entropy(at_least_float32(logits_NV), target_N, reduction="none")
+    return nats_N, logits_NV.argmax(-1) == target_N
 
 
 def log_total(logits_NV: Tensor) -> Tensor:

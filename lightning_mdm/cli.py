@@ -34,7 +34,7 @@ from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
-from lightning_mdm.trainer import Trainer
+from lightning_mdm.trainer import Trainer, prefer_kernels_without_plans
 
 DESCRIPTION = """Masked diffusion models and the order in which they generate: train a denoiser, decode with every
 unmasking policy, draw accuracy against steps."""
@@ -295,6 +295,7 @@ def main(args: Sequence[str] | None = None) -> None:
         elif given[:1] == ["export"]:
             export_command(given[1:])
         else:
+            prefer_kernels_without_plans()
             CLI(args)
     except (ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get("LIGHTNING_MDM_TRACEBACK"):

@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import lightning as L
+import torch
+
+
+def prefer_kernels_without_plans() -> None:
+    """Leave attention to kernels that need no plan for a shape.
+
+    cuDNN, the first choice of torch >= 2.11 on recent GPUs, builds one for every number of rows and length it has not
+    met, up to a second each (modelscope/FunASR#3704). Rows leave the decoding loop when they are finished and the
+    states of order learning differ from step to step, so that nearly every shape here is one of these.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class Trainer(L.Trainer):

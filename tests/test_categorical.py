@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from laws import assert_follows
 from lightning_mdm.categorical import (
@@ -24,6 +26,27 @@ from lightning_mdm.noise import RowNoise, Stream
 
 NEXT_TO_0, NEXT_TO_1 = 2.0**-53, 1.0 - 2.0**-53
 INF = torch.inf
+
+
+class Named(TorchDispatchMode):
+    """Keeps the names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("statistic", [certainty, odds_against_best, top_margin, entropy])
+def test_statistics_can_be_compiled_without_writing_the_vocabulary(statistic: Callable[[Tensor], object]) -> None:
+    """A compiler joins comparisons, exponentials and sums; what is written by index it has to write in full."""
+    with Named() as named:
+        statistic(torch.randn(3, 5))
+    assert {"max", "eq", "masked_fill_"} <= named.names
+    assert not any("scatter" in name or "index" in name for name in named.names)
 
 
 def logits_with_holes(dtype: torch.dtype) -> Tensor:

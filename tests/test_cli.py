@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 
+from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.cli import main, plainly
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.outcomes import read_rows
 from runs import N_TEST, N_VALIDATION, REPOSITORY, TINY, WORD_PROBLEMS, program, tiny
 
@@ -444,3 +446,29 @@ def test_the_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatc
 def test_a_plain_message_stays_as_it_is() -> None:
     assert plainly("data.seed=-1: give at least 0") == "data.seed=-1: give at least 0"
     assert plainly("Errors:\n  - first\n  - Expected a <class 'NoneType'>\nGiven value: 3") == "first"
+
+
+def test_attention_needs_no_plan_for_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
+    program("fit", *tiny(tmp_path), "--run_dir", tmp_path / "run")
+    assert asked == [False]
+
+
+def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def compiled(function: object, dynamic: bool) -> object:
+        assert dynamic, "shapes vary"
+        asked.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(TransformerDenoiser, "compile", lambda self, dynamic: asked.append(type(self)))
+    categorical.compiled.cache_clear()
+    options = [*tiny(tmp_path), "--run_dir", tmp_path / "run", "--model.compile", "true"]
+    program("fit", *options)
+    assert asked == [TransformerDenoiser, categorical.token_losses]
+    categorical.compiled.cache_clear()
+    program("validate", *options, "--ckpt_path", "last")
+    assert asked == [TransformerDenoiser, categorical.token_losses]

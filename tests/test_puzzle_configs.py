@@ -131,6 +131,8 @@ def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(optimum) == {1, 2, 3, 4, 6, 8}
     assert optimum == {T: pytest.approx(NaeSat(**law).optimum_nats(T)) for T in optimum}
     assert all(row.nats > NaeSat(**law).optimum_nats(2) - 1e-6 for row in rows)
+    given = {row.T: row.nats for row in rows if row.policy == "given_order"}
+    assert [given[T] for T in (4, 8)] == [pytest.approx(optimum[T], rel=1e-5) for T in (4, 8)]
     assert [(row.policy, row.n) for row in read_rows(tmp_path / "frontier.csv")] == [("learned", 5)]
 
 

@@ -169,11 +169,15 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("size", "steps"), [("paper", (200_000, 3000)), ("medium", (6000, 300)), ("small", (2000, 300)), ("tiny", (40, 40))]
-)
+    ("size", "steps"),
+    [
+        ("paper", (200_000, 3000)), ("medium", (6000, 300)), ("small", (2000, 300)), ("tiny", (40, 40)),
+        ("causal", (200_000,)), ("causal_solver", (200_000,)),
+    ],
+)  # fmt: skip
 def test_the_stages_of_the_runner_parse(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str,
-    steps: tuple[int, int],
+    steps: tuple[int, ...],
 ) -> None:  # fmt: skip
     def parse(*arguments: str, log: Path, timeout: float | None = None) -> None:
         kept = [part for part in arguments if not part.endswith(".ckpt")]
@@ -190,38 +194,49 @@ def test_the_stages_of_the_runner_parse(
         if arguments[0] == "sweep":
             run_dir.mkdir()
             (run_dir / "frontier.csv").touch()
+            policies = found["frontier"]["policies"] or []
+            kinds[run_dir.name] = {policy["class_path"].split(".")[-1] for policy in policies}
         else:
             write_checkpoint(run_dir / "checkpoints" / "last.ckpt", updates)
 
     def make_pool(command: list[str], check: bool) -> None:
-        made.append(command)
+        commands.append(command)
         out = next(Path(part.removeprefix("--out=")) for part in command if part.startswith("--out="))
         out.parent.mkdir()
         out.touch()
 
     parsed: list[Asked] = []
+    kinds: dict[str, set[str]] = {}
     pools: set[str | None] = set()
-    made: list[list[str]] = []
+    commands: list[list[str]] = []
     monkeypatch.setattr(slices, "lightning", parse)
     monkeypatch.setattr(runner.subprocess, "run", make_pool)
     run = partial(runner.run, runner.SIZES[size], tmp_path / "run", tmp_path / "weights", slices.Clock(float("inf")))
     assert run()
     names = [(folder, command, difficulty) for folder, command, difficulty, _ in parsed]
+    causal, noisy = size.startswith("causal"), size in ("paper", "medium", "tiny")
+    sweeps = [("easy", "sweep", "easy"), ("hard", "sweep", "hard")]
     assert names == [
         ("denoiser", "fit", "easy"),
-        ("order", "fit", "easy"),
-        ("easy", "sweep", "easy"),
-        ("hard", "sweep", "hard"),
+        *([] if causal else [("order", "fit", "easy")]),
+        *sweeps,
+        *([(f"{folder}_noisy", command, difficulty) for folder, command, difficulty in sweeps] if noisy else []),
     ]
+    assert [("Learned" in kinds[split], "Noisy" in kinds[split]) for split in ("easy", "hard")] == [
+        (not causal, False)
+    ] * 2
+    assert all("Noisy" in kinds[f"{split}_noisy"] for split in ("easy", "hard") if noisy), "the paper's decoding"
     assert tuple(updates for _, command, _, updates in parsed if command == "fit") == steps
-    assert (tmp_path / "weights").exists() == (size != "small")
+    assert (tmp_path / "weights").exists() == noisy
+    made = len(parsed)
     assert run()
-    assert len(parsed) == 4, "what is complete is not repeated"
+    assert len(parsed) == made, "what is complete is not repeated"
     pool = str(tmp_path / "run" / "pool.npz")
-    assert pools == {pool if size == "paper" else None}
-    assert [command[2:] for command in made] == (
+    of_file = causal or size == "paper"
+    assert pools == {pool if of_file else None}
+    assert [command[2:] for command in commands] == (
         [["--n=100000", f"--out={pool}", "--side=9", "--min_clues=17", "--max_clues=34", "--difficulty=easy"]]
-        if size == "paper" else []
+        if of_file else []
     )  # fmt: skip
 
 
@@ -242,9 +257,10 @@ def test_a_pool_is_made_once_and_trained_from(
     assert made == SudokuProblems(**options).training().sample(40)
 
 
-def test_training_and_order_share_their_pool() -> None:
+def test_trainings_of_the_papers_size_share_their_puzzles() -> None:
     found = [
-        yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["data"]["init_args"] for name in ("denoiser", "order")
+        yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["data"]["init_args"]
+        for name in ("denoiser", "order", "autoregressive")
     ]
     names = ("side", "min_clues", "max_clues", "difficulty", "pool", "seed")
     assert len({tuple(options.get(name) for name in names) for options in found}) == 1

@@ -23,6 +23,8 @@ from operators import operators
 from sizes import SIZES, Size
 from training import attention, order_learning, pretraining
 
+from lightning_mdm.trainer import prefer_kernels_without_plans
+
 HERE = Path(__file__).resolve().parent
 PARTS: dict[str, Sequence[Callable[[Bench, Size, str], None]]] = {
     "training": (pretraining, attention),
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     patience = options.patience if options.patience is not None else (2.0 if device.type == "cuda" else 6.0)
     if device.type == "cpu":
         torch.set_num_threads(1)  # processor time is the measure there
+    prefer_kernels_without_plans()
     bench = Bench(device, out / "rows.csv", patience)
     print(f"{bench.name}, torch {torch.__version__}, commit {bench.commit}, size {name}", flush=True)
     for part in options.only:

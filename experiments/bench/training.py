@@ -45,7 +45,7 @@ def pretraining(bench: Bench, size: Size, name: str) -> None:
     module = module.to(bench.device)
     module.setup("fit")
     batch = size.batch(size.train_batch, bench.device)
-    optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(module.denoiser.parameters(), lr=1e-5, fused=gpu)
     count = 0
 
     def step() -> None:
@@ -54,7 +54,7 @@ def pretraining(bench: Bench, size: Size, name: str) -> None:
         noise = RowNoise(0, batch.index_B)
         with precision(bench, size):
             t_B = training_t(noise, count, 1e-3)
-            out = masked_diffusion(module.denoiser, batch, t_B, noise, count, "uniform")
+            out = masked_diffusion(module.denoiser, batch, t_B, noise, count, "uniform", compile=gpu)
         optimizer.zero_grad()
         out.surrogate.backward()
         optimizer.step()

@@ -1,13 +1,15 @@
 """Train a Sudoku denoiser, learn its order and decode the easy and the hard test set, in slices of a few minutes.
 
-python experiments/sudoku/run.py [--size small|medium|paper|tiny] [--minutes M] [--so_far]
+python experiments/sudoku/run.py [--size small|medium|paper|causal|causal_solver|tiny] [--minutes M] [--so_far]
 
 Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
 Kim et al. 2025 for one GPU, ``medium`` half that net on the same puzzles for hours of CPU cores; the weights of their
 denoisers so far are stored in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints
-are not at hand. ``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny``
-rehearses ``paper``. ``--so_far`` runs nothing and reports on the problems that every policy has decoded.
+are not at hand. Both are also decoded as the paper decodes, with noise on the ranking. ``causal`` and ``causal_solver``
+are the autoregressive baseline, moves in reading order and in the solver's. ``small`` is the configuration of
+``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and
+reports on the problems that every policy has decoded.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from shutil import copyfile
 
 from omegaconf import OmegaConf
 
-from lightning_mdm.outcomes import OutcomeStore, frontier_row, outcome_rows, write_outcomes, write_rows
+from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import report
 from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, steps_of, trained
 
@@ -38,11 +40,12 @@ class Size:
 
     Args:
         denoiser: configuration files of the denoiser, one over the other.
-        order: likewise of the order.
+        order: likewise of the order; none of a causal net, which has no order to learn.
         options: of every stage.
         steps: updates of both trainings, where they are not those of the files.
         sweep: options of both sweeps.
         hard: of the sweep of hard puzzles.
+        noisy: whether the denoiser is decoded as in the paper too.
         suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
@@ -50,11 +53,12 @@ class Size:
     """
 
     denoiser: tuple[str, ...]
-    order: tuple[str, ...]
+    order: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     steps: int | None = None
     sweep: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
+    noisy: bool = True
     suffix: str | None = None
     stored: bool = True
     reserve: float = 75.0
@@ -65,18 +69,24 @@ SIZES = {
     "small": Size(
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
-        hard=("--data.min_clues", "26", "--data.max_clues", "34"), suffix="", stored=False,
+        hard=("--data.min_clues", "26", "--data.max_clues", "34"), noisy=False, suffix="", stored=False,
     ),
     "medium": Size(
         ("denoiser", "medium"), ("order", "order_medium"), sweep=("--data.eval_batch_size", "250"), suffix="_medium",
     ),
     "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
+    "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False, pool_file=True),
+    "causal_solver": Size(
+        ("autoregressive", "autoregressive_solver_order"), noisy=False, suffix="_causal_solver", stored=False,
+        pool_file=True,
+    ),
     "tiny": Size(
         ("denoiser",), ("order",),
         options=(
             "--model.net.width", "48", "--model.net.mlp_width", "96", "--data.batch_size", "4", "--data.pool", "40",
             "--data.num_workers", "0", "--data.n_validation", "4", "--data.n_test", "4",
             "--trainer.val_check_interval", "40", "--trainer.callbacks.every_n_train_steps", "10",
+            "--trainer.precision", "32-true", "--model.compile", "false",
         ),
         steps=40, sweep=("--frontier.budgets", "[1, 4]"), reserve=1.0,
     ),
@@ -107,22 +117,44 @@ def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | N
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 
+def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Sweep]]:
+    """What follows the denoiser's training: its order and the sweeps of easy and hard puzzles.
+
+    Args:
+        size: see ``Size``.
+        run_dir: of all stages.
+        found: the denoiser's weights.
+    """
+    alone = (*layers(*files(size.denoiser)), *size.options)
+    weights = ("--ckpt_path" if found.suffix == ".ckpt" else "--model.init_from", str(found))
+    stages: list[tuple[str, Fit | Sweep]] = []
+    decoded = {"": (*alone, *weights)}
+    if size.order:
+        learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
+        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned)
+        stages.append(("order", order))
+        decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
+    if size.noisy:
+        decoded["_noisy"] = (*layers(*files((*size.denoiser, "kim_2025"))), *size.options, *weights)
+    for suffix, options in decoded.items():
+        for split in SPLITS:
+            hard = size.hard if split == "hard" else ()
+            budgets = () if suffix else size.sweep
+            sweep = (*options, "--data.test_difficulty", split, *hard, *budgets)
+            stages.append((split + suffix, Sweep(run_dir / (split + suffix), sweep)))
+    return stages
+
+
 def run(size: Size, run_dir: Path, weights: Path, clock: Clock) -> bool:
     """Go on with the denoiser, its order, the easy and the hard puzzles; whether all are complete."""
     size = with_pool(size, run_dir)
     found = denoiser(size, run_dir, weights, clock)
-    if found is None:
-        return False
-    learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
-    order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned)
-    stages: list[tuple[str, Fit | Sweep]] = [("order", order)]
-    for split in SPLITS:
-        options = (
-            *learned, *NO_BOUNDS, *size.sweep, "--ckpt_path", str(order.last), "--data.test_difficulty", split,
-            *(size.hard if split == "hard" else ()),
-        )  # fmt: skip
-        stages.append((split, Sweep(run_dir / split, options)))
-    return run_all(stages, clock)
+    return found is not None and run_all(stages(size, run_dir, found), clock)
+
+
+def sweeps(run_dir: Path) -> list[Path]:
+    """The folders that sweeps may have left."""
+    return [run_dir / (split + suffix) for suffix in ("", "_noisy") for split in SPLITS]
 
 
 def so_far(run_dir: Path) -> Path:
@@ -131,20 +163,25 @@ def so_far(run_dir: Path) -> Path:
     Raises:
         ValueError: nothing has been decoded.
     """
-    rows, outcomes = [], []
-    for split in SPLITS:
-        store = OutcomeStore(run_dir / split / "cells")
+    rows: dict[str, Row] = {}
+    outcomes: list[OutcomeRow] = []
+    for folder in sweeps(run_dir):
+        store = OutcomeStore(folder / "cells")
         cells = store.cells()
-        common = set.intersection(*map(store.done, cells)) if cells else set()
+        if not cells:
+            continue
+        common = set.intersection(*map(store.done, cells))
+        left_out = int(OmegaConf.load(folder / "sweep.yaml").data.init_args.n_test) - len(common)
         for cell in cells:
-            kept = [r for r in store.records(cell) if common.issuperset(o.problem for o in r.outcomes)]
-            rows.append(frontier_row(cell, kept))
-            outcomes += outcome_rows(cell, kept)
+            if common and cell.label not in rows:  # two sweeps of a split may have a cell in common
+                kept = [r for r in store.records(cell) if common.issuperset(o.problem for o in r.outcomes)]
+                rows[cell.label] = frontier_row(cell, kept, left_out)
+                outcomes += outcome_rows(cell, kept)
     if not rows:
         raise ValueError(f"{run_dir} holds no decoded test problems: run the sweeps first")
     path = run_dir / "so_far"
     path.mkdir(exist_ok=True)
-    write_rows(path / "frontier.csv", rows)
+    write_rows(path / "frontier.csv", rows.values())
     write_outcomes(path / "outcomes.csv", outcomes)
     return path
 
@@ -177,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("not complete: give the same command again")
         return
     path = run_dir / "report"
-    publish([run_dir / split for split in SPLITS], path, size)
+    publish([folder for folder in sweeps(run_dir) if (folder / "frontier.csv").is_file()], path, size)
     print(f"all is complete: {path}")
 
 

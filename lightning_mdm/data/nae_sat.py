@@ -69,6 +69,11 @@ class NaeSatProblems(LawProblems):
         agreeing = self.law.agreeing(response)
         return Grade(text, agreeing == self.law.observations, agreeing / max(1, self.law.observations))
 
+    def order(self, problem: Problem) -> Sequence[int] | None:
+        """Latents first, then observations, wherever they stand: no order is better (``NaeSat.optimum_nats``)."""
+        latents = self.law.places[: self.law.latents]
+        return [int(place not in latents) for place in range(self.law.length)]
+
     @property
     def subproblem_kinds(self) -> tuple[SubproblemKind, ...]:
         """Observations that known latents decide, others, and latents."""

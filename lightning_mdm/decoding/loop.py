@@ -20,7 +20,6 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from lightning_mdm.categorical import at_least_float32
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
@@ -176,8 +175,8 @@ def decode(
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
-        logits_NV = at_least_float32(logits_AQV.flatten(0, 1)[slot_N])
-        broken = broken | logits_NV.isnan().any()
+        logits_NV = logits_AQV.flatten(0, 1)[slot_N]
+        broken = broken | logits_NV.amax(-1).isnan().any()  # the largest is no number where any is none
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
         drawn_N = token_sampler.draw(logits_NV, uniform_N, rows_A[row_N], position_N)
         tokens_AL = tokens_AL.index_put((row_N, position_N), drawn_N)

@@ -39,7 +39,8 @@ class Noisy(UnmaskingPolicy):
             or minus the ``entropy`` in nats.
         noise: standard ``gumbel`` or standard normal (``gaussian``) noise, independent per position and step.
         coefficient: factor on the noise, >= 0.
-        fading: whether the noise is further multiplied by 1 - alpha_s, the share still masked after the step.
+        fading: whether the noise is further multiplied by the share of the canvas that is still masked after the step:
+            1 - alpha_s, but for the rounding of K and the steps that are passed over.
         quota: how many positions: so many that the schedule's share of the canvas is still masked after the step, with
             1 - alpha_t = t (``linear``) or cos(pi (1 - t) / 2) (``cosine``), and at least one; ``even`` spreads what is
             masked now evenly over the steps left, the larger parts first.
@@ -61,10 +62,9 @@ class Noisy(UnmaskingPolicy):
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         uniform_BL = state.uniform_BL(Stream.SELECT)
         noise_BL = -torch.log(-torch.log(uniform_BL)) if self.noise == "gumbel" else torch.special.ndtri(uniform_BL)
-        share_B = self.share_B(state)
-        scale_B = self.coefficient * (share_B if self.fading else torch.ones_like(share_B))
-        score_BL = self.score_BL(prediction) + scale_B[:, None] * noise_BL
-        return top_n(score_BL, state.masked_BL, self.quota_B(state, share_B), state.uniform_BL(Stream.TIE))
+        quota_B = self.quota_B(state)
+        score_BL = self.score_BL(prediction) + self.scale_B(state, quota_B)[:, None] * noise_BL
+        return top_n(score_BL, state.masked_BL, quota_B, state.uniform_BL(Stream.TIE))
 
     def score_BL(self, prediction: Prediction) -> Tensor:
         """The certainty of every masked position, float64."""
@@ -76,15 +76,18 @@ class Noisy(UnmaskingPolicy):
         log_p_BL = -torch.log1p(prediction.odds_against_best_BL)
         return log_p_BL if self.certainty == "log_probability" else log_p_BL.exp()
 
-    def share_B(self, state: DecodingState) -> Tensor:
-        """1 - alpha_s: the share of the canvas that the schedule leaves masked after this step, float64."""
-        left_B = (state.steps_left_B - 1).double() / state.budget_B
-        return torch.cos(0.5 * math.pi * (1.0 - left_B)) if self.quota == "cosine" else left_B
+    def scale_B(self, state: DecodingState, quota_B: Tensor) -> Tensor:
+        """The factor on the noise, float64."""
+        n_B = state.canvas_BL.sum(-1).double()
+        left_B = state.masked_BL.sum(-1) - quota_B
+        return self.coefficient * (left_B / n_B if self.fading else torch.ones_like(n_B))
 
-    def quota_B(self, state: DecodingState, share_B: Tensor) -> Tensor:
+    def quota_B(self, state: DecodingState) -> Tensor:
         """Positions to unmask at this step, int64. A step at which the schedule unmasks none is passed over."""
         if self.quota == "even":
             return state.quota_B
+        left_B = (state.steps_left_B - 1).double() / state.budget_B
+        share_B = torch.cos(0.5 * math.pi * (1.0 - left_B)) if self.quota == "cosine" else left_B  # 1 - alpha_s
         # Whole numbers that rounding has put a little below themselves stay whole.
         remaining_B = (state.canvas_BL.sum(-1) * share_B + 1e-9).long()
         return (state.masked_BL.sum(-1) - remaining_B).clamp(min=1)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_mdm.decoding.policy import Fact, RankedPolicy, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
+
+Ties = Literal["random", "margin"]
 
 FAR = torch.iinfo(torch.int64).max
 
@@ -135,10 +137,24 @@ class PCSampler(RankedPolicy):
 class GivenOrder(RankedPolicy):
     """The positions that come first in an order the task knows, such as a solver's: how good can an order be?
 
-    Positions that the order puts alike are taken at random.
+    Args:
+        ties: which of the positions come first that the order puts alike: any, at ``random``, or those of the largest
+            ``margin`` of the two likeliest tokens, and equal ones at random.
+
+    Raises:
+        ValueError: an option out of its range.
     """
 
+    ties: Ties = "random"
     facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.ties not in get_args(Ties):
+            raise ValueError(f"ties={self.ties!r}: choose one of {', '.join(get_args(Ties))}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.ties == "random" else super().options  # said where anything but chance decides
 
     @property
     def reads(self) -> frozenset[Fact]:
@@ -150,7 +166,7 @@ class GivenOrder(RankedPolicy):
         return informed
 
     def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """Minus the rank in the problem's order.
+        """Minus the rank in the problem's order; among equal ranks by margin, where that decides ties.
 
         Raises:
             ValueError: the task knows no order for a problem, or one that is too short.
@@ -167,4 +183,10 @@ class GivenOrder(RankedPolicy):
                     "choose another policy or another task"
                 )
             rank_BL[row, positions] = torch.tensor(ranks[: len(positions)], dtype=torch.float64)
-        return -rank_BL.to(state.masked_BL.device)
+        score_BL = -rank_BL.to(state.masked_BL.device)
+        if self.ties == "random":
+            return score_BL
+        # How many margins of the row are smaller, a whole number below L: exact, and no margin outweighs a rank.
+        margin_BL = prediction.top_margin_BL
+        smaller_BL = torch.searchsorted(margin_BL.sort(dim=-1).values, margin_BL)
+        return margin_BL.shape[1] * score_BL + smaller_BL

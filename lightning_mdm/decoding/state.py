@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
@@ -114,12 +114,6 @@ class DecodingState:
 Out = TypeVar("Out")
 
 
-@cache
-def compiled(of_logits: Callable[[Tensor], Out]) -> Callable[[Tensor], Out]:
-    """A function of logits ``[B, Q, V]`` through ``torch.compile``."""
-    return torch.compile(of_logits, dynamic=True)
-
-
 class Prediction:
     """The denoiser's distributions at the masked positions, and statistics of them computed when asked for.
 
@@ -160,7 +154,7 @@ class Prediction:
 
     def function(self, of_logits: Callable[[Tensor], Out]) -> Callable[[Tensor], Out]:
         """A function of logits, compiled where that is asked for."""
-        return compiled(of_logits) if self.compile else of_logits
+        return categorical.compiled(of_logits) if self.compile else of_logits
 
     def statistic(self, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of logits ``[N, V] -> [N]`` at every masked position, spread over ``[B, L]``."""

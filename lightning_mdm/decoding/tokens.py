@@ -24,7 +24,7 @@ class TokenSampler(ABC):
         """Tokens ``[N]``, with the uniforms as the only randomness.
 
         Args:
-            logits_NV: logits of the positions being unmasked.
+            logits_NV: logits of the positions being unmasked, in any precision.
             uniform_N: one float64 uniform of (0, 1) per position.
             row_N: int64, the row of each in the canvas given to ``decode`` (0 where rows are decoded apart), ascending.
             position_N: int64, its position in that row, ascending within a row.

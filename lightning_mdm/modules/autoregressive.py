@@ -34,7 +34,7 @@ class AutoregressiveModule(L.LightningModule):
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         init_from: safetensors file of weights to start from (written by ``save_weights``), or a checkpoint.
-        compile: run the net through ``torch.compile`` while fitting.
+        compile: run the net, and the losses of tokens, through ``torch.compile`` while fitting.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class AutoregressiveModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
         self.compile_net = compile
+        self.compile_losses = False
         self.denoiser = CausalDenoiser(vocab_size, net)
         if init_from is not None:
             load_denoiser(self.denoiser, init_from, option="init_from")
@@ -69,6 +70,7 @@ class AutoregressiveModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.compile_net and stage == "fit":
             self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+            self.compile_losses = True
 
     def objective(self, batch: Batch) -> NextToken:
         """The next-token objective on one batch.
@@ -83,7 +85,7 @@ class AutoregressiveModule(L.LightningModule):
             )
         query_BQ = response_query(batch.response_BL)
         logits_BQV = self.denoiser(batch.tokens_BL, batch.valid_BL, query_BQ).logits_BQV
-        return next_token(logits_BQV, query_BQ, batch.tokens_BL, batch.response_BL)
+        return next_token(logits_BQV, query_BQ, batch.tokens_BL, batch.response_BL, self.compile_losses)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         out = self.objective(batch)

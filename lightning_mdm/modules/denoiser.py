@@ -47,7 +47,7 @@ class DenoiserModule(L.LightningModule):
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         init_from: denoiser weights to start from: a safetensors file (of ``save_weights``, or in SMDM's layout), one of
             the hub (``hf://nieshen/SMDM/mdm_safetensors/...``), or the checkpoint of another run.
-        compile: run the net through ``torch.compile`` while fitting.
+        compile: run the net, and the losses of tokens, through ``torch.compile`` while fitting.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
     """
 
@@ -84,6 +84,7 @@ class DenoiserModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
         self.compile_net = compile
+        self.compile_losses = False
         self.noise_seed = noise_seed
         self.denoiser = TransformerDenoiser(vocab_size, net)
         if init_from is not None:
@@ -94,10 +95,11 @@ class DenoiserModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         if self.compile_net and stage == "fit":
             self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+            self.compile_losses = True
 
     def objective(self, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int) -> Denoising:
         """The objective on one batch; see ``masked_diffusion``."""
-        return masked_diffusion(self.denoiser, batch, t_B, noise, step, self.weighting)
+        return masked_diffusion(self.denoiser, batch, t_B, noise, step, self.weighting, self.compile_losses)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
@@ -153,7 +155,13 @@ def training_t(noise: RowNoise, step: int, least: float) -> torch.Tensor:
 
 
 def masked_diffusion(
-    denoiser: ReadableDenoiser, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int, weighting: Weighting
+    denoiser: ReadableDenoiser,
+    batch: Batch,
+    t_B: torch.Tensor,
+    noise: RowNoise,
+    step: int,
+    weighting: Weighting,
+    compile: bool = False,
 ) -> Denoising:
     """The masked-diffusion objective on one batch, masked with probabilities ``t_B`` by the noise of its problems."""
     mask_id = denoiser.vocab_size
@@ -162,7 +170,7 @@ def masked_diffusion(
     query_BQ = response_query(batch.response_BL)
     logits_BQV = denoiser(masked_tokens_BL, batch.valid_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
-    return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting)
+    return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting, compile)
 
 
 def adamw_with_warmup(

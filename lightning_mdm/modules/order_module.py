@@ -317,7 +317,7 @@ class OrderModule(L.LightningModule):
             surrogate = elbo.surrogate
         if self.joint:
             t_B = training_t(noise, step, 1e-3)
-            denoising = masked_diffusion(self.denoiser, batch, t_B, noise, step, "uniform")
+            denoising = masked_diffusion(self.denoiser, batch, t_B, noise, step, "uniform", compile=self.compile_nets)
             self.log("train/denoising_surrogate", denoising.surrogate.detach())
             surrogate = surrogate + self.denoising_weight * denoising.surrogate
         # Parameters without a part in this update would stop distributed training, which waits for their gradients.

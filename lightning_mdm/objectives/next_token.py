@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from lightning_mdm.categorical import compiled, token_losses
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class NextToken:
     n_right: Tensor
 
 
-def next_token(logits_BQV: Tensor, query_BQ: Tensor, tokens_BL: Tensor, response_BL: Tensor) -> NextToken:
+def next_token(
+    logits_BQV: Tensor, query_BQ: Tensor, tokens_BL: Tensor, response_BL: Tensor, compile: bool = False
+) -> NextToken:
     """The objective from a causal net's logits at queried positions.
 
     Args:
@@ -42,12 +44,14 @@ def next_token(logits_BQV: Tensor, query_BQ: Tensor, tokens_BL: Tensor, response
         query_BQ: queried positions, distinct within a row.
         tokens_BL: the sequence.
         response_BL: the positions whose tokens count.
+        compile: see ``denoising``.
     """
     target_BQ, counts_BQ = tokens_BL.gather(1, query_BQ), response_BL.gather(1, query_BQ)
-    logits_BQV = logits_BQV.to(torch.promote_types(logits_BQV.dtype, torch.float32))
-    nll_BQ = F.cross_entropy(logits_BQV.transpose(1, 2), target_BQ, reduction="none").where(counts_BQ, 0.0)
+    losses = compiled(token_losses) if compile else token_losses
+    nll_N, best_N = losses(logits_BQV.flatten(0, 1), target_BQ.flatten())
+    nll_BQ = nll_N.view_as(target_BQ).where(counts_BQ, 0.0)
     n_tokens_B, nats_B = response_BL.sum(-1), nll_BQ.sum(-1)
-    right_BQ = (logits_BQV.argmax(-1) == target_BQ) & counts_BQ
+    right_BQ = best_N.view_as(target_BQ) & counts_BQ
     return NextToken(nats_B.sum() / n_tokens_B.sum().clamp(min=1), nats_B.detach(), n_tokens_B, right_BQ.sum())
 
 

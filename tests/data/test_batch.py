@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from lightning.pytorch.utilities import move_data_to_device
 
@@ -30,3 +31,18 @@ def test_lightning_moves_it() -> None:
     assert isinstance(moved, Batch)
     assert {moved.tokens_BL.device.type, moved.prompt_BL.device.type} == {"meta"}
     assert {moved.valid_BL.device.type, moved.index_B.device.type} == {"meta"}
+
+
+def test_a_transfer_to_a_gpu_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def to(tensor: torch.Tensor, device: torch.device | str, non_blocking: bool) -> torch.Tensor:
+        asked.append((str(device), non_blocking))
+        return tensor
+
+    batch = collate([Example([1, 2], [True, False], 0)], pad_id=0)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for device, non_blocking in (("cuda", None), ("cpu", None), ("cuda:1", False), ("cpu", True)):
+        asked.clear()
+        batch.to(device, *([] if non_blocking is None else [non_blocking]))
+        assert asked == [(device, device == "cuda" if non_blocking is None else non_blocking)] * 4

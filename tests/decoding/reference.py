@@ -61,6 +61,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     Dilated: (Dilated(), Dilated(3)),
     ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
     KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 0.5, 2)),
+    GivenOrder: (GivenOrder(), GivenOrder("margin")),
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
     EntropyBounded: (EntropyBounded(0.0), EntropyBounded(0.7)),
     Blocks: (
@@ -239,7 +240,8 @@ def noisy(policy: Noisy, view: View) -> SetLaw:
     share = math.cos(math.pi / 2 * (1 - t)) if policy.quota == "cosine" else t
     scheduled = max(1, len(view.masked) - math.floor(len(view.canvas) * share + 1e-9))
     n = view.quota if policy.quota == "even" else scheduled
-    scale = policy.coefficient * (float(share) if policy.fading else 1.0)
+    left = Fraction(len(view.masked) - n, len(view.canvas))
+    scale = policy.coefficient * (float(left) if policy.fading else 1.0)
     if n >= len(score) or scale == 0.0:
         return best(score, n)
     if policy.noise == "gumbel":
@@ -299,7 +301,14 @@ def klass(policy: KLASS, view: View) -> SetLaw:
 
 
 def given_order(policy: GivenOrder, view: View) -> SetLaw:
-    return best({i: -FACTS.RANKS[view.canvas.index(i)] for i in view.masked}, view.quota)
+    rank = {i: FACTS.RANKS[view.canvas.index(i)] for i in view.masked}
+    taken: frozenset[int] = frozenset()
+    for level in sorted(set(rank.values())):
+        score = {i: margin(view.p[i]) if policy.ties == "margin" else 0.0 for i in view.masked if rank[i] == level}
+        if len(taken) + len(score) >= view.quota:
+            return {taken | chosen: q for chosen, q in best(score, view.quota - len(taken)).items()}
+        taken |= frozenset(score)
+    raise AssertionError("the quota is at most what is masked")
 
 
 def autoregressive(policy: Autoregressive, view: View) -> SetLaw:

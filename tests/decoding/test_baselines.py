@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from decoding.reference import dilated_groups
 from laws import assert_follows
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.places import Ties
 from lightning_mdm.decoding.policies import (
     KLASS,
     Autoregressive,
@@ -69,6 +71,35 @@ def test_the_cosine_schedule_begins_slowly() -> None:
     left = [math.floor(n * math.cos(math.pi / 2 * k / steps)) for k in range(steps)] + [0]
     assert sizes(Noisy(quota="cosine"), n, steps) == shares(left)
     assert sizes(Noisy(quota="even"), 42, 8) == sizes(TopMargin(), 42, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "steps", "shares"),
+    [
+        ({}, 10, 50, [left / 10 for left in range(9, -1, -1)]),  # 40 of the 50 steps are passed over
+        ({}, 47, 50, [left / 47 for left in range(46, -1, -1)]),
+        ({}, 10, 5, [0.8, 0.6, 0.4, 0.2]),  # with the last of the steps everything is taken, without a ranking
+        ({}, 7, 5, [5 / 7, 4 / 7, 2 / 7, 1 / 7]),
+        ({"quota": "cosine"}, 4, 8, [0.75, 0.5, 0.25, 0.0]),
+        ({"quota": "even"}, 7, 3, [4 / 7, 2 / 7]),
+    ],
+)
+def test_the_noise_fades_with_what_is_left_masked(
+    options: dict[str, Any], n: int, steps: int, shares: list[float]
+) -> None:
+    class Noting(Noisy):
+        """Notes the factor on the noise of every step that ranks."""
+
+        def scale_B(self, state: DecodingState, quota_B: Tensor) -> Tensor:
+            scale_B = super().scale_B(state, quota_B)
+            factors[self.fading] += scale_B.tolist()
+            return scale_B
+
+    factors: dict[bool, list[float]] = {True: [], False: []}
+    for fading in factors:
+        sizes(Noting(coefficient=0.5, fading=fading, **options), n, steps)
+    assert factors[True] == pytest.approx([0.5 * share for share in shares])
+    assert factors[False] == [0.5] * len(shares)
 
 
 def test_without_noise_and_with_even_quotas_it_is_the_plain_ranking() -> None:
@@ -216,6 +247,22 @@ def test_every_problem_has_its_own_order() -> None:
     assert decode(Mixing(6), policy, flipped, SIX, steps=4).order.step_BL.flip(0).equal(order)
 
 
+@pytest.mark.parametrize("ties", ["random", "margin"])
+def test_the_margin_decides_among_equal_ranks_and_never_between_them(ties: Ties) -> None:
+    class Facts(ToyFacts):
+        def order(self, problem: int) -> Sequence[int]:
+            return [1, 0, 1, 0, 1, 0]
+
+    # The margins of ranks 1 are all larger than those of ranks 0; two of them are equal, and two are within 1e-15.
+    p = [[0.99, 0.01, 0, 0, 0, 0], [0.6, 0.4, 0, 0, 0, 0], [0.98, 0.02, 0, 0, 0, 0]]
+    p += [[0.6 + 1e-15, 0.4 - 1e-15, 0, 0, 0, 0], [0.98, 0.02, 0, 0, 0, 0], [0.7, 0.3, 0, 0, 0, 0]]
+    step_BL = fixed(GivenOrder(ties).informed(Facts()), p, steps=6, n=1000).order.step_BL
+    found = set(map(tuple, step_BL.tolist()))
+    early, late = itertools.permutations([1, 2, 3]), list(itertools.permutations([4, 5, 6]))
+    mixed = {(d, a, e, b, f, c) for a, b, c in early for d, e, f in late}
+    assert found == ({(4, 3, 5, 2, 6, 1), (4, 3, 6, 2, 5, 1)} if ties == "margin" else mixed)
+
+
 @pytest.mark.parametrize("ranks", [None, [0, 1, 2]])
 def test_a_problem_without_an_order_is_named(ranks: list[int] | None) -> None:
     class Facts(ToyFacts):
@@ -246,6 +293,9 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
     assert PCSampler().informed(ToyFacts()) == PCSampler()
     assert PCSampler(0.5).informed(ToyFacts()).label == "pc_sampler-0.5-10.0"
     assert TopMargin().informed(ToyFacts()) == TopMargin()
+    by_margin = GivenOrder("margin").informed(ToyFacts())
+    assert (by_margin.label, by_margin.options) == ("given_order-margin", {"ties": "margin"})
+    assert (GivenOrder().label, GivenOrder().options) == ("given_order", {})
 
 
 @pytest.mark.parametrize(
@@ -264,6 +314,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: Dilated(1), "base=1"),
         (lambda: PCSampler(-1.0), "decay=-1.0"),
         (lambda: PCSampler(clip=0.0), "clip=0.0"),
+        (lambda: GivenOrder("first"), "ties='first': choose one of random, margin"),  # type: ignore[arg-type]
         (lambda: Blocks(GivenOrder()), "policy=GivenOrder: its order is one of the whole canvas"),
     ],
 )

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from laws import assert_follows
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.nae_sat import NaeSatProblems
 from lightning_mdm.decoding.likelihood import true_token_nats
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import POLICIES, LeftToRight, TopMargin
+from lightning_mdm.decoding.places import Ties
+from lightning_mdm.decoding.policies import POLICIES, GivenOrder, LeftToRight, TopMargin
 from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
@@ -112,8 +114,7 @@ def test_large_batches_are_enumerated_in_parts(monkeypatch: pytest.MonkeyPatch) 
         NaeSatDenoiser(NaeSat(17, 2))
 
 
-# Of what a task may know this one knows nothing.
-HEURISTICS = [policy for policy in (kind() for kind in POLICIES) if not policy.learned and not policy.reads]
+HEURISTICS = [policy for policy in (kind() for kind in POLICIES) if not policy.learned]
 
 
 @pytest.mark.parametrize("policy", HEURISTICS, ids=lambda policy: policy.name)
@@ -122,6 +123,7 @@ def test_the_chain_rule(policy: UnmaskingPolicy, placing: Placing) -> None:
     """Token by token, the exact posterior gives every sequence its probability 2^-N, whatever the order."""
     law = NaeSat(5, 9, padding=1, placing=placing)
     data, rows = canvas(law, 12)
+    policy = policy.informed(SplitFacts(data, "test"))
     entropy = law.latents * math.log(2.0)
     for steps in (3, law.length):
         nats_B, trace = true_token_nats(NaeSatDenoiser(law), policy, rows, data.token_space, steps=steps)
@@ -152,6 +154,27 @@ def test_the_optimum() -> None:
     assert means[0] > means[2] - 1e-9 > law.optimum_nats(4)
     with pytest.raises(ValueError, match="steps=0"):
         law.optimum_nats(0)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_the_task_knows_that_latents_come_first(law: NaeSat) -> None:
+    data = NaeSatProblems(law, n_test=1)
+    ranks = data.order(data.problems("test")[0])
+    assert ranks is not None
+    assert [ranks[place] for place in law.places] == [0] * law.latents + [1] * law.observations
+
+
+@pytest.mark.parametrize("ties", ["random", "margin"])
+def test_the_order_that_the_task_knows_is_the_best(ties: Ties) -> None:
+    """In parts of three or of six: with six latents, wherever they stand, one of them ends with the latents."""
+    law = NaeSat(6, 12, padding=1, placing="shuffled")
+    data, rows = canvas(law, 30)
+    policy = GivenOrder(ties).informed(SplitFacts(data, "test"))
+    for steps in (3, 6, law.length):
+        nats_B, _ = true_token_nats(NaeSatDenoiser(law), policy, rows, data.token_space, steps=steps)
+        torch.testing.assert_close(nats_B, torch.full_like(nats_B, law.optimum_nats(steps)), rtol=1e-6, atol=1e-6)
+    in_places_B, _ = true_token_nats(NaeSatDenoiser(law), LeftToRight(), rows, data.token_space, steps=3)
+    assert float(in_places_B.mean()) > law.optimum_nats(3) + 0.5
 
 
 def test_generation_follows_the_law() -> None:
