@@ -15,6 +15,7 @@ import yaml
 
 from lightning_mdm import slices
 from lightning_mdm.cli import main
+from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -187,6 +188,7 @@ def test_the_stages_of_the_runner_parse(
         assert ended.value.code == 0
         found = yaml.safe_load(capsys.readouterr().out)
         run_dir = Path(found["run_dir"])
+        pools.add(found["data"]["init_args"]["train_path"])
         updates = found["trainer"]["max_steps"]
         parsed.append((run_dir.name, arguments[0], found["data"]["init_args"]["test_difficulty"], updates))
         if arguments[0] == "sweep":
@@ -197,9 +199,18 @@ def test_the_stages_of_the_runner_parse(
         else:
             write_checkpoint(run_dir / "checkpoints" / "last.ckpt", updates)
 
+    def make_pool(command: list[str], check: bool) -> None:
+        commands.append(command)
+        out = next(Path(part.removeprefix("--out=")) for part in command if part.startswith("--out="))
+        out.parent.mkdir()
+        out.touch()
+
     parsed: list[Asked] = []
     kinds: dict[str, set[str]] = {}
+    pools: set[str | None] = set()
+    commands: list[list[str]] = []
     monkeypatch.setattr(slices, "lightning", parse)
+    monkeypatch.setattr(runner.subprocess, "run", make_pool)
     run = partial(runner.run, runner.SIZES[size], tmp_path / "run", tmp_path / "weights", slices.Clock(float("inf")))
     assert run()
     names = [(folder, command, difficulty) for folder, command, difficulty, _ in parsed]
@@ -220,6 +231,39 @@ def test_the_stages_of_the_runner_parse(
     made = len(parsed)
     assert run()
     assert len(parsed) == made, "what is complete is not repeated"
+    pool = str(tmp_path / "run" / "pool.npz")
+    of_file = causal or size == "paper"
+    assert pools == {pool if of_file else None}
+    assert [command[2:] for command in commands] == (
+        [["--n=100000", f"--out={pool}", "--side=9", "--min_clues=17", "--max_clues=34", "--difficulty=easy"]]
+        if of_file else []
+    )  # fmt: skip
+
+
+def test_a_pool_is_made_once_and_trained_from(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The problems are those of the pool that training makes of itself."""
+    options = {"side": 4, "min_clues": 4, "max_clues": 7, "difficulty": "easy", "pool": 15}
+    (tmp_path / "little.yaml").write_text(yaml.safe_dump({"data": {"init_args": options}}))
+    monkeypatch.setattr(runner, "CONFIGS", tmp_path)
+    size = runner.Size(("little",), ("little",), options=("--data.batch_size", "4"), pool_file=True)
+    path = tmp_path / "run" / "pool.npz"
+    for _ in range(2):
+        found = runner.with_pool(size, tmp_path / "run")
+        assert found.options == ("--data.batch_size", "4", "--data.train_path", str(path))
+        monkeypatch.setattr(runner.subprocess, "run", None)  # it is there
+    made = SudokuProblems(**options, train_path=str(path)).training().sample(40)
+    assert made == SudokuProblems(**options).training().sample(40)
+
+
+def test_trainings_of_the_papers_size_share_their_puzzles() -> None:
+    found = [
+        yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["data"]["init_args"]
+        for name in ("denoiser", "order", "autoregressive")
+    ]
+    names = ("side", "min_clues", "max_clues", "difficulty", "pool", "seed")
+    assert len({tuple(options.get(name) for name in names) for options in found}) == 1
 
 
 def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(

@@ -15,8 +15,10 @@ reports on the problems that every policy has decoded.
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -24,7 +26,7 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import report
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, steps_of, trained
+from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, steps_of, trained
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/sudoku")
@@ -47,6 +49,7 @@ class Size:
         suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
+        pool_file: whether the base puzzles of training are made ahead, once for all slices and worker processes.
     """
 
     denoiser: tuple[str, ...]
@@ -59,6 +62,7 @@ class Size:
     suffix: str | None = None
     stored: bool = True
     reserve: float = 75.0
+    pool_file: bool = False
 
 
 SIZES = {
@@ -70,10 +74,11 @@ SIZES = {
     "medium": Size(
         ("denoiser", "medium"), ("order", "order_medium"), sweep=("--data.eval_batch_size", "250"), suffix="_medium",
     ),
-    "paper": Size(("denoiser",), ("order",), suffix="_6m"),
-    "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False),
+    "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
+    "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False, pool_file=True),
     "causal_solver": Size(
         ("autoregressive", "autoregressive_solver_order"), noisy=False, suffix="_causal_solver", stored=False,
+        pool_file=True,
     ),
     "tiny": Size(
         ("denoiser",), ("order",),
@@ -90,6 +95,19 @@ SIZES = {
 
 def files(names: Sequence[str]) -> list[Path]:
     return [CONFIGS / f"{name}.yaml" for name in names]
+
+
+def with_pool(size: Size, run_dir: Path) -> Size:
+    """The size whose trainings take their base puzzles from the file of the run's directory, made if need be."""
+    if not size.pool_file:
+        return size
+    path = run_dir / "pool.npz"
+    if not path.is_file():
+        data = OmegaConf.merge(*map(OmegaConf.load, files(size.denoiser))).data.init_args
+        given = [f"--{name}={data[name]}" for name in ("side", "min_clues", "max_clues", "difficulty")]
+        subprocess.run([sys.executable, str(HERE / "pool.py"), f"--n={data.pool}", f"--out={path}", *given], check=True)
+    said(path, "pool", True)
+    return replace(size, options=(*size.options, "--data.train_path", str(path)))
 
 
 def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | None:
@@ -129,6 +147,7 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
 
 def run(size: Size, run_dir: Path, weights: Path, clock: Clock) -> bool:
     """Go on with the denoiser, its order, the easy and the hard puzzles; whether all are complete."""
+    size = with_pool(size, run_dir)
     found = denoiser(size, run_dir, weights, clock)
     return found is not None and run_all(stages(size, run_dir, found), clock)
 

@@ -50,6 +50,8 @@ class ProblemDataModule(L.LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
+    canvas_hint: ClassVar[str] = CANVAS_HINT
+    """What to do where problems do not fit the canvas."""
 
     def __init__(
         self,
@@ -119,6 +121,14 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         """Judge a generated text against a problem's reference answer."""
 
     # What a task may know.
+
+    def questions(self, path: str) -> list[Problem]:
+        """The problems of ``predict_path``, in order.
+
+        Raises:
+            ValueError: no such file, no question in it, or one that the task refuses, named by its line.
+        """
+        return [Problem(index, q.text, "", q.answer) for index, q in enumerate(read_questions(path))]
 
     def split_name(self, split: str) -> str:
         """What rows of results call a split, for tasks with several tests."""
@@ -195,8 +205,8 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         if split == "predict" and self.predict_path is None:
             return self.problems("test")
         if split not in self._problems:
-            found = read_questions(self.predict_path) if self.predict_path and split == "predict" else None
-            self._problems[split] = self.load_problems(split) if found is None else found
+            own = self.predict_path if split == "predict" else None
+            self._problems[split] = self.load_problems(split) if own is None else self.questions(own)
             if not self._problems[split]:
                 raise ValueError(f"{self.task}: the {split} split holds no problem")
             assert len({p.index for p in self._problems[split]}) == len(self._problems[split]), "indices are unique"
@@ -260,7 +270,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         examples = [example for problem in problems if (example := encode(problem)) is not None]
         self._report(split, len(problems) - len(examples))
         if not examples:
-            raise ValueError(f"none of the {len(problems)} {split} problems fits the canvas: {CANVAS_HINT}")
+            raise ValueError(f"none of the {len(problems)} {split} problems fits the canvas: {self.canvas_hint}")
         return evaluation_loader(
             examples,
             batch_size=self.eval_batch_size,
@@ -273,7 +283,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         self.left_out[split] = misfits
         if misfits:
             rank_zero_warn(
-                f"{self.task}: {misfits} {split} problem(s) do not fit the canvas and are left out: {CANVAS_HINT}"
+                f"{self.task}: {misfits} {split} problem(s) do not fit the canvas and are left out: {self.canvas_hint}"
             )
 
     def _replica(self) -> Replica:

@@ -95,6 +95,7 @@ class LawProblems(ProblemDataModule):
     """
 
     law: Law
+    canvas_hint = "give prompts of data.law, in its tokens"
 
     def __init__(self, law: Law, names: TokenNames, n_validation: int, n_test: int, **options: Any) -> None:
         super().__init__(**options)

@@ -107,16 +107,22 @@ class ListSource(Source):
 
 
 class GeneratorSource(Source):
-    """Problems made from their number: ``make(k)`` for k = 0, 1, 2, ...; a misfit is replaced by a spare one."""
+    """Problems made from their number: ``make(k)`` for k = 0, 1, 2, ...; a misfit is replaced by a spare one.
 
-    def __init__(self, make: Callable[[int], Problem]) -> None:
+    Args:
+        make: makes a problem; it travels to worker processes, so it must pickle.
+        hint: what to do where hardly any problem fits the canvas.
+    """
+
+    def __init__(self, make: Callable[[int], Problem], hint: str = CANVAS_HINT) -> None:
         self.make = make
+        self.hint = hint
 
     def sample(self, n: int) -> Sequence[Problem]:
         return [self.make(k) for k in range(n)]
 
     def expanded(self, into: Expand) -> Source:
-        return GeneratorSource(partial(nth_part, self.make, into, len(into(self.make(0)))))
+        return GeneratorSource(partial(nth_part, self.make, into, len(into(self.make(0)))), self.hint)
 
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         for slot in slots:
@@ -126,7 +132,7 @@ class GeneratorSource(Source):
                     yield example, attempt
                     break
             else:
-                raise ValueError(f"{MAX_SPARES} generated problems in a row do not fit the canvas: {CANVAS_HINT}")
+                raise ValueError(f"{MAX_SPARES} generated problems in a row do not fit the canvas: {self.hint}")
 
 
 def nth_part(make: Callable[[int], Problem], into: Expand, n: int, k: int) -> Problem:

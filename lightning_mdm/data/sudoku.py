@@ -2,7 +2,8 @@
 
 Test problems are easy ones (the seven strategies of ``puzzles.sudoku_logic`` finish) or hard ones, and rows of results
 name their split so. Training, validation and test are disjoint up to symmetry: generated puzzles by the hash of their
-canonical form, and what a file of evaluation puzzles holds is kept out of training.
+canonical form, and what a file of evaluation puzzles holds is kept out of training and of what is generated for the
+other evaluation split. Files are evaluated as they are, so that two of them may share puzzles.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
+from lightning_mdm.data.questions import read_questions
 from lightning_mdm.data.sources import GeneratorSource, Source
 from lightning_mdm.data.sudoku_layouts import LAYOUTS, Layout, LayoutName, MoveOrder, check_layout
 from lightning_mdm.data.sudoku_subproblems import KINDS, kinds_of
 from lightning_mdm.puzzles.sudoku import Puzzle, from_text, to_text
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
-from lightning_mdm.puzzles.sudoku_files import read_puzzles
+from lightning_mdm.puzzles.sudoku_files import PuzzleFile, checked, read_list, read_puzzles
 from lightning_mdm.puzzles.sudoku_generator import (
     Difficulty,
     SudokuOptions,
@@ -36,6 +38,7 @@ from lightning_mdm.puzzles.sudoku_generator import (
     split_of,
 )
 from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, solve_logically
+from lightning_mdm.puzzles.sudoku_pool import training_stream
 from lightning_mdm.vocabulary import TokenSpace
 
 # Base puzzles in place of excluded ones start here; no pool is that large.
@@ -142,13 +145,14 @@ class SudokuProblems(ProblemDataModule):
         pool: number of base puzzles that generated training puzzles are symmetric images of; they are made as they are
             needed.
         symmetries: whether training puzzles are turned by random symmetries.
-        train_path: file of base puzzles for training, text or ``.npz``, instead of generated ones.
+        train_path: file of base puzzles for training, text or ``.npz``, instead of generated ones; one that
+            ``experiments/sudoku/pool.py`` made is neither proven nor graded again.
         validation_path: file of validation puzzles.
         test_path: file of test puzzles.
         layout: ``grid``, the board with its clues in place, or ``moves``, triples of row, column and digit.
         move_order: order of the blanks in ``moves``: ``reading``, ``solver`` (the order in which logic solves them;
             what it does not solve comes last) or ``random``.
-        **options: see ``ProblemDataModule``.
+        **options: see ``ProblemDataModule``. A file of ``predict_path`` that is no ``.jsonl`` is any file of puzzles.
 
     Raises:
         ValueError: an option out of its range.
@@ -184,6 +188,7 @@ class SudokuProblems(ProblemDataModule):
         self.difficulties: dict[str, Difficulty] = {"validation": difficulty, "test": test_difficulty}
         self.sizes = {"validation": n_validation, "test": n_test}
         self.paths = {"train": train_path, "validation": validation_path, "test": test_path}
+        self.files = {path: PuzzleFile(path, side) for path in (validation_path, test_path) if path is not None}
         self.pool = pool
         self.symmetries = symmetries
         self.layout = layout
@@ -252,18 +257,18 @@ class SudokuProblems(ProblemDataModule):
         return self.layout == "grid"
 
     def training(self) -> Source:
-        stream = f"train/{self.seed}"
-        bases: Callable[[int], Puzzle] = Bases(self.options, stream, self.excluded())
+        stream = training_stream(self.seed)
+        bases: Callable[[int], Puzzle] = Bases(self.options, stream, self.excluded)
         n = self.pool
         if self.paths["train"] is not None:
             kept = self.training_file(self.paths["train"])
             bases, n = partial(kept.__getitem__), len(kept)
         return GeneratorSource(Training(bases, n, self.symmetries, self.encoder, self.move_order, stream))
 
+    @cached_property
     def excluded(self) -> frozenset[bytes]:
         """Canonical forms of all evaluation puzzles that come from files, whatever their difficulty."""
-        paths = [path for split in ("validation", "test") if (path := self.paths[split]) is not None]
-        return frozenset(canonical_form(puzzle) for path in paths for puzzle in read_puzzles(path, self.options.side))
+        return frozenset(canonical_form(puzzle) for file in self.files.values() for puzzle in file)
 
     def training_file(self, path: str) -> list[Puzzle]:
         """The puzzles of a file that are of the difficulty, and of no evaluation split up to symmetry.
@@ -271,49 +276,95 @@ class SudokuProblems(ProblemDataModule):
         Raises:
             ValueError: none is left.
         """
-        puzzles = [p for p in read_puzzles(path, self.options.side) if is_of(self.options.difficulty, p.clues)]
-        excluded = self.excluded()
+        puzzles, origin = read_list(path, self.options.side)
+        difficulty = self.options.difficulty
+        graded = origin is not None and difficulty in ("any", origin.difficulty)
+        alike = puzzles if graded else [p for p in puzzles if is_of(difficulty, p.clues)]
         generated = [split for split in ("validation", "test") if self.paths[split] is None]
-        kept = [p for p in puzzles if canonical_form(p) not in excluded and split_of(p) not in generated]
+        kept = [
+            p
+            for p in alike
+            if not (self.excluded and canonical_form(p) in self.excluded)
+            and not (generated and (split_of(p) if origin is None else origin.split) in generated)
+        ]
         if not kept:
             raise ValueError(
-                f"data.train_path={path!r}: no {self.options.difficulty} puzzle is left that belongs to training; "
+                f"data.train_path={path!r}: no {difficulty} puzzle is left that belongs to training; "
                 "give data.difficulty=any, or files for validation and test too"
             )
-        if len(kept) < len(puzzles):
-            rank_zero_warn(
-                f"{path}: {len(puzzles) - len(kept)} of {len(puzzles)} puzzles belong to validation or test, up to "
-                "symmetry, and are kept out of training"
-            )
+        if len(alike) < len(puzzles):
+            self.say("train", f"{len(puzzles) - len(alike)} of {len(puzzles)} puzzles are not {difficulty}: left out")
+        if len(kept) < len(alike):
+            n = len(alike) - len(kept)
+            self.say("train", f"{n} of {len(alike)} puzzles belong to validation or test, up to symmetry: left out")
         return kept
 
+    def say(self, split: str, what: str) -> None:
+        """Never leave a puzzle of a file out in silence."""
+        rank_zero_warn(f"data.{split}_path={self.paths[split]!r}: {what}")
+
+    def problem(self, split: str, index: int, puzzle: Puzzle) -> Problem:
+        """A puzzle of an evaluation split in words."""
+        logic = solve_logically(puzzle.clues)
+        cells = blanks_in(self.move_order, puzzle, partial(rounds_of, puzzle.clues), f"{split}/{index}/order")
+        return problem_of(index, puzzle, self.encoder, cells, logic.rounds if logic.finished else None)
+
+    def questions(self, path: str) -> list[Problem]:
+        """See ``ProblemDataModule``.
+
+        Raises:
+            ValueError: also for a puzzle that is malformed, contradictory or ambiguous, or whose answer is another.
+        """
+        puzzles: list[Puzzle] = []
+        if path.endswith(".jsonl"):
+            for question in read_questions(path):
+                # A board may be drawn in several lines.
+                text, answer = ("".join(part.split()) for part in (question.text, question.answer))
+                try:
+                    puzzles.append(checked(text, [answer], self.options.side))
+                except ValueError as error:
+                    raise ValueError(f"{question.where}: {error}") from error
+        else:
+            puzzles = read_puzzles(path, self.options.side)
+        return [self.problem("predict", index, puzzle) for index, puzzle in enumerate(puzzles)]
+
     def load_problems(self, split: str) -> list[Problem]:
-        """Validation or test problems; those generated depend on the puzzle options alone, never on ``seed``."""
-        path, difficulty = self.paths[split], self.difficulties[split]
-        puzzles = self.generated(split) if path is None else dict(enumerate(read_puzzles(path, self.options.side)))
+        """Validation or test problems; those generated depend on the puzzle options and on what is excluded alone.
+
+        So ``seed`` does not matter. Of a file no more is read than is needed.
+        """
+        path, difficulty, wanted = self.paths[split], self.difficulties[split], self.sizes[split]
+        if path is None:
+            return [self.problem(split, index, puzzle) for index, puzzle in self.generated(split).items()]
         problems: list[Problem] = []
-        for index, puzzle in puzzles.items():
-            if len(problems) == self.sizes[split]:
+        others, stopped = 0, False
+        for index, puzzle in enumerate(self.files[path]):
+            stopped = len(problems) == wanted
+            if stopped:
                 break
-            logic = solve_logically(puzzle.clues)
-            if difficulty != "any" and logic.finished != (difficulty == "easy"):
-                continue
-            cells = blanks_in(self.move_order, puzzle, partial(rounds_of, puzzle.clues), f"{split}/{index}/order")
-            depth = logic.rounds if logic.finished else None
-            problems.append(problem_of(index, puzzle, self.encoder, cells, depth))
+            problem = self.problem(split, index, puzzle)
+            if difficulty == "any" or (problem.depth is not None) == (difficulty == "easy"):
+                problems.append(problem)
+            else:
+                others += 1
         if not problems:
             raise ValueError(f"data.{split}_path={path!r} holds no {difficulty} puzzle; give another difficulty")
+        read = len(problems) + others
+        if others:
+            self.say(split, f"{others} of {read} puzzles are not {difficulty}: left out")
+        if stopped:
+            self.say(split, f"reading stopped after {read} puzzles, at data.n_{split}={wanted}: the rest is left out")
         return problems
 
     def generated(self, split: str) -> dict[int, Puzzle]:
-        """The first generated puzzles of a split that are no images of each other, by number.
+        """The first generated puzzles of a split that are images neither of each other nor of a file's, by number.
 
         Raises:
             ValueError: there are not so many.
         """
         options = replace(self.options, difficulty=self.difficulties[split])
         found: dict[int, Puzzle] = {}
-        known: set[bytes] = set()
+        known = set(self.excluded)  # of the other split's file
         k = repeats = 0
         while len(found) < self.sizes[split]:
             puzzle = fresh(options, split, k, split)

@@ -21,6 +21,7 @@ from lightning_mdm.data.batch import Example
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.laws import TokenNames
 from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
+from lightning_mdm.data.questions import Question, read_questions
 from lightning_mdm.data.sources import GeneratorSource, Source
 from lightning_mdm.puzzles.zebra import Zebra, draw_puzzle
 from lightning_mdm.puzzles.zebra_clues import KINDS, Item, Puzzle, Table, item_of, parse_puzzle, parse_table, table_text
@@ -162,6 +163,7 @@ class ZebraPuzzles(ProblemDataModule):
     """
 
     task = "zebra"
+    canvas_hint = "raise data.prompt_words, or leave it out, so that prompts may have any length"
 
     def __init__(
         self,
@@ -219,7 +221,7 @@ class ZebraPuzzles(ProblemDataModule):
         return self.names.text(tokens)
 
     def training(self) -> Source:
-        return GeneratorSource(self.maker("train"))
+        return GeneratorSource(self.maker("train"), self.canvas_hint)
 
     def maker(self, split: str) -> Callable[[int], Problem]:
         """Makes the problems of a split from their numbers; it travels to worker processes."""
@@ -248,23 +250,19 @@ class ZebraPuzzles(ProblemDataModule):
             )
         return list(found.values())
 
-    def problems(self, split: str) -> list[Problem]:
+    def questions(self, path: str) -> list[Problem]:
         """See ``ProblemDataModule``.
 
         Raises:
-            ValueError: also for a user's puzzle that is malformed, too large, contradictory or ambiguous.
+            ValueError: also for a puzzle that is malformed, too large, contradictory or ambiguous.
         """
-        new = split not in self._problems
-        found = super().problems(split)
-        if split == "predict" and self.predict_path is not None and new:
-            self._problems[split] = found = [self.solved(problem) for problem in found]
-        return found
+        return [self.solved(index, question) for index, question in enumerate(read_questions(path))]
 
-    def solved(self, problem: Problem) -> Problem:
+    def solved(self, index: int, question: Question) -> Problem:
         """A user's puzzle with its solution."""
-        where = f"{self.predict_path}: puzzle {problem.index + 1}"
+        where = question.where
         try:
-            puzzle = parse_puzzle(problem.prompt)
+            puzzle = parse_puzzle(question.text)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         if puzzle.houses > self.law.max_houses or puzzle.attributes > self.law.max_attributes:
@@ -278,7 +276,7 @@ class ZebraPuzzles(ProblemDataModule):
             raise ValueError(f"{where}: {why}")
         answer = table_text(tables[0])
         response = answer if self.layout == "table" else moves_text(puzzle, tables[0], self.move_order)
-        return Problem(problem.index, problem.prompt, response, answer)
+        return Problem(index, question.text, response, answer)
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Right where the whole table is the only one that makes every clue true; the score is the share of cells."""

@@ -214,11 +214,18 @@ def adamw_with_warmup(
     matrices = [p for p in net.parameters() if p.ndim >= 2]
     vectors = [p for p in net.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=on_gpu(net))
+    # It could unscale gradients within its step, for which Lightning refuses to clip them under mixed precision.
+    optimizer._step_supports_amp_scaling = False
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, final_learning_rate, first)
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def on_gpu(net: nn.Module) -> bool:
+    """Whether all of a net is on a GPU, where one kernel can update it in a third of the time."""
+    return all(parameter.is_cuda for parameter in net.parameters())
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, final: float, first: int = 0) -> float:

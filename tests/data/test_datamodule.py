@@ -155,11 +155,14 @@ def test_loading_before_or_after_setup_is_the_same() -> None:
 
 def test_predict_and_validate(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("How many?\n\nAnd 3 more?\n")
-    (tmp_path / "mine.jsonl").write_text('{"question": "How many?", "answer": 3}\n')
+    (tmp_path / "mine.jsonl").write_text(
+        '\ufeff{"question": "How many?", "answer": 3}\n{"question": "Some?", "answer": null}\n', encoding="utf-8"
+    )
     model = Recorder()
     data = words(predict_path=str(tmp_path / "mine.txt"))
     assert trainer(tmp_path).predict(model, datamodule=data) == [[0, 1]]
-    assert words(predict_path=str(tmp_path / "mine.jsonl")).problems("predict")[0].answer == "3"
+    own = words(predict_path=str(tmp_path / "mine.jsonl")).problems("predict")
+    assert [(p.index, p.prompt, p.answer) for p in own] == [(0, "How many?", "3"), (1, "Some?", "")]
     plain = words()
     assert trainer(tmp_path).predict(model, datamodule=plain) == [
         [p.index for p in plain.problems("test")[k : k + 2]] for k in (0, 2)
@@ -172,15 +175,16 @@ def test_predict_and_validate(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("none.txt", None, "no such file"),
-        ("empty.txt", "\n\n", "holds no question"),
-        ("bad.jsonl", '{"question": "a"}\n{"q": 1}\n', r"bad.jsonl:2"),
-        ("bad.jsonl", "[]\n", r"bad.jsonl:1"),
-        ("bad.jsonl", '{"question": " "}\n', r"bad.jsonl:1: the question is empty"),
+        ("empty.txt", b"\n\n", "holds no question"),
+        ("bad.jsonl", b'{"question": "a"}\n{"q": 1}\n', "bad.jsonl, line 2: need a JSON object with a question"),
+        ("bad.jsonl", b"[]\n", "bad.jsonl, line 1: need a JSON object with a question"),
+        ("bad.jsonl", b'{"question": " "}\n', "bad.jsonl, line 1: the question is empty"),
+        ("latin.txt", b"one\x0cpage\r\ncaf\xe9\n", "latin.txt, line 2, byte 4: no UTF-8"),
     ],
 )
-def test_wrong_questions(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_wrong_questions(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         words(predict_path=str(tmp_path / name)).problems("predict")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 import torch
 
 from lightning_mdm.callbacks.frontier import Frontier
+from lightning_mdm.data import sudoku
 from lightning_mdm.data.batch import Example, collate
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.sources import SPARE
@@ -21,9 +26,10 @@ from lightning_mdm.outcomes import read_outcomes, read_rows
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.puzzles.sudoku import Puzzle, from_text, to_text
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
-from lightning_mdm.puzzles.sudoku_files import write_compact
-from lightning_mdm.puzzles.sudoku_generator import SudokuOptions, fresh, split_of
+from lightning_mdm.puzzles.sudoku_files import Origin, write_compact
+from lightning_mdm.puzzles.sudoku_generator import SudokuOptions, fresh, image, split_of
 from lightning_mdm.puzzles.sudoku_logic import solve_logically
+from lightning_mdm.puzzles.sudoku_search import proven
 from runs import Answering, program, trainer
 
 
@@ -188,11 +194,10 @@ def test_files(tmp_path: Path) -> None:
     assert [(p.index, p.prompt) for p in data.problems("test")] == [
         (k, to_text(puzzle.clues)) for k, puzzle in enumerate(puzzles[:6])
     ]
-    assert len(sudokus(test_path=str(lines), n_test=2).problems("test")) == 2
     tests = {canonical_form(puzzle) for puzzle in puzzles[:6]}
     assert not tests & {form(problem) for problem in made(data, 100)}, "generated training knows the file"
     both = sudokus(test_path=str(lines), train_path=str(tmp_path / "train.npz"))
-    with pytest.warns(UserWarning, match="puzzles belong to validation or test, up to symmetry"):
+    with pytest.warns(UserWarning, match=r"\d+ of 40 puzzles belong to validation or test, up to sym"):
         problems = made(both, 100)
     own = {canonical_form(puzzle) for puzzle in puzzles if split_of(puzzle) != "validation"} - tests
     assert {form(problem) for problem in problems} == own
@@ -203,17 +208,158 @@ def test_files(tmp_path: Path) -> None:
         only.training()
 
 
-def test_questions_are_puzzles(tmp_path: Path) -> None:
-    path = tmp_path / "questions.txt"
-    for layout in ("grid", "moves"):
-        data = sudokus(predict_path=str(path), layout=layout)
-        known = data.problems("test")[0]
-        path.write_text(f"{known.prompt}\nno puzzle\n")
-        good, bad = (data.encode(problem) for problem in data.problems("predict"))
-        assert good is not None
-        assert sum(good.given) == (1 if layout == "grid" else 3) * (16 - known.prompt.count("."))
-        assert bad is None
-        assert data.grade(data.problems("predict")[0], known.response).answer == known.answer
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The clues of every puzzle of a text file that is proven."""
+    found: list[bytes] = []
+    monkeypatch.setattr("lightning_mdm.puzzles.sudoku_files.proven", lambda clues: found.append(clues) or proven(clues))
+    return found
+
+
+def mixed(tmp_path: Path) -> tuple[Path, list[Puzzle]]:
+    """A list of puzzles of 81 cells: hard, easy, hard, easy and so on, six of each."""
+    kinds = [[fresh(SudokuOptions(9, 17, 28, kind), "mixed", k) for k in range(6)] for kind in ("hard", "easy")]  # type: ignore[arg-type]
+    puzzles = [puzzle for pair in zip(*kinds, strict=True) for puzzle in pair]
+    path = tmp_path / "mixed.txt"
+    path.write_text("\n".join(to_text(puzzle.clues) for puzzle in puzzles))
+    return path, puzzles
+
+
+def test_what_a_list_has_beyond_is_said_and_not_read(tmp_path: Path, asked: list[bytes]) -> None:
+    path = mixed(tmp_path)[0]
+    with pytest.warns(UserWarning, match=r"data\.test_path=.*mixed\.txt': ") as said:
+        few = large(test_path=str(path), n_test=2, test_difficulty="easy").problems("test")
+    assert [problem.index for problem in few] == [1, 3]
+    assert len(asked) == 5, "one more, to know whether there is any"
+    assert [str(warning.message).partition(": ")[2] for warning in said] == [
+        "2 of 4 puzzles are not easy: left out",
+        "reading stopped after 4 puzzles, at data.n_test=2: the rest is left out",
+    ]
+    with pytest.warns(UserWarning, match=r"data\.validation_path=.*mixed\.txt': 6 of 12 puzzles are not hard") as said:
+        hard = large(validation_path=str(path), n_validation=7, difficulty="hard").problems("validation")
+    assert ([problem.index for problem in hard], len(said)) == ([0, 2, 4, 6, 8, 10], 1)
+    assert len(large(test_path=str(path), n_test=12).problems("test")) == 12, "nothing to say"
+
+
+def test_a_list_is_read_once(tmp_path: Path, asked: list[bytes]) -> None:
+    path, puzzles = mixed(tmp_path)
+    data = large(test_path=str(path), validation_path=str(path), n_test=12, n_validation=12, difficulty="any")
+    assert len(data.problems("test")) == len(data.problems("validation")) == len(data.excluded) == 12
+    assert data.excluded == {canonical_form(puzzle) for puzzle in puzzles}
+    data.training()
+    assert asked == [puzzle.clues for puzzle in puzzles]
+
+
+def test_generated_evaluation_avoids_the_other_splits_file(tmp_path: Path) -> None:
+    """A file is evaluated whole, so what is generated makes room, up to symmetry."""
+    plain = sudokus()
+    for split, other in (("validation", "test"), ("test", "validation")):
+        path = tmp_path / f"{other}.txt"
+        turned = [image(puzzle_of(problem), "turned", k)[0] for k, problem in enumerate(plain.problems(split)[:4])]
+        path.write_text("\n".join(to_text(puzzle.clues) for puzzle in turned))
+        data = sudokus(**{f"{other}_path": str(path)})
+        assert [problem.prompt for problem in data.problems(other)] == path.read_text().split()
+        forms = [form(problem) for problem in data.problems(split)]
+        assert len(set(forms)) == len(plain.problems(split))
+        assert forms[: len(forms) - 4] == [form(problem) for problem in plain.problems(split)[4:]]
+        assert not set(forms) & {canonical_form(puzzle) for puzzle in turned}
+
+
+def test_training_files_say_what_they_leave_out(tmp_path: Path) -> None:
+    path, puzzles = mixed(tmp_path)
+    data = large(train_path=str(path), validation_path=str(path), test_path=str(path), difficulty="hard")
+    with pytest.raises(ValueError, match="no hard puzzle is left that belongs to training"):
+        data.training()
+    spare = tmp_path / "spare.txt"
+    spare.write_text(to_text(fresh(SudokuOptions(9, 17, 28), "spare", 0).clues))
+    data = large(train_path=str(path), validation_path=str(spare), test_path=str(spare), difficulty="hard")
+    with pytest.warns(UserWarning, match=r"data\.train_path=.*: 6 of 12 puzzles are not hard: left out"):
+        assert {form(problem) for problem in made(data, 6)} == {canonical_form(puzzle) for puzzle in puzzles[::2]}
+
+
+def test_an_origin_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puzzles of the generator are neither graded nor brought to canonical form; without their origin they are."""
+    puzzles = [fresh(SudokuOptions(4, 4, 7, "easy"), "train/0", k, "train") for k in range(12)]
+    path = tmp_path / "pool.npz"
+    write_compact(path, puzzles, Origin("train", "easy"))
+    generated = made(sudokus(difficulty="easy"), 30)
+    calls: list[str] = []
+    for name in ("is_of", "canonical_form", "split_of"):
+        monkeypatch.setattr(f"lightning_mdm.data.sudoku.{name}", partial(noted, calls, name, getattr(sudoku, name)))
+    assert made(sudokus(difficulty="easy", train_path=str(path)), 30) == generated, "the same pool, the same images"
+    assert calls == []
+    with pytest.raises(ValueError, match="no hard puzzle is left"):
+        sudokus(difficulty="hard", train_path=str(path)).training()
+    assert calls == ["is_of"] * 12
+    calls.clear()
+    write_compact(path, puzzles)
+    assert made(sudokus(difficulty="easy", train_path=str(path)), 30) == generated
+    assert calls == ["is_of"] * 12 + ["split_of"] * 12
+    write_compact(path, puzzles, Origin("test", "easy"))
+    with pytest.raises(ValueError, match="no easy puzzle is left that belongs to training"):
+        sudokus(difficulty="easy", train_path=str(path)).training()
+
+
+def noted(calls: list[str], name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    calls.append(name)
+    return function(*arguments)
+
+
+ROWS = "{0}\n{1}\n{2}\n{3}"
+
+
+@pytest.mark.parametrize("layout", ["grid", "moves"])
+def test_questions_are_puzzles(tmp_path: Path, layout: Any) -> None:
+    known = sudokus(layout=layout).problems("test")[:2]
+    zeros = [problem.prompt.replace(".", "0") for problem in known]
+    files = {
+        "list.txt": f"# mine\npuzzle,solution\n{known[0].prompt},{known[0].answer}\n{zeros[1]},\n",
+        "rows.jsonl": "\n".join(
+            json.dumps({"question": ROWS.format(*(text[k : k + 4] for k in range(0, 16, 4))), "answer": answer})
+            for text, answer in zip(zeros, (known[0].answer, None), strict=True)
+        ),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        data = sudokus(predict_path=str(tmp_path / name), layout=layout)
+        found = data.problems("predict")
+        assert [replace(problem, index=0) for problem in found] == [replace(problem, index=0) for problem in known]
+        assert [problem.index for problem in found] == [0, 1]
+        (batch,) = data.predict_dataloader()
+        assert batch.index_B.tolist() == [0, 1]
+        assert data.order(found[0]) == sudokus(layout=layout).order(known[0])
+    write_compact(tmp_path / "some.npz", map(puzzle_of, known))
+    data = sudokus(predict_path=str(tmp_path / "some.npz"), layout=layout, move_order="reading")
+    assert [problem.response for problem in data.problems("predict")] == [problem.response for problem in known]
+
+
+@pytest.mark.parametrize(
+    ("line", "row", "reason"),
+    [
+        ("no puzzle", None, "malformed: the puzzle has 2 characters instead of 16"),
+        ("1.........", {"question": "1........."}, "malformed: the puzzle has 10 characters instead of 16"),
+        ("9" * 16, {"question": "9" * 16}, "malformed: the puzzle's character 1 is '9'"),
+        ("11" + "." * 14, {"question": "11" + "." * 14}, "contradictory: two 1s in row 1"),
+        ("." * 16, {"question": "." * 16}, "ambiguous: more than one solution"),
+        (None, {"question": "KNOWN", "answer": "1234"}, "malformed: the solution has 4 characters instead of 16"),
+        (None, {"question": "KNOWN", "answer": "1234" * 4}, "contradictory: the solution given is not that"),
+    ],
+)
+def test_questions_that_are_no_puzzles_are_refused(
+    tmp_path: Path, line: str | None, row: dict[str, str] | None, reason: str
+) -> None:
+    known = sudokus().problems("test")[0].prompt
+    files = {
+        "own.txt": line and f"{known}\n{line}",
+        "own.jsonl": row and f"\n{json.dumps(row)}".replace("KNOWN", known),
+    }
+    for name, text in files.items():
+        if text is None:
+            continue
+        path = tmp_path / name
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{name}, line 2: {reason}"):
+            sudokus(predict_path=str(path)).problems("predict")
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,27 @@ def test_a_users_own_puzzles(tmp_path: Path) -> None:
     (batch,) = data.predict_dataloader()
     assert int(batch.response_BL.sum()) == 6
     for text, reason in (
-        ("3 2 at a1", "puzzle 2: clue 1, 'at a1': at needs 1 item"),
-        ("3 2 at a1 1", "puzzle 2: the clues leave more than one solution"),
-        ("3 2 at a1 1 notat a1 1", "puzzle 2: the clues contradict each other"),
-        ("5 2 at a1 1", "puzzle 2: 5 houses and 2 attributes are more than data.law.max_houses=4"),
+        ("3 2 at a1", "puzzles.txt, line 3: clue 1, 'at a1': at needs 1 item"),
+        ("3 2 at a1 1", "puzzles.txt, line 3: the clues leave more than one solution"),
+        ("3 2 at a1 1 notat a1 1", "puzzles.txt, line 3: the clues contradict each other"),
+        ("5 2 at a1 1", "puzzles.txt, line 3: 5 houses and 2 attributes are more than data.law.max_houses=4"),
     ):
-        file.write_text(f"{CLUES}\n{text}\n")
+        file.write_text(f"{CLUES}\n\n{text}\n")
         with pytest.raises(ValueError, match=reason):
             task(predict_path=str(file)).problems("predict")
+
+
+def test_puzzles_too_long_for_their_padding(tmp_path: Path) -> None:
+    """The option that the task has is named, for a user's puzzles as for generated ones."""
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"2 2 at a1 1 at b1 1\n{CLUES}\n")
+    data = task(predict_path=str(file), prompt_words=9)
+    hint = "do not fit the canvas and are left out: raise data.prompt_words"
+    with pytest.warns(UserWarning, match=rf"zebra: 1 predict problem\(s\) {hint}"):
+        (batch,) = data.predict_dataloader()
+    assert batch.index_B.tolist() == [0]
+    with pytest.raises(ValueError, match=r"1000 generated problems in a row .*: raise data\.prompt_words"):
+        next(iter(task(prompt_words=3).train_dataloader()))
 
 
 def test_laws_with_few_puzzles() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules import denoiser as denoiser_module
 from lightning_mdm.modules.denoiser import MOST_RAMP, DenoiserModule, learning_rate_factor
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import fixed_t
+from runs import program, tiny
 
 V = 11
 NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=24)
@@ -298,3 +301,27 @@ def test_batches_that_are_accumulated_draw_different_masks(tmp_path: Path) -> No
     trainer(tmp_path, max_steps=2, accumulate_grad_batches=3).fit(module, loader())
     assert len(seen) == 6
     assert all(not torch.equal(one, other) for k, one in enumerate(seen) for other in seen[:k])
+
+
+def test_an_update_in_one_kernel_is_clipped_like_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def noted(*args: Any, **options: Any) -> Any:
+        norms.append(float(clip(*args, **options)))
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    weights = []
+    for fused in (False, True):
+        monkeypatch.setattr(denoiser_module, "on_gpu", lambda net, fused=fused: fused)
+        program(
+            "fit", *tiny(tmp_path), "--run_dir", tmp_path / str(fused), "--trainer.precision", "bf16-mixed",
+            "--trainer.gradient_clip_val", "0.1", "--trainer.max_steps", "3",
+        )  # fmt: skip
+        checkpoint = torch.load(tmp_path / str(fused) / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["optimizer_states"][0]["param_groups"][0]["fused"] is fused
+        weights.append(checkpoint["state_dict"])
+    assert len(norms) == 6
+    for name, plain in weights[0].items():
+        torch.testing.assert_close(weights[1][name], plain, rtol=1e-3, atol=1e-5)

@@ -166,7 +166,7 @@ def test_questions_of_a_users_own(tmp_path: Path) -> None:
     good = "g c2 f c1 g c4 f c3 g"
     file.write_text(f"{good}\nc1 c2\nc1 c1 f c1 g c4 f c3 g\nwhat is this\n")
     data = HopChainProblems(SHUFFLED, predict_path=str(file))
-    with pytest.warns(UserWarning, match="hop_chain: 3 predict problem"):
+    with pytest.warns(UserWarning, match=r"hop_chain: 3 predict problem.* give prompts of data\.law"):
         (batch,) = data.predict_dataloader()
     assert data.decode(batch.tokens_BL[0][batch.prompt_BL[0]].tolist()) == good
     assert int(batch.response_BL.sum()) == SHUFFLED.length
