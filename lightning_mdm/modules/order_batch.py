@@ -93,6 +93,11 @@ class BatchModel:
             embedded_BLD = self.denoiser.embed(self.batch.tokens_BL)
         return self.posterior.scores(embedded_BLD, self.batch.valid_BL, self.batch.response_BL, self.budget, self.price)
 
+    @cached_property
+    def forbidden_ids(self) -> Tensor:
+        """On the batch's device; made once, as a GPU waits for it."""
+        return torch.tensor(self.forbidden, device=self.batch.tokens_BL.device)
+
     def read(self, states: States) -> StateReading:
         """Evaluate the denoiser, once per state."""
         clean_SL = self.batch.tokens_BL[states.example_S]
@@ -106,8 +111,7 @@ class BatchModel:
                 query_SQ,
             )
             if self.forbidden:
-                index = torch.tensor(self.forbidden, device=logits_SQV.device)
-                logits_SQV.index_fill_(-1, index, -torch.inf)  # ours to write to, and large
+                logits_SQV.index_fill_(-1, self.forbidden_ids, -torch.inf)  # ours to write to, and large
             prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile_statistics)
             return StateReading(prediction, clean_SL, masked_SL)
 
