@@ -71,9 +71,7 @@ SIZES = {
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
         hard=("--data.min_clues", "26", "--data.max_clues", "34"), noisy=False, suffix="", stored=False,
     ),
-    "medium": Size(
-        ("denoiser", "medium"), ("order", "order_medium"), sweep=("--data.eval_batch_size", "250"), suffix="_medium",
-    ),
+    "medium": Size(("denoiser", "medium"), ("order", "order_medium"), suffix="_medium"),
     "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
     "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False, pool_file=True),
     "causal_solver": Size(
