@@ -23,7 +23,7 @@ Out = TypeVar("Out")
 
 @cache
 def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
-    """A function of logits through ``torch.compile``, for shapes that vary."""
+    """A function, or a net, through ``torch.compile`` for shapes that vary; kept for as long as the process."""
     return torch.compile(function, dynamic=True)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_mdm.categorical import compiled
 from lightning_mdm.decoding.policy import SelectorNet, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
@@ -37,6 +38,8 @@ def selector_law(
     if prediction.hidden_BLD is None:
         raise ValueError("a learned order reads the denoiser's hidden states, and this denoiser offers none")
     most = prediction.query_BQ.shape[1]  # no row has more masked positions than were queried
+    if prediction.compile:
+        selector = compiled(cast(nn.Module, selector))
     return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, price, most)
 
 

@@ -77,7 +77,8 @@ def decode(
             shapes whatever the batch: slower, and immune to rounding on any device.
         compile_statistics: compute confidence, margin and entropy through ``torch.compile``, which reads the logits
             twice where the plain operations read and write them ten times: on a GPU and with a large vocabulary most of
-            what the loop costs. Seconds at the first call; sums may round differently.
+            what the loop costs. Likewise what a selector makes of them, a hundred small operations. Seconds at the
+            first call; sums may round differently.
 
     Raises:
         ValueError: a budget below 1, an unknown ``end_of_sequence``, ``close`` without such a token, guidance below 0,

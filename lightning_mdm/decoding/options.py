@@ -23,7 +23,8 @@ class DecodingOptions:
         token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
         guidance: weight of classifier-free guidance, at the cost of a second evaluation per step; 0 is none.
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
-        compile_statistics: compute statistics of the logits through ``torch.compile``; for large vocabularies on a GPU.
+        compile_statistics: compute statistics of the logits, and what a selector makes of them, through
+            ``torch.compile``; for large vocabularies on a GPU.
     """
 
     end_of_sequence: EndOfSequence = "as_tokens"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mdm.nets.denoiser import ReadableDenoiser
-from lightning_mdm.nets.transformer import Transformer, TransformerConfig
+from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 from lightning_mdm.output import DenoiserOutput
 
 
@@ -48,5 +48,5 @@ class CausalDenoiser(ReadableDenoiser):
         hidden_BLD = self.trunk(before_BLD, valid_BL)
         queried_BQD = hidden_BLD
         if query_BQ is not None:
-            queried_BQD = torch.take_along_dim(hidden_BLD, query_BQ[:, :, None], dim=1)
+            queried_BQD = at_positions(hidden_BLD, query_BQ)
         return DenoiserOutput(self.head(queried_BQD), hidden_BLD)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.transformer import Transformer, TransformerConfig
+from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 from lightning_mdm.output import DenoiserOutput
 
 
@@ -71,5 +70,5 @@ class TransformerDenoiser(ReadableDenoiser):
         hidden_BLD = self.trunk(self.embedding(tokens_BL), valid_BL)
         queried_BQD = hidden_BLD
         if query_BQ is not None:
-            queried_BQD = torch.take_along_dim(hidden_BLD, query_BQ[:, :, None], dim=1)
+            queried_BQD = at_positions(hidden_BLD, query_BQ)
         return DenoiserOutput(self.head(queried_BQD), hidden_BLD)

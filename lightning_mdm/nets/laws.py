@@ -23,6 +23,7 @@ from lightning_mdm.laws.markov_marginals import log_marginals
 from lightning_mdm.laws.nae_sat import NaeSat
 from lightning_mdm.laws.nae_sat_posterior import all_sequences, posterior_ones
 from lightning_mdm.nets.denoiser import ReadableDenoiser
+from lightning_mdm.nets.transformer import at_positions
 from lightning_mdm.output import DenoiserOutput
 
 
@@ -148,7 +149,7 @@ class MarkovChainDenoiser(LawDenoiser):
         logits_BRV = log_marginals(response_BR, self.log_before_DSV, self.log_after_DSV)
         logits_BLV = self.spread(logits_BRV.to(torch.get_default_dtype()), 0.0, tokens_BL.shape[1])
         if query_BQ is not None:
-            logits_BLV = torch.take_along_dim(logits_BLV, query_BQ[:, :, None], dim=1)
+            logits_BLV = at_positions(logits_BLV, query_BQ)
         return DenoiserOutput(logits_BLV, self.embed(tokens_BL))
 
 
@@ -175,7 +176,7 @@ class NaeSatDenoiser(LawDenoiser):
         p_BRV = F.pad(torch.stack((1.0 - one_BR, one_BR), dim=-1), (0, self.vocab_size - 2))
         logits_BLV = self.spread(p_BRV.log().to(torch.get_default_dtype()), 0.0, tokens_BL.shape[1])
         if query_BQ is not None:
-            logits_BLV = torch.take_along_dim(logits_BLV, query_BQ[:, :, None], dim=1)
+            logits_BLV = at_positions(logits_BLV, query_BQ)
         return DenoiserOutput(logits_BLV, self.embed(tokens_BL))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mdm.nets.transformer import Transformer, TransformerConfig
+from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
@@ -180,15 +180,15 @@ class OrderNet(nn.Module):
         if most is None or self.config.attends == "all":
             most = int(attended_BL.sum(-1).max())
         slot_BQ = attended_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
-        x_BQD = self.read_hidden(torch.take_along_dim(hidden_BLD, slot_BQ[:, :, None], dim=1))
-        x_BQD = x_BQD + self.read_features(torch.take_along_dim(feature_BLF, slot_BQ[:, :, None], dim=1))
+        x_BQD = self.read_hidden(at_positions(hidden_BLD, slot_BQ))
+        x_BQD = x_BQD + self.read_features(at_positions(feature_BLF, slot_BQ))
         if self.places is not None:
             x_BQD = x_BQD + self.places(slot_BQ, steps_B, masked_BL.shape[1])
         x_BQD = x_BQD.to(self.last.weight.dtype)  # under autocast the residual stream keeps float32, as the denoiser's
         x_BQD = self.trunk(x_BQD, attended_BL.gather(1, slot_BQ), slot_BQ)
         value_BQK = self.last(x_BQD)
         which_B = steps_B.clamp(max=value_BQK.shape[-1] - 1)
-        value_BQ = value_BQK.take_along_dim(which_B[:, None, None], dim=-1).squeeze(-1)
+        value_BQ = value_BQK.gather(-1, which_B[:, None, None].expand(-1, value_BQK.shape[1], 1)).squeeze(-1)
         value_BQ = value_BQ.to(torch.promote_types(value_BQ.dtype, torch.float32))  # bfloat16 would spoil the laws
         value_BQ = self.config.logit_cap * torch.tanh(value_BQ / self.config.logit_cap)
         value_BL = value_BQ.new_zeros(masked_BL.shape).scatter(1, slot_BQ, value_BQ).masked_fill(~masked_BL, 0.0)

@@ -52,6 +52,15 @@ class TransformerConfig:
             )
 
 
+def at_positions(x_BLD: Tensor, position_BQ: Tensor) -> Tensor:
+    """The vectors ``[B, Q, D]`` at some positions of each row.
+
+    Not by ``take_along_dim``, for which ``torch.compile`` holds B and L fixed, whatever it is told of shapes that vary:
+    every number of rows and every length would be compiled anew, and after eight of them nothing more.
+    """
+    return x_BLD.gather(1, position_BQ[:, :, None].expand(-1, -1, x_BLD.shape[-1]))
+
+
 def rotary_angles(position_L: Tensor, head_width: int, base: float) -> Tensor:
     """Rotation angle of every position and frequency, float32 ``[..., L, head_width / 2]`` (radians)."""
     exponent = torch.arange(0, head_width, 2, device=position_L.device, dtype=torch.float32) / head_width

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
-from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.causal import CausalDenoiser
+from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from toys import random_rows
 
@@ -82,3 +84,21 @@ def test_it_learns_through_every_parameter() -> None:
     denoiser = net()
     denoiser(torch.arange(V + 1)[None], torch.ones(1, V + 1, dtype=torch.bool)).logits_BQV.square().sum().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in denoiser.parameters())
+
+
+@pytest.mark.parametrize("kind", [TransformerDenoiser, CausalDenoiser])
+@pytest.mark.parametrize("positions", [0, 30])
+def test_one_compilation_serves_all_shapes(kind: type[ReadableDenoiser], positions: int) -> None:
+    """Rows leave a batch and lengths differ from batch to batch; a size of 1 is another matter."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    net = kind(9, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16, positions=positions))
+    compiled = torch.compile(net, dynamic=True, backend=counter)
+    for B, L, Q in ((7, 30, 12), (6, 30, 9), (4, 21, 17), (2, 5, 3)):
+        tokens_BL = torch.randint(0, 9, (B, L))
+        query_BQ = torch.rand(B, L).argsort(-1)[:, :Q]
+        with torch.no_grad():
+            out, plain = (one(tokens_BL, torch.ones(B, L, dtype=torch.bool), query_BQ) for one in (compiled, net))
+        torch.testing.assert_close(out.logits_BQV, plain.logits_BQV)
+    assert counter.frame_count == 1, "compiled once"
+    torch._dynamo.reset()
