@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *layers(order_config, *tiny_order), *net, *common, "--model.denoiser_ckpt", str(found),
         "--data.tokenizer_path", str(found.with_name("tokenizer.json")),
     ]  # fmt: skip
-    fit = Fit(runs / "order", order_steps, tuple(order))
+    fit = Fit(runs / "order", order_steps, tuple(order), 5.0 if options.tiny else 120.0)
     sweep = Sweep(
         runs / f"sweep_{options.split}",
         (

@@ -129,7 +129,7 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
     decoded = {"": (*alone, *weights)}
     if size.order:
         learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
-        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned)
+        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned, 120 if size.suffix else 5)
         stages.append(("order", order))
         decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
     if size.noisy:
