@@ -190,7 +190,7 @@ def publish(run_dirs: Sequence[Path], out: Path, size: Size) -> None:
     if size.suffix is None:
         return
     copyfile(out / "frontier.csv", HERE / f"rows{size.suffix}.csv")
-    for name in ("frontier.png", "frontier.svg", "report.md"):
+    for name in ("paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
         stem, kind = name.split(".")
         copyfile(out / name, HERE / f"{stem}{size.suffix}.{kind}")
 

@@ -68,7 +68,7 @@ def publish(runs: Path) -> Path:
     out = runs / "report"
     report([str(runs / name) for name in ("masked", *CAUSAL)], str(out), one_panel=True)
     copyfile(out / "frontier.csv", HERE / "rows.csv")
-    for name in ("equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
+    for name in ("paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
         copyfile(out / name, HERE / name)
     (HERE / "analysis").mkdir(exist_ok=True)
     for name in ANALYSIS:
