@@ -23,7 +23,10 @@ from omegaconf import OmegaConf
 from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_checkpoint, join_weights, split_checkpoint
 
 STANDING = "standing.json"
-LEAST_SECONDS = 5  # a stage with less is left to the next slice
+LEAST_SECONDS = 5.0  # a stage with less is left to the next slice
+COMPILING = 120.0  # and one whose nets are compiled first
+# Of a sweep with a learned order whose bounds are not in question.
+NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")
 
 
 class Clock:

@@ -21,7 +21,19 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import generate
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, seeded, steps_of, trained
+from lightning_mdm.slices import (
+    COMPILING,
+    LEAST_SECONDS,
+    NO_BOUNDS,
+    Clock,
+    Fit,
+    Sweep,
+    layers,
+    run_all,
+    seeded,
+    steps_of,
+    trained,
+)
 
 HERE = Path("experiments/gsm8k_scratch")
 CONFIGS = Path("configs/gsm8k")
@@ -74,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tiny, tiny_order, net = [HERE / "tiny.yaml"], [HERE / "tiny_order.yaml"], net_of(HERE / "tiny.yaml")
     common = [*seeded(options.seed), *([] if path is None else ["--data.path", path])]
     # On a GPU the nets are compiled.
-    denoiser = Fit(runs / "denoiser", steps, (*layers(config, *tiny), *common), 5.0 if options.tiny else 120.0)
+    denoiser = Fit(
+        runs / "denoiser", steps, (*layers(config, *tiny), *common), LEAST_SECONDS if options.tiny else COMPILING
+    )
     found = trained("denoiser", denoiser, weights if options.size == STORED else None, clock)
     if found is None:
         print("not complete: give the same command again")
@@ -83,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *layers(order_config, *tiny_order), *net, *common, "--model.denoiser_ckpt", str(found),
         "--data.tokenizer_path", str(found.with_name("tokenizer.json")),
     ]  # fmt: skip
-    fit = Fit(runs / "order", order_steps, tuple(order), 5.0 if options.tiny else 120.0)
+    fit = Fit(runs / "order", order_steps, tuple(order), LEAST_SECONDS if options.tiny else COMPILING)
     sweep = Sweep(
         runs / f"sweep_{options.split}",
         (
             *order, "--split", options.split, "--ckpt_path", str(fit.last),
-            "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
+            *NO_BOUNDS,
         ),
     )  # fmt: skip
     if not run_all([("order", fit), (f"sweep, {options.split}", sweep)], clock):

@@ -21,7 +21,7 @@ from lightning_mdm.outcomes import ORDER_NATS, Row, read_order_rows, read_rows, 
 from lightning_mdm.outcomes.table import replace_rows
 from lightning_mdm.report import report, report_order_nats
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import layers, lightning, seeded
+from lightning_mdm.slices import NO_BOUNDS, layers, lightning, seeded
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
@@ -29,7 +29,6 @@ RUNS = Path("runs/nae_sat_learned")
 LAST = Path("checkpoints") / "last.ckpt"
 PARTS = ("exact", "trained")
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
-NO_BOUNDS = ("--model.budgets", "[2]", "--model.validation_samples", "1")  # of the sweep
 
 
 def configs(*names: str) -> tuple[str, ...]:

@@ -26,12 +26,23 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import report
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, steps_of, trained
+from lightning_mdm.slices import (
+    COMPILING,
+    LEAST_SECONDS,
+    NO_BOUNDS,
+    Clock,
+    Fit,
+    Sweep,
+    layers,
+    run_all,
+    said,
+    steps_of,
+    trained,
+)
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/sudoku")
 SPLITS = ("easy", "hard")
-NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")  # of the sweeps
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,11 @@ class Size:
     stored: bool = True
     reserve: float = 75.0
     pool_file: bool = False
+
+    @property
+    def least(self) -> float:
+        """Seconds with which a training may begin; all sizes but ``small`` and ``tiny`` compile their nets first."""
+        return COMPILING if self.suffix else LEAST_SECONDS
 
 
 SIZES = {
@@ -111,7 +127,7 @@ def with_pool(size: Size, run_dir: Path) -> Size:
 def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | None:
     """The weights of the denoiser, ``None`` while its training is not complete."""
     steps = size.steps or steps_of(*files(size.denoiser))
-    fit = Fit(run_dir / "denoiser", steps, (*layers(*files(size.denoiser)), *size.options), 120 if size.suffix else 5)
+    fit = Fit(run_dir / "denoiser", steps, (*layers(*files(size.denoiser)), *size.options), size.least)
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 
@@ -129,7 +145,7 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
     decoded = {"": (*alone, *weights)}
     if size.order:
         learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
-        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned, 120 if size.suffix else 5)
+        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned, size.least)
         stages.append(("order", order))
         decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
     if size.noisy:

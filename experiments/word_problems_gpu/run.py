@@ -17,7 +17,7 @@ from shutil import copyfile
 
 from lightning_mdm.report import report
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
+from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
 
 HERE = Path("experiments/word_problems_gpu")
 CONFIGS = Path("configs/word_problems")
@@ -52,7 +52,7 @@ class Scale:
 
 
 GPU = Scale(
-    Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, 120.0
+    Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, COMPILING
 )
 TINY = Scale(
     Path("runs/word_problems_gpu_tiny"), Path("runs/word_problems_gpu_tiny/weights"), HERE / "tiny.yaml",
@@ -104,7 +104,7 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
         sweep = (
             *layers(CONFIGS / "order.yaml", SWEEPS / f"{group}.yaml", scale.order_layer), *options[4:],
             "--split", split, "--ckpt_path", str(fit.last),
-            "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
+            *NO_BOUNDS,
         )  # fmt: skip
         stages.append((f"seed {seed}, {group}, {split}", Sweep(run_dir / f"{group}_{split}", sweep)))
     return run_all(stages, clock)

@@ -18,7 +18,7 @@ from shutil import copyfile
 
 from lightning_mdm.report import report
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, seeded, steps_of
+from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, seeded, steps_of
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
@@ -60,8 +60,8 @@ def run(seed: int, split: str, problems: int) -> None:
     for group in GROUPS:
         sweep = (
             *options, *weights, *layers(HERE / f"{group}.yaml"), "--split", split, f"--data.n_{split}", str(problems),
-            "--data.eval_batch_size", "100", "--model.validation_samples", "1",
-            "--model.budgets", "[2]", "--model.prices", "[0.0]",  # of the bound, which is not in question here
+            "--data.eval_batch_size", "100",
+            *NO_BOUNDS,
         )  # fmt: skip
         stages.append((f"seed {seed}, {group}, {split}", Sweep(swept(seed, group, split, problems), sweep)))
     run_all(stages, Clock(float("inf")))

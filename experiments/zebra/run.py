@@ -2,7 +2,7 @@
 
 python experiments/zebra/run.py [--minutes M] [--runs DIR]
 
-Two to three hours of one CPU core; give the same command until it says that all is complete. What is complete is not
+Hours of one CPU core; give the same command until it says that all is complete. What is complete is not
 repeated, and what was stopped goes on. The causal nets have the denoiser's shape and as many updates: one writes the
 table house by house, the other is taught the order in which clues find the cells.
 """
@@ -16,12 +16,10 @@ from pathlib import Path
 from shutil import copyfile
 
 from lightning_mdm.report import report
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, steps_of
+from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, steps_of
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/zebra")
-# Of every sweep that learned an order: its bounds are not in question.
-NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")
 CAUSAL: dict[str, tuple[str, ...]] = {
     "house_by_house": ("autoregressive", "small", "autoregressive_small"),
     "solvers_order": ("autoregressive", "small", "autoregressive_small", "autoregressive_solver_order"),
@@ -29,7 +27,6 @@ CAUSAL: dict[str, tuple[str, ...]] = {
 ANALYSIS = ("subproblems.csv", "commits.csv", "subproblems.png", "subproblems.svg")
 MOVES = 18  # tokens of a table as moves
 COMPILED = ("--model.compile", "true")
-COMPILING = 120.0  # seconds that a slice must have left for it
 
 
 def files(names: Sequence[str]) -> list[Path]:
