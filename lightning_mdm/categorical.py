@@ -8,23 +8,11 @@ Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-Given = ParamSpec("Given")
-Out = TypeVar("Out")
-
-
-@cache
-def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
-    """A function, or a net, through ``torch.compile`` for shapes that vary; kept for as long as the process."""
-    return torch.compile(function, dynamic=True)
 
 
 @dataclass(frozen=True)

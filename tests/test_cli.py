@@ -18,6 +18,7 @@ import yaml
 from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.cli import main, plainly
+from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.denoiser import TransformerDenoiser
@@ -458,17 +459,17 @@ def test_attention_needs_no_plan_for_a_shape(tmp_path: Path, monkeypatch: pytest
 def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def compiled(function: object, dynamic: bool) -> object:
+    def compile(function: object, dynamic: bool) -> object:
         assert dynamic, "shapes vary"
         asked.append(function)
         return function
 
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(TransformerDenoiser, "compile", lambda self, dynamic: asked.append(type(self)))
-    categorical.compiled.cache_clear()
+    compiled.cache_clear()
     options = [*tiny(tmp_path), "--run_dir", tmp_path / "run", "--model.compile", "true"]
     program("fit", *options)
     assert asked == [TransformerDenoiser, categorical.token_losses]
-    categorical.compiled.cache_clear()
+    compiled.cache_clear()
     program("validate", *options, "--ckpt_path", "last")
     assert asked == [TransformerDenoiser, categorical.token_losses]

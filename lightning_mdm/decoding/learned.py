@@ -13,7 +13,7 @@ from typing import Literal, Self, cast, get_args
 
 from torch import Tensor, nn
 
-from lightning_mdm.categorical import compiled
+from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policy import SelectorNet, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_mdm import categorical
 from lightning_mdm.categorical import Certainty, at_least_float32
+from lightning_mdm.compilation import compiled
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.orders.budget import quota
 from lightning_mdm.output import DenoiserOutput
@@ -154,7 +155,7 @@ class Prediction:
 
     def function(self, of_logits: Callable[[Tensor], Out]) -> Callable[[Tensor], Out]:
         """A function of logits, compiled where that is asked for."""
-        return categorical.compiled(of_logits) if self.compile else of_logits
+        return compiled(of_logits) if self.compile else of_logits
 
     def statistic(self, of_logits: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of logits ``[N, V] -> [N]`` at every masked position, spread over ``[B, L]``."""

@@ -224,7 +224,7 @@ def adamw_with_warmup(
 
 
 def on_gpu(net: nn.Module) -> bool:
-    """Whether all of a net is on a GPU, where one kernel can update it in a third of the time."""
+    """Whether all of a net is on a GPU, where one kernel can update all of it."""
     return all(parameter.is_cuda for parameter in net.parameters())
 
 

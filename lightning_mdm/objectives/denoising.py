@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_mdm.categorical import compiled, token_losses
+from lightning_mdm.categorical import token_losses
+from lightning_mdm.compilation import compiled
 
 Weighting = Literal["bound", "uniform"]
 
@@ -96,7 +97,7 @@ def denoising(
         t_B: mask probability of each row.
         weighting: ``bound``: every masked token weighs 1 / t; ``uniform``: all masked tokens weigh the same.
         compile: take the losses of tokens through ``torch.compile``, which reads the logits where plain operations
-            write them again several times: with a large vocabulary on a GPU a seventh of an update.
+            write them again several times.
     """
     target_BQ = tokens_BL.gather(1, query_BQ)
     masked_BQ = masked_BL.gather(1, query_BQ)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_mdm.categorical import compiled, token_losses
+from lightning_mdm.categorical import token_losses
+from lightning_mdm.compilation import compiled
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""Functions and nets through ``torch.compile``, each once in a process. Knows nothing of what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Given = ParamSpec("Given")
+Out = TypeVar("Out")
+
+
+@cache
+def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
+    """The same function, or net, compiled for shapes that vary; kept for as long as the process."""
+    return torch.compile(function, dynamic=True)
