@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
+from lightning_mdm.orders.budget import quota
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
@@ -27,11 +28,12 @@ CONTEXT = 2 + 2 * WAVES + 2
 """Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
-Start = Literal["iid", "confidence"]
+Start = Literal["iid", "confidence", "quota"]
 LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
 LEAST_NATS = 1e-3  # and what all tokens left are expected to cost, here
 FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
 FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
+WIDEST = 4.0  # no gap of log-odds between what is due and what is not counts for more
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,20 @@ class SelectorConfig(OrderNetConfig):
 
     Args:
         start: where an untrained selector begins. ``iid``: probability 1 / steps left for every position, to explore;
-            ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy.
+            ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy;
+            ``quota``: above 1/2 there, and for the surest positions up to an even quota of what is masked: top
+            probability where the budget binds, the threshold where it does not.
         start_threshold: in (0, 1).
+        start_slope: what the logit gains per unit of log-odds of the likeliest token, above 0; the steeper, the less an
+            untrained selector explores.
+        start_stake: nats that everything left may be expected to cost for finishing to be as likely as not, where that
+            is a decision of its own; ``None`` tries it in an eighth of the draws whatever it costs.
     """
 
     start: Start = "iid"
     start_threshold: float = 0.95
+    start_slope: float = FIRST_SLOPE
+    start_stake: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +104,10 @@ class SelectorConfig(OrderNetConfig):
             raise ValueError(f"start={self.start!r}: choose one of {', '.join(get_args(Start))}")
         if not 0.0 < self.start_threshold < 1.0:
             raise ValueError(f"start_threshold={self.start_threshold}: give a probability above 0 and below 1")
+        if not self.start_slope > 0.0:
+            raise ValueError(f"start_slope={self.start_slope}: give a number above 0")
+        if self.start_stake is not None and not self.start_stake > 0.0:
+            raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
 
 
 class Places(nn.Module):
@@ -205,11 +219,19 @@ class FinishHead(nn.Module):
         stakes: numbers about what finishing would cost.
         logit_cap: the logit stays below this in size, smoothly.
         first: the logit before training.
+        stake: nats; with it the logit before training is 0 where the first of the stakes, the logarithm of a cost, is
+            that of so many, and falls by two for each unit more.
         inner_width: of the one hidden layer.
     """
 
     def __init__(
-        self, width: int, stakes: int, logit_cap: float, first: float = FIRST_FINISH, inner_width: int = 32
+        self,
+        width: int,
+        stakes: int,
+        logit_cap: float,
+        first: float = FIRST_FINISH,
+        stake: float | None = None,
+        inner_width: int = 32,
     ) -> None:
         super().__init__()
         self.read_mean = nn.Linear(width, inner_width)
@@ -217,11 +239,14 @@ class FinishHead(nn.Module):
         self.last = nn.Linear(inner_width, 1)
         self.logit_cap = logit_cap
         nn.init.zeros_(self.last.weight)
-        nn.init.constant_(self.last.bias, first)
+        nn.init.constant_(self.last.bias, first if stake is None else 2.0 * math.log(stake))
+        self.slope = nn.Parameter(torch.tensor(2.0)) if stake is not None else None
 
     def forward(self, mean_BD: Tensor, stakes_BF: Tensor) -> Tensor:
         inner_BF = self.read_mean(mean_BD) + self.read_stakes(stakes_BF.to(mean_BD.dtype))
         logit_B = self.last(F.gelu(inner_BF)).squeeze(-1)
+        if self.slope is not None:
+            logit_B = logit_B - self.slope * stakes_BF[:, 0]
         logit_B = logit_B.to(torch.promote_types(logit_B.dtype, torch.float32))
         return self.logit_cap * torch.tanh(logit_B / self.logit_cap)
 
@@ -239,9 +264,13 @@ class Selector(nn.Module):
         super().__init__()
         self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
         self.offset = IIDOffset() if config.start == "iid" else None
-        self.confidence = ConfidenceLogit(config.start_threshold) if config.start == "confidence" else None
+        self.confidence: ConfidenceLogit | None = None
+        if config.start != "iid":
+            self.confidence = ConfidenceLogit(config.start_threshold, config.start_slope, config.start == "quota")
         self.logit_cap = config.logit_cap
-        self.finish = FinishHead(config.width, 2 + CONTEXT, config.logit_cap) if finishes else None
+        self.finish: FinishHead | None = None
+        if finishes:
+            self.finish = FinishHead(config.width, 2 + CONTEXT, config.logit_cap, stake=config.start_stake)
 
     def forward(
         self,
@@ -282,7 +311,7 @@ class Selector(nn.Module):
         if self.offset is not None:
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
         if self.confidence is not None:
-            logits_BL = logits_BL + self.confidence(odds_BL)
+            logits_BL = logits_BL + self.confidence(odds_BL, masked_BL, steps_left_B)
             logits_BL = self.logit_cap * torch.tanh(logits_BL / self.logit_cap)
         if self.finish is None:
             return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
@@ -297,16 +326,33 @@ class ConfidenceLogit(nn.Module):
 
     Args:
         threshold: in (0, 1).
+        slope: per unit of log-odds, to start from.
+        quota: lower the threshold, row by row, to where an even quota of the masked positions is above it, plus a
+            learned distance.
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, slope: float = FIRST_SLOPE, quota: bool = False) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.tensor(FIRST_SLOPE))
+        self.slope = nn.Parameter(torch.tensor(slope))
         self.level = nn.Parameter(torch.tensor(math.log(threshold / (1.0 - threshold))))
+        self.beyond = nn.Parameter(torch.tensor(0.0)) if quota else None
 
-    def forward(self, odds_BL: Tensor) -> Tensor:
+    def forward(self, odds_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
         """From the odds against the likeliest token."""
-        return self.slope * (-(odds_BL + LEAST_ODDS).log() - self.level)
+        sure_BL = -(odds_BL + LEAST_ODDS).log()
+        if self.beyond is None:
+            return self.slope * (sure_BL - self.level)
+        level_B1 = torch.minimum(self.level, due_level(sure_BL, masked_BL, steps_left_B)[:, None] + self.beyond)
+        return self.slope * (sure_BL - level_B1)
+
+
+def due_level(sure_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+    """The level ``[B]`` that the surest positions of an even quota are above, halfway to the next one."""
+    due_B1 = quota(masked_BL.sum(-1), steps_left_B)[:, None].clamp(min=1)
+    ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
+    last_B = ranked_BL.gather(1, due_B1 - 1)[:, 0]
+    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, due_B1)[:, 0]
+    return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
 
 
 class IIDOffset(nn.Module):

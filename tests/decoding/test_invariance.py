@@ -12,7 +12,7 @@ from decoding.reference import instances, label
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, TopMargin
+from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, TopMargin, TopProbability
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
@@ -111,6 +111,18 @@ def test_an_untrained_selector_that_starts_at_confidence_decodes_as_the_threshol
     assert found.order.step_BL.equal(expected.order.step_BL)
     assert found.tokens_BL.equal(expected.tokens_BL)
     assert int(found.nfe_B.max()) > 1
+
+
+@pytest.mark.parametrize("steps", [2, 3, 6])
+def test_an_untrained_selector_that_starts_at_a_quota_decodes_as_top_probability(steps: int) -> None:
+    torch.manual_seed(2)
+    config = SelectorConfig(1, 16, 2, 24, start="quota", start_threshold=0.99999)
+    learned = Learned().bound(Selector(32, config).eval())
+    found, expected = (
+        decode(net(), policy, canvas(), SPACE, steps=steps, seed=3) for policy in (learned, TopProbability())
+    )
+    assert found.order.step_BL.equal(expected.order.step_BL)
+    assert found.tokens_BL.equal(expected.tokens_BL)
 
 
 def drawn(policy: UnmaskingPolicy, seed: int, index_B: Tensor) -> Trace:

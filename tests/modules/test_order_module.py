@@ -220,6 +220,7 @@ def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
         {"selector": replace(SMALL, logit_cap=0.5)},
         {"selector": replace(SMALL, positions=5)},
         {"selector": replace(SMALL, start="confidence")},
+        {"selector": replace(SMALL, start="quota")},
         {"posterior": PosteriorConfig(net=replace(PLAIN, mlp_width=8))},
     ],
     ids=str,
@@ -239,8 +240,14 @@ def test_every_option_changes_what_is_learned(
         ({"warm_start_steps": 2}, {"warm_start_steps": 2, "warm_start_margin": 0.3}),
         ({"posterior": RELATIVE}, {"posterior": RELATIVE, "finishing": True}),
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_threshold=0.6)}),
+        ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_slope=3.0)}),
+        ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start="quota")}),
+        (
+            {"posterior": RELATIVE, "finishing": True},
+            {"posterior": RELATIVE, "finishing": True, "selector": replace(SMALL, start_stake=0.5)},
+        ),
     ],
-    ids=["warm_start_margin", "finishing", "start_threshold"],
+    ids=["warm_start_margin", "finishing", "start_threshold", "start_slope", "start_quota", "start_stake"],
 )
 def test_an_option_that_goes_with_another_changes_what_is_learned(
     tmp_path: Path, ckpt: str, first: dict[str, Any], second: dict[str, Any]

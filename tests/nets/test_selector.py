@@ -13,10 +13,12 @@ from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
 from lightning_mdm.nets.selector import (
     FIRST_FINISH,
+    ConfidenceLogit,
     IIDOffset,
     OrderNet,
     Selector,
     SelectorConfig,
+    due_level,
     row_context,
     step_features,
 )
@@ -101,7 +103,59 @@ def test_untrained_it_can_be_the_threshold_policy(config: SelectorConfig, thresh
         assert law.logit_BL.abs().max().item() <= config.logit_cap + 1e-9
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence"])
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
+def test_untrained_it_can_be_top_probability_wherever_the_budget_binds(
+    config: SelectorConfig, threshold: float
+) -> None:
+    """Greedily it takes what is sure enough, and the surest of an even quota if that is more."""
+    torch.manual_seed(0)
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    top_BL = confidence_BLF[:, :, 0].clamp(min=0.05)
+    confidence_BLF = torch.stack((top_BL, *confidence_BLF[:, :, 1:3].unbind(-1), (1.0 - top_BL) / top_BL), dim=-1)
+    tie_BL = torch.rand(4, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    selector = Selector(WIDTH, replace(config, start="quota", start_threshold=threshold)).double()
+    for left in (2, 3, 20):
+        expected = []
+        for row in range(4):
+            here = masked_BL[row].nonzero()[:, 0].tolist()
+            ranked = sorted(here, key=lambda i, row=row: -top_BL[row, i].item())  # type: ignore[misc]
+            sure = sum(top_BL[row, i].item() >= threshold for i in here)
+            expected.append(sorted(ranked[: max(sure, -(-len(here) // left))]))
+        law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), 0.3)
+        assert [row.nonzero()[:, 0].tolist() for row in law.likeliest(tie_BL)] == expected
+        assert law.logit_BL.isfinite().all()
+
+
+def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None:
+    sure_BL = torch.tensor([[9.0, 1.0, 3.0, 2.5], [4.0, -50.0, 0.0, 0.0]], dtype=torch.float64)
+    masked_BL = torch.tensor([[False, True, True, True], [True, True, False, False]])
+    level_B = due_level(sure_BL, masked_BL, torch.tensor([2, 2]))
+    assert level_B.tolist() == [1.75, 2.0], "between the second of three and the third; half the widest gap below"
+    assert due_level(sure_BL, masked_BL, torch.tensor([1, 1])).tolist() == [-1.0, -52.0], "all of them"
+    net = ConfidenceLogit(0.999, 2.0, quota=True).double()
+    assert net.beyond is not None
+    before_BL = net((-sure_BL).exp(), masked_BL, torch.tensor([2, 2]))
+    with torch.no_grad():
+        net.beyond.sub_(0.5)
+    torch.testing.assert_close(net((-sure_BL).exp(), masked_BL, torch.tensor([2, 2])), before_BL + 1.0)
+
+
+@pytest.mark.parametrize("stake", [0.02, 1.5])
+def test_untrained_it_can_finish_where_little_is_at_stake(stake: float) -> None:
+    """Expected cost of the likeliest tokens is not asked, that of sampled ones is: the sum of entropies."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    torch.manual_seed(0)
+    selector = Selector(WIDTH, replace(CONFIG, start="quota", start_stake=stake), finishes=True).double()
+    for share, likely in ((0.8, True), (1.25, False)):
+        entropy_BL = torch.where(masked_BL, stake * share / masked_BL.sum(-1, keepdim=True), 7.0)
+        shown_BLF = confidence_BLF.clone()
+        shown_BLF[:, :, 2] = entropy_BL
+        law = selector(hidden_BLD, shown_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+        assert (finish_of(law) > 0.0).tolist() == [likely] * 4
+
+
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
 def test_untrained_it_finishes_now_and_then(start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     config = replace(CONFIG, start=start)
@@ -168,7 +222,7 @@ def test_the_offset_can_fade_out() -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
-@pytest.mark.parametrize("start", ["iid", "confidence"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
 def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     selector = trained(replace(config, start=start), finishes=True)
@@ -186,7 +240,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, star
         torch.testing.assert_close(alone.logit_BL[0, here_L], whole_BL[row, :length][here_L], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
 @pytest.mark.parametrize("attends", ["masked", "all"])
 def test_it_sees_what_it_attends_to_and_nothing_else(attends: str, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
@@ -312,7 +366,7 @@ def test_with_confidence_and_finishing_all_logits_stay_below_their_cap() -> None
         assert finish_of(law).abs().max().item() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
 def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start: str) -> None:
     hidden_BLD, _, valid_BL, masked_BL = canvas()
     selector = trained(replace(CONFIG, start=start), finishes=True)
@@ -327,10 +381,14 @@ def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start
 
 
 @pytest.mark.parametrize("finishes", [False, True])
-@pytest.mark.parametrize("start", ["iid", "confidence"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
 def test_it_learns_through_every_parameter(start: str, finishes: bool) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(replace(PLACED, start=start), finishes=finishes)
+    selector = trained(replace(PLACED, start=start, start_threshold=0.3), finishes=finishes)
+    if selector.confidence is not None and selector.confidence.beyond is not None:
+        with torch.no_grad():
+            selector.confidence.level.fill_(1.0)  # of two levels the lower counts: each in some row
+            selector.confidence.beyond.zero_()
     numbers(selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)).square().sum().backward()
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in selector.parameters())
 
@@ -357,9 +415,11 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
     ("options", "message"),
     [
         ({"positions": -1}, "positions=-1"),
-        ({"start": "margin"}, "start='margin': choose one of iid, confidence"),
+        ({"start": "margin"}, "start='margin': choose one of iid, confidence, quota"),
         ({"start_threshold": 1.0}, "start_threshold=1.0: give a probability"),
         ({"start_threshold": 0.0}, "start_threshold=0.0"),
+        ({"start_slope": 0.0}, "start_slope=0.0: give a number above 0"),
+        ({"start_stake": 0.0}, "start_stake=0.0: give a number of nats above 0"),
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),
         ({"logit_cap": float("nan")}, "logit_cap=nan"),
