@@ -32,7 +32,7 @@ from lightning_mdm.outcomes import (
     write_outcomes,
     write_rows,
 )
-from lightning_mdm.report import display_name, frontier_figure, frontier_table, report, write_report
+from lightning_mdm.report import display_name, frontier_figure, frontier_table, keep, report, write_report
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import (
@@ -390,6 +390,20 @@ def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     without = save(tmp_path / "c", [replace(row, split="validation") for row in rows], None)
     text = write_report([runs[0], without], tmp_path / "out").read_text()
     assert "> c has no outcomes.csv: its rows are missing from the paired tests." in text
+
+
+def test_a_report_is_kept_under_names_of_its_own(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "kept"
+    kept.mkdir()
+    write_report([save(tmp_path / "a", *sweep((0,)))], made)
+    keep(made, kept)
+    keep(made, kept, "_large")
+    names = ("rows.csv", "paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md")
+    large = {name.replace(".", "_large."): name for name in names}
+    assert {path.name for path in kept.iterdir()} == {*names, *large}
+    assert (kept / "rows.csv").read_bytes() == (made / "frontier.csv").read_bytes()
+    for name, plain in large.items():
+        assert (kept / name).read_bytes() == (kept / plain).read_bytes()
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import copyfile
 
 from omegaconf import OmegaConf
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import generate
+from lightning_mdm.report import keep
 from lightning_mdm.slices import (
     COMPILING,
     LEAST_SECONDS,
@@ -109,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("not complete: give the same command again")
         return
     if options.split == "test" and not options.tiny:
-        copyfile(sweep.run_dir / "frontier.csv", HERE / f"rows_{name}.csv")
-        for kind in ("frontier.png", "frontier.svg", "report.md"):
-            copyfile(sweep.run_dir / kind, HERE / f"{name}_{kind}")
+        keep(sweep.run_dir, HERE, f"_{name}")
     print(f"all is complete: {sweep.run_dir}")
 
 

@@ -20,12 +20,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shutil import copyfile
 
 from omegaconf import OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
-from lightning_mdm.report import report
+from lightning_mdm.report import keep, report
 from lightning_mdm.slices import (
     COMPILING,
     LEAST_SECONDS,
@@ -203,12 +202,8 @@ def so_far(run_dir: Path) -> Path:
 def publish(run_dirs: Sequence[Path], out: Path, size: Size) -> None:
     """Table, figure and report of run directories in ``out``, and copies of them in this folder."""
     report([str(path) for path in run_dirs], str(out))
-    if size.suffix is None:
-        return
-    copyfile(out / "frontier.csv", HERE / f"rows{size.suffix}.csv")
-    for name in ("paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
-        stem, kind = name.split(".")
-        copyfile(out / name, HERE / f"{stem}{size.suffix}.{kind}")
+    if size.suffix is not None:
+        keep(out, HERE, size.suffix)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,9 +13,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile
 
-from lightning_mdm.report import report
+from lightning_mdm.report import keep, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
 
@@ -128,9 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = join_seeds(parts, scale.runs / f"joined_{options.split}")
     report([str(path)])
     if options.split == "test" and not options.tiny:
-        copyfile(path / "frontier.csv", HERE / "rows.csv")
-        for name in ("equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
-            copyfile(path / name, HERE / name)
+        keep(path, HERE)
     print(f"all is complete: {path}")
 
 

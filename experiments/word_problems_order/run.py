@@ -14,9 +14,8 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from shutil import copyfile
 
-from lightning_mdm.report import report
+from lightning_mdm.report import keep, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, seeded, steps_of
 
@@ -91,9 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = joined(options.seeds, options.split, options.problems)
     report([str(path)])
     if options.split == "test":
-        copyfile(path / "frontier.csv", HERE / "rows.csv")
-        for name in ("equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
-            copyfile(path / name, HERE / name)
+        keep(path, HERE)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 
-from lightning_mdm.report import report
+from lightning_mdm.report import keep, report
 from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, steps_of
 
 HERE = Path(__file__).parent
@@ -64,9 +64,7 @@ def publish(runs: Path) -> Path:
     """Table, figure and report of all sweeps in one panel; the files go into this folder, the analysis among them."""
     out = runs / "report"
     report([str(runs / name) for name in ("masked", *CAUSAL)], str(out), one_panel=True)
-    copyfile(out / "frontier.csv", HERE / "rows.csv")
-    for name in ("paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md"):
-        copyfile(out / name, HERE / name)
+    keep(out, HERE)
     (HERE / "analysis").mkdir(exist_ok=True)
     for name in ANALYSIS:
         copyfile(runs / "analysis" / name, HERE / "analysis" / name)

@@ -18,7 +18,7 @@ from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.naming import display_name
 from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
 from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
-from lightning_mdm.report.runs import read_runs, report, write_report
+from lightning_mdm.report.runs import keep, read_runs, report, write_report
 from lightning_mdm.report.subproblems import report_subproblems, subproblem_figure, subproblem_table
 from lightning_mdm.report.tables import frontier_table
 
@@ -28,6 +28,7 @@ __all__ = [
     "frontier_figure",
     "frontier_table",
     "heatmap_figure",
+    "keep",
     "order_nats_figure",
     "order_nats_table",
     "read_runs",

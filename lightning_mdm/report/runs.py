@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, write_rows
@@ -21,6 +22,8 @@ from lightning_mdm.report.published import PublishedRow, beside_table, read_publ
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
 from lightning_mdm.report.together import together
+
+REPORT = ("frontier.csv", "paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,13 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     path = _write(runs, Path(out) if out is not None else default, theirs)
     write_rows(path.with_name("frontier.csv"), apart.rows)
     print(path)
+
+
+def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
+    """Copies the files of a report to ``folder``, the rows as ``rows.csv``, each with ``suffix`` after its stem."""
+    for name in REPORT:
+        kept = Path("rows.csv" if name == "frontier.csv" else name)
+        copyfile(report_dir / name, folder / f"{kept.stem}{suffix}{kept.suffix}")
 
 
 def _rows(directory: Path) -> list[Row]:
