@@ -18,7 +18,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -59,7 +59,7 @@ class Size:
         suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
-        pool_file: whether the base puzzles of training are made ahead, once for all slices and worker processes.
+        pool_file: whether the base puzzles of trainings are made ahead, once for all slices and worker processes.
     """
 
     denoiser: tuple[str, ...]
@@ -110,23 +110,30 @@ def files(names: Sequence[str]) -> list[Path]:
     return [CONFIGS / f"{name}.yaml" for name in names]
 
 
-def with_pool(size: Size, run_dir: Path) -> Size:
-    """The size whose trainings take their base puzzles from the file of the run's directory, made if need be."""
+def pool(size: Size, names: Sequence[str], run_dir: Path) -> tuple[str, ...]:
+    """Options of a training whose base puzzles are in a file of the run's directory, made if need be.
+
+    Args:
+        size: says whether there is such a file.
+        names: of the training's configuration files.
+        run_dir: of all stages; trainings on the same puzzles share a file.
+    """
     if not size.pool_file:
-        return size
-    path = run_dir / "pool.npz"
+        return ()
+    data = OmegaConf.merge(*map(OmegaConf.load, files(names))).data.init_args
+    path = run_dir / f"pool_{data.difficulty}.npz"
     if not path.is_file():
-        data = OmegaConf.merge(*map(OmegaConf.load, files(size.denoiser))).data.init_args
         given = [f"--{name}={data[name]}" for name in ("side", "min_clues", "max_clues", "difficulty")]
         subprocess.run([sys.executable, str(HERE / "pool.py"), f"--n={data.pool}", f"--out={path}", *given], check=True)
     said(path, "pool", True)
-    return replace(size, options=(*size.options, "--data.train_path", str(path)))
+    return "--data.train_path", str(path)
 
 
 def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | None:
     """The weights of the denoiser, ``None`` while its training is not complete."""
     steps = size.steps or steps_of(*files(size.denoiser))
-    fit = Fit(run_dir / "denoiser", steps, (*layers(*files(size.denoiser)), *size.options), size.least)
+    options = (*layers(*files(size.denoiser)), *size.options, *pool(size, size.denoiser, run_dir))
+    fit = Fit(run_dir / "denoiser", steps, options, size.least)
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 
@@ -144,7 +151,8 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
     decoded = {"": (*alone, *weights)}
     if size.order:
         learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
-        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), learned, size.least)
+        training = (*learned, *pool(size, size.order, run_dir))
+        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), training, size.least)
         stages.append(("order", order))
         decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
     if size.noisy:
@@ -160,7 +168,6 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
 
 def run(size: Size, run_dir: Path, weights: Path, clock: Clock) -> bool:
     """Go on with the denoiser, its order, the easy and the hard puzzles; whether all are complete."""
-    size = with_pool(size, run_dir)
     found = denoiser(size, run_dir, weights, clock)
     return found is not None and run_all(stages(size, run_dir, found), clock)
 

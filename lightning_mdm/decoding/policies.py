@@ -20,6 +20,7 @@ from lightning_mdm.decoding.policy import Fact, RankedPolicy, SelectorNet, TaskF
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor
 from lightning_mdm.noise import Stream
+from lightning_mdm.orders.budget import entropy_bounded
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,8 @@ class EntropyBounded(UnmaskingPolicy):
         return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        # In ascending order the largest entropy of a run is its last, so sum - max is the sum of those before it.
-        entropy_BL = prediction.entropy_BL.clamp(min=0.0).masked_fill(~state.masked_BL, torch.inf)
-        ascending_BL = entropy_BL.sort(dim=-1).values
-        before_BL = ascending_BL.cumsum(-1) - ascending_BL
-        within_BL = (before_BL <= self.gamma) & ascending_BL.isfinite()
-        return top_n(-prediction.entropy_BL, state.masked_BL, within_BL.sum(-1), state.uniform_BL(Stream.TIE))
+        n_B = entropy_bounded(prediction.entropy_BL, state.masked_BL, self.gamma)
+        return top_n(-prediction.entropy_BL, state.masked_BL, n_B, state.uniform_BL(Stream.TIE))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
-from lightning_mdm.orders.budget import quota
+from lightning_mdm.orders.budget import entropy_bounded, quota
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
@@ -28,7 +28,7 @@ CONTEXT = 2 + 2 * WAVES + 2
 """Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
-Start = Literal["iid", "confidence", "quota"]
+Start = Literal["iid", "confidence", "quota", "entropy_bound"]
 LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
 LEAST_NATS = 1e-3  # and what all tokens left are expected to cost, here
 FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
@@ -85,12 +85,14 @@ class SelectorConfig(OrderNetConfig):
         start: where an untrained selector begins. ``iid``: probability 1 / steps left for every position, to explore;
             ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy;
             ``quota``: above 1/2 there, and for the surest positions up to an even quota of what is masked: top
-            probability where the budget binds, the threshold where it does not.
-        start_threshold: in (0, 1).
+            probability where the budget binds, the threshold where it does not; ``entropy_bound``: above 1/2 for as
+            many of the surest as the entropy bound allows. Begin with the heuristic that is best for the denoiser.
+        start_threshold: of ``confidence`` and ``quota``, in (0, 1).
         start_slope: what the logit gains per unit of log-odds of the likeliest token, above 0; the steeper, the less an
             untrained selector explores.
-        start_stake: nats that everything left may be expected to cost for finishing to be as likely as not, where that
-            is a decision of its own; ``None`` tries it in an eighth of the draws whatever it costs.
+        start_stake: nats that may be lost at once: by ``entropy_bound``, and by everything left for finishing to be as
+            likely as not, where that is a decision of its own; ``None`` tries it in an eighth of the draws whatever it
+            costs.
     """
 
     start: Start = "iid"
@@ -108,6 +110,8 @@ class SelectorConfig(OrderNetConfig):
             raise ValueError(f"start_slope={self.start_slope}: give a number above 0")
         if self.start_stake is not None and not self.start_stake > 0.0:
             raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
+        if self.start == "entropy_bound" and self.start_stake is None:
+            raise ValueError("start='entropy_bound': give start_stake, the bound in nats, e.g. 0.1")
 
 
 class Places(nn.Module):
@@ -266,7 +270,9 @@ class Selector(nn.Module):
         self.offset = IIDOffset() if config.start == "iid" else None
         self.confidence: ConfidenceLogit | None = None
         if config.start != "iid":
-            self.confidence = ConfidenceLogit(config.start_threshold, config.start_slope, config.start == "quota")
+            self.confidence = ConfidenceLogit(
+                config.start, config.start_threshold, config.start_slope, config.start_stake
+            )
         self.logit_cap = config.logit_cap
         self.finish: FinishHead | None = None
         if finishes:
@@ -311,7 +317,7 @@ class Selector(nn.Module):
         if self.offset is not None:
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
         if self.confidence is not None:
-            logits_BL = logits_BL + self.confidence(odds_BL, masked_BL, steps_left_B)
+            logits_BL = logits_BL + self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
             logits_BL = self.logit_cap * torch.tanh(logits_BL / self.logit_cap)
         if self.finish is None:
             return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
@@ -322,36 +328,47 @@ class Selector(nn.Module):
 
 
 class ConfidenceLogit(nn.Module):
-    """A logit that passes 0 at a threshold of the top probability; slope and threshold are learned.
+    """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; slope and level are learned.
 
     Args:
+        start: ``confidence``: the level of a threshold of the top probability. ``quota``: row by row lower, so that an
+            even quota of the masked positions is above it. ``entropy_bound``: so that as many are as the entropy bound
+            allows. Of the last two a distance to that level is learned.
         threshold: in (0, 1).
         slope: per unit of log-odds, to start from.
-        quota: lower the threshold, row by row, to where an even quota of the masked positions is above it, plus a
-            learned distance.
+        stake: nats, of the entropy bound.
     """
 
-    def __init__(self, threshold: float, slope: float = FIRST_SLOPE, quota: bool = False) -> None:
+    def __init__(self, start: Start, threshold: float, slope: float = FIRST_SLOPE, stake: float | None = None) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(slope))
-        self.level = nn.Parameter(torch.tensor(math.log(threshold / (1.0 - threshold))))
-        self.beyond = nn.Parameter(torch.tensor(0.0)) if quota else None
+        first_level = torch.tensor(math.log(threshold / (1.0 - threshold)))
+        self.level = nn.Parameter(first_level) if start != "entropy_bound" else None
+        self.beyond = nn.Parameter(torch.tensor(0.0)) if start != "confidence" else None
+        self.stake = stake
 
-    def forward(self, odds_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        """From the odds against the likeliest token."""
+    def forward(self, odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        """From the odds against the likeliest token and the entropy in nats."""
         sure_BL = -(odds_BL + LEAST_ODDS).log()
         if self.beyond is None:
             return self.slope * (sure_BL - self.level)
-        level_B1 = torch.minimum(self.level, due_level(sure_BL, masked_BL, steps_left_B)[:, None] + self.beyond)
+        if self.level is None:
+            assert self.stake is not None, "checked by the configuration"
+            n_B = entropy_bounded(entropy_BL, masked_BL, self.stake)
+        else:
+            n_B = quota(masked_BL.sum(-1), steps_left_B)
+        level_B1 = level_below(sure_BL, masked_BL, n_B)[:, None] + self.beyond
+        if self.level is not None:
+            level_B1 = torch.minimum(self.level, level_B1)
         return self.slope * (sure_BL - level_B1)
 
 
-def due_level(sure_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-    """The level ``[B]`` that the surest positions of an even quota are above, halfway to the next one."""
-    due_B1 = quota(masked_BL.sum(-1), steps_left_B)[:, None].clamp(min=1)
+def level_below(sure_BL: Tensor, masked_BL: Tensor, n_B: Tensor) -> Tensor:
+    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, halfway to the next one."""
+    n_B1 = n_B[:, None].clamp(min=1)
     ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
-    last_B = ranked_BL.gather(1, due_B1 - 1)[:, 0]
-    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, due_B1)[:, 0]
+    last_B = ranked_BL.gather(1, n_B1 - 1)[:, 0]
+    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_B1)[:, 0]
     return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
 
 

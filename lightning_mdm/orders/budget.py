@@ -1,4 +1,4 @@
-"""The step budget: how many positions to unmask at each step so that all are done in time.
+"""How many positions to unmask at a step: so that all are done in time, or so that little is lost.
 
 Knows nothing of tokens or models.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -40,3 +41,15 @@ def quota(n_masked_B: Tensor, steps_left_B: Tensor) -> Tensor:
     whose positions were closed for free, or whose policy ran ahead, is spread evenly over the steps it still has.
     """
     return -(-n_masked_B // steps_left_B)
+
+
+def entropy_bounded(entropy_BL: Tensor, masked_BL: Tensor, gamma: float) -> Tensor:
+    """Length ``[B]`` of the longest run of masked positions, in order of entropy H, with sum H - max H <= ``gamma``.
+
+    The left side bounds the nats that unmasking them together can lose (Ben-Hamu et al., arXiv 2505.24857); the first
+    position of a run always qualifies.
+    """
+    # In ascending order the largest entropy of a run is its last, so sum - max is the sum of those before it.
+    ascending_BL = entropy_BL.clamp(min=0.0).masked_fill(~masked_BL, torch.inf).sort(dim=-1).values
+    before_BL = ascending_BL.cumsum(-1) - ascending_BL
+    return ((before_BL <= gamma) & ascending_BL.isfinite()).sum(-1)

@@ -221,6 +221,7 @@ def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Te
         {"selector": replace(SMALL, positions=5)},
         {"selector": replace(SMALL, start="confidence")},
         {"selector": replace(SMALL, start="quota")},
+        {"selector": replace(SMALL, start="entropy_bound", start_stake=0.5)},
         {"posterior": PosteriorConfig(net=replace(PLAIN, mlp_width=8))},
     ],
     ids=str,

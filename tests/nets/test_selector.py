@@ -18,7 +18,7 @@ from lightning_mdm.nets.selector import (
     OrderNet,
     Selector,
     SelectorConfig,
-    due_level,
+    level_below,
     row_context,
     step_features,
 )
@@ -50,6 +50,11 @@ def trained(config: SelectorConfig = CONFIG, seed: int = 0, finishes: bool = Fal
         for p in selector.parameters():
             p.add_(0.4 * torch.randn_like(p))
     return selector
+
+
+def started(config: SelectorConfig, start: str) -> SelectorConfig:
+    """The shape with another start, and what that needs."""
+    return replace(config, start=start, start_stake=0.5 if start == "entropy_bound" else None)
 
 
 LEFT_B = torch.tensor([4, 2, 7, 3])
@@ -127,18 +132,38 @@ def test_untrained_it_can_be_top_probability_wherever_the_budget_binds(
         assert law.logit_BL.isfinite().all()
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.6, 2.0])
+def test_untrained_it_can_take_as_many_as_the_entropy_bound(gamma: float) -> None:
+    """The surest of them, whatever the steps left."""
+    torch.manual_seed(0)
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    entropy_BL, odds_BL = confidence_BLF[:, :, 2], confidence_BLF[:, :, 3]
+    tie_BL = torch.rand(4, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = []
+    for row in range(4):
+        here = sorted(masked_BL[row].nonzero()[:, 0].tolist(), key=lambda i, row=row: odds_BL[row, i].item())  # type: ignore[misc]
+        ascending = sorted(entropy_BL[row, here].tolist())
+        n = max(k for k in range(1, len(here) + 1) if sum(ascending[: k - 1]) <= gamma)
+        expected.append(sorted(here[:n]))
+    selector = Selector(WIDTH, replace(CONFIG, start="entropy_bound", start_stake=gamma)).double()
+    for left in (2, 9):
+        law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), 0.0)
+        assert [row.nonzero()[:, 0].tolist() for row in law.likeliest(tie_BL)] == expected
+
+
 def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None:
     sure_BL = torch.tensor([[9.0, 1.0, 3.0, 2.5], [4.0, -50.0, 0.0, 0.0]], dtype=torch.float64)
     masked_BL = torch.tensor([[False, True, True, True], [True, True, False, False]])
-    level_B = due_level(sure_BL, masked_BL, torch.tensor([2, 2]))
+    level_B = level_below(sure_BL, masked_BL, torch.tensor([2, 1]))
     assert level_B.tolist() == [1.75, 2.0], "between the second of three and the third; half the widest gap below"
-    assert due_level(sure_BL, masked_BL, torch.tensor([1, 1])).tolist() == [-1.0, -52.0], "all of them"
-    net = ConfidenceLogit(0.999, 2.0, quota=True).double()
+    assert level_below(sure_BL, masked_BL, torch.tensor([3, 2])).tolist() == [-1.0, -52.0], "all of them"
+    net = ConfidenceLogit("quota", 0.999, 2.0).double()
     assert net.beyond is not None
-    before_BL = net((-sure_BL).exp(), masked_BL, torch.tensor([2, 2]))
+    args = ((-sure_BL).exp(), torch.zeros_like(sure_BL), masked_BL, torch.tensor([2, 2]))
+    before_BL = net(*args)
     with torch.no_grad():
         net.beyond.sub_(0.5)
-    torch.testing.assert_close(net((-sure_BL).exp(), masked_BL, torch.tensor([2, 2])), before_BL + 1.0)
+    torch.testing.assert_close(net(*args), before_BL + 1.0)
 
 
 @pytest.mark.parametrize("stake", [0.02, 1.5])
@@ -222,10 +247,10 @@ def test_the_offset_can_fade_out() -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
 def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(replace(config, start=start), finishes=True)
+    selector = trained(started(config, start), finishes=True)
     whole = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
     whole_BL = whole.logit_BL
     assert whole_BL[masked_BL].std().item() > 0.1
@@ -240,11 +265,11 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, star
         torch.testing.assert_close(alone.logit_BL[0, here_L], whole_BL[row, :length][here_L], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
 @pytest.mark.parametrize("attends", ["masked", "all"])
 def test_it_sees_what_it_attends_to_and_nothing_else(attends: str, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(replace(CONFIG, attends=attends, start=start), finishes=True)
+    selector = trained(started(replace(CONFIG, attends=attends), start), finishes=True)
     ask = partial(selector, valid_BL=valid_BL, masked_BL=masked_BL, steps_left_B=LEFT_B, price=0.3)
     logits_N = numbers(ask(hidden_BLD, confidence_BLF))
 
@@ -366,10 +391,10 @@ def test_with_confidence_and_finishing_all_logits_stay_below_their_cap() -> None
         assert finish_of(law).abs().max().item() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
 def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start: str) -> None:
     hidden_BLD, _, valid_BL, masked_BL = canvas()
-    selector = trained(replace(CONFIG, start=start), finishes=True)
+    selector = trained(started(CONFIG, start), finishes=True)
     for odds in (0.0, 1e-300, 1e12):
         top = 1.0 / (1.0 + odds)
         confidence_BLF = torch.tensor([top, top, 0.0, odds], dtype=torch.float64).expand(4, 9, 4).clone()
@@ -381,11 +406,14 @@ def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start
 
 
 @pytest.mark.parametrize("finishes", [False, True])
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
 def test_it_learns_through_every_parameter(start: str, finishes: bool) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    selector = trained(replace(PLACED, start=start, start_threshold=0.3), finishes=finishes)
-    if selector.confidence is not None and selector.confidence.beyond is not None:
+    selector = trained(started(replace(PLACED, start_threshold=0.3), start), finishes=finishes)
+    if start == "quota":
+        assert selector.confidence is not None
+        assert selector.confidence.level is not None
+        assert selector.confidence.beyond is not None
         with torch.no_grad():
             selector.confidence.level.fill_(1.0)  # of two levels the lower counts: each in some row
             selector.confidence.beyond.zero_()
@@ -415,10 +443,11 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
     ("options", "message"),
     [
         ({"positions": -1}, "positions=-1"),
-        ({"start": "margin"}, "start='margin': choose one of iid, confidence, quota"),
+        ({"start": "margin"}, "start='margin': choose one of iid, confidence, quota, entropy_bound"),
         ({"start_threshold": 1.0}, "start_threshold=1.0: give a probability"),
         ({"start_threshold": 0.0}, "start_threshold=0.0"),
         ({"start_slope": 0.0}, "start_slope=0.0: give a number above 0"),
+        ({"start": "entropy_bound"}, "start='entropy_bound': give start_stake"),
         ({"start_stake": 0.0}, "start_stake=0.0: give a number of nats above 0"),
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),
