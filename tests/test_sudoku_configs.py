@@ -171,7 +171,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("size", "steps"),
     [
-        ("paper", (200_000, 3000)), ("medium", (6000, 900)), ("small", (2000, 300)), ("tiny", (40, 40)),
+        ("paper", (200_000, 3000)), ("medium", (6000, 2500)), ("small", (2000, 300)), ("tiny", (40, 40)),
         ("causal", (200_000,)), ("causal_solver", (200_000,)),
     ],
 )  # fmt: skip
@@ -188,7 +188,7 @@ def test_the_stages_of_the_runner_parse(
         assert ended.value.code == 0
         found = yaml.safe_load(capsys.readouterr().out)
         run_dir = Path(found["run_dir"])
-        pools.add(found["data"]["init_args"]["train_path"])
+        pools.append((arguments[0], found["data"]["init_args"]["train_path"]))
         updates = found["trainer"]["max_steps"]
         parsed.append((run_dir.name, arguments[0], found["data"]["init_args"]["test_difficulty"], updates))
         if arguments[0] == "sweep":
@@ -202,12 +202,12 @@ def test_the_stages_of_the_runner_parse(
     def make_pool(command: list[str], check: bool) -> None:
         commands.append(command)
         out = next(Path(part.removeprefix("--out=")) for part in command if part.startswith("--out="))
-        out.parent.mkdir()
+        out.parent.mkdir(exist_ok=True)
         out.touch()
 
     parsed: list[Asked] = []
     kinds: dict[str, set[str]] = {}
-    pools: set[str | None] = set()
+    pools: list[tuple[str, str | None]] = []
     commands: list[list[str]] = []
     monkeypatch.setattr(slices, "lightning", parse)
     monkeypatch.setattr(runner.subprocess, "run", make_pool)
@@ -231,13 +231,14 @@ def test_the_stages_of_the_runner_parse(
     made = len(parsed)
     assert run()
     assert len(parsed) == made, "what is complete is not repeated"
-    pool = str(tmp_path / "run" / "pool.npz")
-    of_file = causal or size == "paper"
-    assert pools == {pool if of_file else None}
-    assert [command[2:] for command in commands] == (
-        [["--n=100000", f"--out={pool}", "--side=9", "--min_clues=17", "--max_clues=34", "--difficulty=easy"]]
-        if of_file else []
-    )  # fmt: skip
+    of_file = {"paper": ["easy", "any"], "causal": ["easy"], "causal_solver": ["easy"]}.get(size, [])
+    made_at = [str(tmp_path / "run" / f"pool_{difficulty}.npz") for difficulty in of_file]
+    assert [pool for command, pool in pools if command == "fit"] == (made_at or [None] * len(steps))
+    assert {pool for command, pool in pools if command == "sweep"} == {None}, "their puzzles are their own"
+    assert [command[2:] for command in commands] == [
+        ["--n=100000", f"--out={pool}", "--side=9", "--min_clues=17", "--max_clues=34", f"--difficulty={difficulty}"]
+        for difficulty, pool in zip(of_file, made_at, strict=True)
+    ]
 
 
 def test_a_pool_is_made_once_and_trained_from(
@@ -247,11 +248,10 @@ def test_a_pool_is_made_once_and_trained_from(
     options = {"side": 4, "min_clues": 4, "max_clues": 7, "difficulty": "easy", "pool": 15}
     (tmp_path / "little.yaml").write_text(yaml.safe_dump({"data": {"init_args": options}}))
     monkeypatch.setattr(runner, "CONFIGS", tmp_path)
-    size = runner.Size(("little",), ("little",), options=("--data.batch_size", "4"), pool_file=True)
-    path = tmp_path / "run" / "pool.npz"
+    size = runner.Size(("little",), ("little",), pool_file=True)
+    path = tmp_path / "run" / "pool_easy.npz"
     for _ in range(2):
-        found = runner.with_pool(size, tmp_path / "run")
-        assert found.options == ("--data.batch_size", "4", "--data.train_path", str(path))
+        assert runner.pool(size, ("little",), tmp_path / "run") == ("--data.train_path", str(path))
         monkeypatch.setattr(runner.subprocess, "run", None)  # it is there
     made = SudokuProblems(**options, train_path=str(path)).training().sample(40)
     assert made == SudokuProblems(**options).training().sample(40)
@@ -260,7 +260,7 @@ def test_a_pool_is_made_once_and_trained_from(
 def test_trainings_of_the_papers_size_share_their_puzzles() -> None:
     found = [
         yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["data"]["init_args"]
-        for name in ("denoiser", "order", "autoregressive")
+        for name in ("denoiser", "autoregressive")
     ]
     names = ("side", "min_clues", "max_clues", "difficulty", "pool", "seed")
     assert len({tuple(options.get(name) for name in names) for options in found}) == 1

@@ -350,8 +350,9 @@ class ConfidenceLogit(nn.Module):
     def forward(self, odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
         """From the odds against the likeliest token and the entropy in nats."""
         sure_BL = -(odds_BL + LEAST_ODDS).log()
-        if self.beyond is None:
+        if self.level is not None and self.beyond is None:
             return self.slope * (sure_BL - self.level)
+        assert self.beyond is not None, "one of the two is there"
         if self.level is None:
             assert self.stake is not None, "checked by the configuration"
             n_B = entropy_bounded(entropy_BL, masked_BL, self.stake)
