@@ -90,8 +90,8 @@ class SelectorConfig(OrderNetConfig):
         start_threshold: of ``confidence`` and ``quota``, in (0, 1).
         start_slope: what the logit gains per unit of log-odds of the likeliest token, above 0; the steeper, the less an
             untrained selector explores.
-        start_stake: nats that may be lost at once: by ``entropy_bound``, and by everything left for finishing to be as
-            likely as not, where that is a decision of its own; ``None`` tries it in an eighth of the draws whatever it
+        start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
+            by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
     """
 
@@ -223,8 +223,8 @@ class FinishHead(nn.Module):
         stakes: numbers about what finishing would cost.
         logit_cap: the logit stays below this in size, smoothly.
         first: the logit before training.
-        stake: nats; with it the logit before training is 0 where the first of the stakes, the logarithm of a cost, is
-            that of so many, and falls by two for each unit more.
+        stake: nats; with it the logit before training is 0 where so many are at stake, and falls by two for each unit
+            of their logarithm.
         inner_width: of the one hidden layer.
     """
 
@@ -246,11 +246,13 @@ class FinishHead(nn.Module):
         nn.init.constant_(self.last.bias, first if stake is None else 2.0 * math.log(stake))
         self.slope = nn.Parameter(torch.tensor(2.0)) if stake is not None else None
 
-    def forward(self, mean_BD: Tensor, stakes_BF: Tensor) -> Tensor:
+    def forward(self, mean_BD: Tensor, stakes_BF: Tensor, at_stake_B: Tensor | None = None) -> Tensor:
+        """From the order net's mean, the stakes and, for a head with a stake to start from, the nats at stake."""
         inner_BF = self.read_mean(mean_BD) + self.read_stakes(stakes_BF.to(mean_BD.dtype))
         logit_B = self.last(F.gelu(inner_BF)).squeeze(-1)
         if self.slope is not None:
-            logit_B = logit_B - self.slope * stakes_BF[:, 0]
+            assert at_stake_B is not None, "what the stake is compared to"
+            logit_B = logit_B - self.slope * (at_stake_B + LEAST_NATS).log()
         logit_B = logit_B.to(torch.promote_types(logit_B.dtype, torch.float32))
         return self.logit_cap * torch.tanh(logit_B / self.logit_cap)
 
@@ -273,6 +275,7 @@ class Selector(nn.Module):
             self.confidence = ConfidenceLogit(
                 config.start, config.start_threshold, config.start_slope, config.start_stake
             )
+        self.start = config.start
         self.logit_cap = config.logit_cap
         self.finish: FinishHead | None = None
         if finishes:
@@ -324,7 +327,11 @@ class Selector(nn.Module):
         # What everything left is expected to cost now, in sampled and in likeliest tokens.
         cost_BL2 = torch.stack((entropy_BL, odds_BL.log1p()), dim=-1).masked_fill(~masked_BL[:, :, None], 0.0)
         stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
-        return FinishingBernoulli.from_logits(logits_BL, self.finish(read.mean_BD, stakes_BF), masked_BL)
+        at_stake_B = cost_BL2[:, :, 0].sum(1)
+        if self.start == "entropy_bound":  # which does not count the last of a run, so that one position may always go
+            at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
+        finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
+        return FinishingBernoulli.from_logits(logits_BL, finish_B, masked_BL)
 
 
 class ConfidenceLogit(nn.Module):

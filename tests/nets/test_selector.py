@@ -132,9 +132,10 @@ def test_untrained_it_can_be_top_probability_wherever_the_budget_binds(
         assert law.logit_BL.isfinite().all()
 
 
+@pytest.mark.parametrize("finishes", [False, True])
 @pytest.mark.parametrize("gamma", [0.01, 0.6, 2.0])
-def test_untrained_it_can_take_as_many_as_the_entropy_bound(gamma: float) -> None:
-    """The surest of them, whatever the steps left."""
+def test_untrained_it_can_take_as_many_as_the_entropy_bound(gamma: float, finishes: bool) -> None:
+    """The surest of them, whatever the steps left; all of them, too."""
     torch.manual_seed(0)
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     entropy_BL, odds_BL = confidence_BLF[:, :, 2], confidence_BLF[:, :, 3]
@@ -145,7 +146,7 @@ def test_untrained_it_can_take_as_many_as_the_entropy_bound(gamma: float) -> Non
         ascending = sorted(entropy_BL[row, here].tolist())
         n = max(k for k in range(1, len(here) + 1) if sum(ascending[: k - 1]) <= gamma)
         expected.append(sorted(here[:n]))
-    selector = Selector(WIDTH, replace(CONFIG, start="entropy_bound", start_stake=gamma)).double()
+    selector = Selector(WIDTH, replace(CONFIG, start="entropy_bound", start_stake=gamma), finishes).double()
     for left in (2, 9):
         law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), left), 0.0)
         assert [row.nonzero()[:, 0].tolist() for row in law.likeliest(tie_BL)] == expected
