@@ -11,7 +11,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -62,12 +62,14 @@ class Fit:
         options: of ``lightning fit``, without those that are said here.
         least_seconds: with less it is left to the next slice. A slice ends between two updates, and the first of a net
             that is compiled may take minutes.
+        before: what has to be there for it, made when it is about to go on.
     """
 
     run_dir: Path
     steps: int
     options: tuple[str, ...]
     least_seconds: float = LEAST_SECONDS
+    before: Callable[[], None] | None = None
 
     @property
     def last(self) -> Path:
@@ -92,6 +94,11 @@ class Fit:
                     "give more"
                 )
             return False
+        if self.before is not None:
+            self.before()
+            left = clock.left() - clock.reserve
+            if left < self.least_seconds:
+                return False
         limit: tuple[str, ...] = ()
         if math.isfinite(left):
             # The trainer counts the time of earlier slices too.

@@ -232,7 +232,7 @@ def test_the_stages_of_the_runner_parse(
     assert run()
     assert len(parsed) == made, "what is complete is not repeated"
     of_file = {"paper": ["easy", "any"], "causal": ["easy"], "causal_solver": ["easy"]}.get(size, [])
-    made_at = [str(tmp_path / "run" / f"pool_{difficulty}.npz") for difficulty in of_file]
+    made_at = [str(tmp_path / "run" / f"pool_9_17_34_{difficulty}_100000.npz") for difficulty in of_file]
     assert [pool for command, pool in pools if command == "fit"] == (made_at or [None] * len(steps))
     assert {pool for command, pool in pools if command == "sweep"} == {None}, "their puzzles are their own"
     assert [command[2:] for command in commands] == [
@@ -246,18 +246,22 @@ def test_a_pool_is_made_once_and_trained_from(
 ) -> None:
     """The problems are those of the pool that training makes of itself."""
     options = {"side": 4, "min_clues": 4, "max_clues": 7, "difficulty": "easy", "pool": 15}
-    (tmp_path / "little.yaml").write_text(yaml.safe_dump({"data": {"init_args": options}}))
+    little = {"trainer": {"max_steps": 3}, "data": {"init_args": options}}
+    (tmp_path / "little.yaml").write_text(yaml.safe_dump(little))
     monkeypatch.setattr(runner, "CONFIGS", tmp_path)
     size = runner.Size(("little",), ("little",), pool_file=True)
-    path = tmp_path / "run" / "pool_easy.npz"
-    for _ in range(2):
-        assert runner.pool(size, ("little",), tmp_path / "run") == ("--data.train_path", str(path))
+    path = tmp_path / "run" / "pool_4_4_7_easy_15.npz"
+    for asked in ((), ("--model.compile", "false")):
+        fit = runner.fit_of(size, ("little",), tmp_path / "run" / "order", asked)
+        assert fit.options[2:] == (*asked, "--data.train_path", str(path))
+        assert path.is_file() == bool(asked), "made when training is about to go on, not before"
+        fit.before()
         monkeypatch.setattr(runner.subprocess, "run", None)  # it is there
     made = SudokuProblems(**options, train_path=str(path)).training().sample(40)
     assert made == SudokuProblems(**options).training().sample(40)
 
 
-def test_trainings_of_the_papers_size_share_their_puzzles() -> None:
+def test_denoiser_and_causal_nets_of_the_papers_size_share_their_puzzles() -> None:
     found = [
         yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["data"]["init_args"]
         for name in ("denoiser", "autoregressive")

@@ -19,9 +19,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import keep, report
@@ -110,30 +111,38 @@ def files(names: Sequence[str]) -> list[Path]:
     return [CONFIGS / f"{name}.yaml" for name in names]
 
 
-def pool(size: Size, names: Sequence[str], run_dir: Path) -> tuple[str, ...]:
-    """Options of a training whose base puzzles are in a file of the run's directory, made if need be.
+def fit_of(size: Size, names: Sequence[str], run_dir: Path, options: Sequence[str]) -> Fit:
+    """A training, whose base puzzles may come from a file beside its directory that is made before it goes on.
 
     Args:
         size: says whether there is such a file.
         names: of the training's configuration files.
-        run_dir: of all stages; trainings on the same puzzles share a file.
+        run_dir: of the training; those on the same puzzles share a file.
+        options: beside what the files say.
     """
+    made = (*layers(*files(names)), *size.options, *options)
+    steps = size.steps or steps_of(*files(names))
     if not size.pool_file:
-        return ()
+        return Fit(run_dir, steps, made, size.least)
     data = OmegaConf.merge(*map(OmegaConf.load, files(names))).data.init_args
-    path = run_dir / f"pool_{data.difficulty}.npz"
+    kinds = ("side", "min_clues", "max_clues", "difficulty")
+    path = run_dir.parent / f"pool_{'_'.join(str(data[kind]) for kind in kinds)}_{data.pool}.npz"
+    return Fit(
+        run_dir, steps, (*made, "--data.train_path", str(path)), size.least, partial(make_pool, data, path, kinds)
+    )
+
+
+def make_pool(data: DictConfig, path: Path, kinds: Sequence[str]) -> None:
+    """Make the base puzzles of some training data, unless they are there."""
     if not path.is_file():
-        given = [f"--{name}={data[name]}" for name in ("side", "min_clues", "max_clues", "difficulty")]
+        given = [f"--{kind}={data[kind]}" for kind in kinds]
         subprocess.run([sys.executable, str(HERE / "pool.py"), f"--n={data.pool}", f"--out={path}", *given], check=True)
     said(path, "pool", True)
-    return "--data.train_path", str(path)
 
 
 def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | None:
     """The weights of the denoiser, ``None`` while its training is not complete."""
-    steps = size.steps or steps_of(*files(size.denoiser))
-    options = (*layers(*files(size.denoiser)), *size.options, *pool(size, size.denoiser, run_dir))
-    fit = Fit(run_dir / "denoiser", steps, options, size.least)
+    fit = fit_of(size, size.denoiser, run_dir / "denoiser", ())
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 
@@ -150,9 +159,9 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
     stages: list[tuple[str, Fit | Sweep]] = []
     decoded = {"": (*alone, *weights)}
     if size.order:
-        learned = (*layers(*files(size.order)), *size.options, "--model.denoiser_ckpt", str(found))
-        training = (*learned, *pool(size, size.order, run_dir))
-        order = Fit(run_dir / "order", size.steps or steps_of(*files(size.order)), training, size.least)
+        frozen = ("--model.denoiser_ckpt", str(found))
+        learned = (*layers(*files(size.order)), *size.options, *frozen)
+        order = fit_of(size, size.order, run_dir / "order", frozen)
         stages.append(("order", order))
         decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
     if size.noisy:

@@ -181,6 +181,11 @@ class OrderModule(L.LightningModule):
             )
         net = net_from_plain(net)  # plain where restored from a checkpoint
         selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
+        if selector.start_stake is not None and selector.start != "entropy_bound" and not finishing:
+            raise ValueError(
+                f"model.selector.start_stake={selector.start_stake}: with start={selector.start!r} it says when to "
+                "finish; give model.finishing=true, or leave it out"
+            )
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And

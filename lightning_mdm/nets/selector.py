@@ -1,7 +1,7 @@
 """The selector: which positions to unmask, from what the denoiser has computed already.
 
-It reads hidden states and confidence at the masked positions and costs no denoiser evaluation. Its logits start at the
-IID schedule, probability 1 / steps left, so that an untrained selector explores. Knows nothing of tokens or orders.
+It reads hidden states and confidence at the masked positions and costs no denoiser evaluation. Untrained it is a
+heuristic (``SelectorConfig.start``). Knows nothing of tokens or orders.
 
 Shapes: B rows, L positions, Q masked positions per row, D width of the hidden states, F features.
 """
@@ -86,10 +86,12 @@ class SelectorConfig(OrderNetConfig):
             ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy;
             ``quota``: above 1/2 there, and for the surest positions up to an even quota of what is masked: top
             probability where the budget binds, the threshold where it does not; ``entropy_bound``: above 1/2 for as
-            many of the surest as the entropy bound allows. Begin with the heuristic that is best for the denoiser.
+            many of the surest as the entropy bound allows. Ties with the next
+            position are left. Begin with the heuristic that is best for the denoiser.
         start_threshold: of ``confidence`` and ``quota``, in (0, 1).
-        start_slope: what the logit gains per unit of log-odds of the likeliest token, above 0; the steeper, the less an
-            untrained selector explores.
+        start_slope: of all but ``iid``: what the logit gains per unit of log-odds of the likeliest token, above 0. The
+            steeper, the less an untrained selector explores, and the less its net can move what is far from the level,
+            as ``logit_cap`` bounds the sum of both.
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
@@ -243,7 +245,7 @@ class FinishHead(nn.Module):
         self.last = nn.Linear(inner_width, 1)
         self.logit_cap = logit_cap
         nn.init.zeros_(self.last.weight)
-        nn.init.constant_(self.last.bias, first if stake is None else 2.0 * math.log(stake))
+        nn.init.constant_(self.last.bias, first if stake is None else 2.0 * math.log(stake + LEAST_NATS))
         self.slope = nn.Parameter(torch.tensor(2.0)) if stake is not None else None
 
     def forward(self, mean_BD: Tensor, stakes_BF: Tensor, at_stake_B: Tensor | None = None) -> Tensor:
@@ -372,11 +374,15 @@ class ConfidenceLogit(nn.Module):
 
 
 def level_below(sure_BL: Tensor, masked_BL: Tensor, n_B: Tensor) -> Tensor:
-    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, halfway to the next one."""
+    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, if the next one is less sure.
+
+    Halfway to that one, or half of ``WIDEST`` below the last of them, if that is nearer; 0 where nothing is masked.
+    """
     n_B1 = n_B[:, None].clamp(min=1)
     ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
     last_B = ranked_BL.gather(1, n_B1 - 1)[:, 0]
     after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_B1)[:, 0]
+    last_B = last_B.masked_fill(~masked_BL.any(-1), 0.0)  # -inf less -inf is not a number
     return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
 
 

@@ -158,6 +158,7 @@ def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None
     level_B = level_below(sure_BL, masked_BL, torch.tensor([2, 1]))
     assert level_B.tolist() == [1.75, 2.0], "between the second of three and the third; half the widest gap below"
     assert level_below(sure_BL, masked_BL, torch.tensor([3, 2])).tolist() == [-1.0, -52.0], "all of them"
+    assert level_below(sure_BL, masked_BL & False, torch.tensor([0, 0])).isfinite().all(), "nothing is masked"
     net = ConfidenceLogit("quota", 0.999, 2.0).double()
     assert net.beyond is not None
     args = ((-sure_BL).exp(), torch.zeros_like(sure_BL), masked_BL, torch.tensor([2, 2]))
@@ -167,18 +168,20 @@ def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None
     torch.testing.assert_close(net(*args), before_BL + 1.0)
 
 
-@pytest.mark.parametrize("stake", [0.02, 1.5])
-def test_untrained_it_can_finish_where_little_is_at_stake(stake: float) -> None:
+@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
+@pytest.mark.parametrize("stake", [0.002, 0.02, 1.5])
+def test_untrained_it_can_finish_where_little_is_at_stake(stake: float, start: str) -> None:
     """Expected cost of the likeliest tokens is not asked, that of sampled ones is: the sum of entropies."""
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     torch.manual_seed(0)
-    selector = Selector(WIDTH, replace(CONFIG, start="quota", start_stake=stake), finishes=True).double()
-    for share, likely in ((0.8, True), (1.25, False)):
-        entropy_BL = torch.where(masked_BL, stake * share / masked_BL.sum(-1, keepdim=True), 7.0)
+    selector = Selector(WIDTH, replace(CONFIG, start=start, start_stake=stake), finishes=True).double()
+    for share, likely in ((0.99, True), (1.01, False)):
+        counted_B1 = masked_BL.sum(-1, keepdim=True) - int(start == "entropy_bound")  # it leaves one of them out
+        entropy_BL = torch.where(masked_BL, stake * share / counted_B1.clamp(min=1), 7.0)
         shown_BLF = confidence_BLF.clone()
         shown_BLF[:, :, 2] = entropy_BL
         law = selector(hidden_BLD, shown_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
-        assert (finish_of(law) > 0.0).tolist() == [likely] * 4
+        assert (finish_of(law) > 0.0).tolist() == [likely or n == 0 for n in counted_B1[:, 0].tolist()]
 
 
 @pytest.mark.parametrize("start", ["iid", "confidence", "quota"])
@@ -434,10 +437,13 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
     assert read.value_BL.dtype == read.mean_BD.dtype == torch.float32
     assert inside == [(torch.float32, torch.float32)] * 2
     torch.testing.assert_close(read.value_BL, exact.value_BL, rtol=0.05, atol=0.05)
-    selector = Selector(WIDTH, replace(CONFIG, start="confidence"), finishes=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        law = selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0)
-    assert numbers(law).dtype == torch.float32
+    for start in ("confidence", "quota", "entropy_bound"):
+        selector = Selector(WIDTH, replace(CONFIG, start=start, start_stake=0.5), finishes=True)
+        full = numbers(selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            law = selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0)
+        assert numbers(law).dtype == torch.float32
+        torch.testing.assert_close(numbers(law), full, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(
