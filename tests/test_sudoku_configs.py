@@ -59,6 +59,21 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
     assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
 
 
+@pytest.mark.parametrize("name", ["order_small", "order_medium"])
+def test_policies_take_no_options_from_the_file_below(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Lists are merged item by item: an option that is not said stays what it is in that place of ``order.yaml``."""
+    with pytest.raises(SystemExit):
+        main(["fit", *map(str, files(["order", name])), "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)["frontier"]["policies"]
+    said = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["frontier"]["policies"]
+    for policy, own in zip(found, said, strict=True):
+        if own["class_path"] == "Learned":
+            options = own["init_args"]
+            assert (policy["init_args"]["price"], policy["init_args"]["beta"]) == (
+                options["price"], options.get("beta", 1.0),
+            )  # fmt: skip
+
+
 @pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["denoiser", "medium"]], ids="+".join)
 def test_the_papers_decoding(capsys: pytest.CaptureFixture[str], layers: list[str]) -> None:
     with pytest.raises(SystemExit):
