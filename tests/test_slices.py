@@ -483,3 +483,21 @@ def test_variants_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFi
     assert table[0][0] == "| 50 variants or more"
     assert int(table[0][1]) > 5
     assert sum(line.startswith("    <<") for line in lines) == 2
+
+
+def test_what_a_training_needs_is_made_when_it_is_about_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for one that is complete, and a slice that it has used up ends before the training."""
+    monkeypatch.setattr(slices, "lightning", lambda *arguments, log: calls.append("fit"))
+    calls: list[str] = []
+    fit = slices.Fit(tmp_path, 10, (), 5.0, lambda: calls.append("before"))
+    assert not fit.run(slices.Clock(float("inf")))
+    assert calls == ["before", "fit"]
+    clock = slices.Clock(1.0, reserve=1.0)
+    calls.clear()
+    slow = slices.Fit(tmp_path, 10, (), 5.0, lambda: setattr(clock, "end", clock.end - 55.0))
+    assert not slow.run(clock)
+    write_checkpoint(fit.last, 10)
+    assert fit.run(slices.Clock(float("inf")))
+    assert calls == []
