@@ -1,13 +1,14 @@
 """Train a Sudoku denoiser, learn its order and decode the easy and the hard test set, in slices of a few minutes.
 
-python experiments/sudoku/run.py [--size small|medium|paper|causal|causal_solver|tiny] [--minutes M] [--so_far]
+python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--so_far]
 
 Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
 Kim et al. 2025 for one GPU, ``medium`` half that net on the same puzzles for hours of CPU cores; the weights of their
 denoisers so far are stored in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints
 are not at hand. Both are also decoded as the paper decodes, with noise on the ranking. ``causal`` and ``causal_solver``
-are the autoregressive baseline, moves in reading order and in the solver's. ``small`` is the configuration of
+are the autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and
+``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of
 ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and
 reports on the problems that every policy has decoded.
 """
@@ -93,6 +94,13 @@ SIZES = {
     "causal_solver": Size(
         ("autoregressive", "autoregressive_solver_order"), noisy=False, suffix="_causal_solver", stored=False,
         pool_file=True,
+    ),
+    "medium_causal": Size(
+        ("autoregressive", "medium", "autoregressive_medium"), noisy=False, suffix="_medium_causal", stored=False,
+    ),
+    "medium_causal_solver": Size(
+        ("autoregressive", "medium", "autoregressive_medium", "autoregressive_solver_order"), noisy=False,
+        suffix="_medium_causal_solver", stored=False,
     ),
     "tiny": Size(
         ("denoiser",), ("order",),
