@@ -25,7 +25,8 @@ from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
-from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, Selector, SelectorConfig
+from lightning_mdm.nets.selector import OrderNetConfig, Selector, SelectorConfig
+from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps

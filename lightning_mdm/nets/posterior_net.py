@@ -21,12 +21,12 @@ from lightning_mdm.nets.selector import (
     LEAST_NATS,
     WAVES,
     FinishHead,
-    IIDOffset,
     OrderNet,
     OrderNetConfig,
     OrderReading,
     step_features,
 )
+from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_mdm.nets.selector_start import LEAST_ODDS, IIDOffset, Start, confidence_logit
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
-from lightning_mdm.orders.budget import entropy_bounded, quota
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
@@ -28,12 +28,9 @@ CONTEXT = 2 + 2 * WAVES + 2
 """Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
-Start = Literal["iid", "confidence", "quota", "entropy_bound"]
-LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
-LEAST_NATS = 1e-3  # and what all tokens left are expected to cost, here
+LEAST_NATS = 1e-3  # the logarithm of what all tokens left are expected to cost ends here
 FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
 FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
-WIDEST = 4.0  # no gap of log-odds between what is due and what is not counts for more
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,9 @@ class SelectorConfig(OrderNetConfig):
             position are left. Begin with the heuristic that is best for the denoiser.
         start_threshold: of ``confidence`` and ``quota``, in (0, 1).
         start_slope: of all but ``iid``: what the logit gains per unit of log-odds of the likeliest token, above 0. The
-            steeper, the less an untrained selector explores, and the less its net can move what is far from the level,
-            as ``logit_cap`` bounds the sum of both.
+            steeper, the less an untrained selector explores.
+        start_cap: bound of that logit's size, smoothly, to which the net's number is added: what is far from the level
+            is drawn now and then, and the net can move it. ``None``: ``logit_cap`` bounds the sum of both.
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
@@ -100,6 +98,7 @@ class SelectorConfig(OrderNetConfig):
     start: Start = "iid"
     start_threshold: float = 0.95
     start_slope: float = FIRST_SLOPE
+    start_cap: float | None = None
     start_stake: float | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +109,10 @@ class SelectorConfig(OrderNetConfig):
             raise ValueError(f"start_threshold={self.start_threshold}: give a probability above 0 and below 1")
         if not self.start_slope > 0.0:
             raise ValueError(f"start_slope={self.start_slope}: give a number above 0")
+        if self.start_cap is not None and (not self.start_cap > 0.0 or self.start == "iid"):
+            raise ValueError(
+                f"start_cap={self.start_cap} with start={self.start!r}: give a number above 0, or null; iid has none"
+            )
         if self.start_stake is not None and not self.start_stake > 0.0:
             raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
         if self.start == "entropy_bound" and self.start_stake is None:
@@ -272,13 +275,8 @@ class Selector(nn.Module):
         super().__init__()
         self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
         self.offset = IIDOffset() if config.start == "iid" else None
-        self.confidence: ConfidenceLogit | None = None
-        if config.start != "iid":
-            self.confidence = ConfidenceLogit(
-                config.start, config.start_threshold, config.start_slope, config.start_stake
-            )
-        self.start = config.start
-        self.logit_cap = config.logit_cap
+        self.confidence = confidence_logit(config.start, config.start_slope, config.start_threshold, config.start_stake)
+        self.start_cap, self.logit_cap = config.start_cap, config.logit_cap
         self.finish: FinishHead | None = None
         if finishes:
             self.finish = FinishHead(config.width, 2 + CONTEXT, config.logit_cap, stake=config.start_stake)
@@ -322,82 +320,21 @@ class Selector(nn.Module):
         if self.offset is not None:
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
         if self.confidence is not None:
-            logits_BL = logits_BL + self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
-            logits_BL = self.logit_cap * torch.tanh(logits_BL / self.logit_cap)
+            start_BL = self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
+            if self.start_cap is None:
+                logits_BL = self.logit_cap * torch.tanh((logits_BL + start_BL) / self.logit_cap)
+            else:
+                logits_BL = logits_BL + self.start_cap * torch.tanh(start_BL / self.start_cap)
         if self.finish is None:
             return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
         # What everything left is expected to cost now, in sampled and in likeliest tokens.
         cost_BL2 = torch.stack((entropy_BL, odds_BL.log1p()), dim=-1).masked_fill(~masked_BL[:, :, None], 0.0)
         stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
         at_stake_B = cost_BL2[:, :, 0].sum(1)
-        if self.start == "entropy_bound":  # which does not count the last of a run, so that one position may always go
+        if self.confidence is not None and not self.confidence.counts_last:
             at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
         finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
         return FinishingBernoulli.from_logits(logits_BL, finish_B, masked_BL)
-
-
-class ConfidenceLogit(nn.Module):
-    """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; slope and level are learned.
-
-    Args:
-        start: ``confidence``: the level of a threshold of the top probability. ``quota``: row by row lower, so that an
-            even quota of the masked positions is above it. ``entropy_bound``: so that as many are as the entropy bound
-            allows. Of the last two a distance to that level is learned.
-        threshold: in (0, 1).
-        slope: per unit of log-odds, to start from.
-        stake: nats, of the entropy bound.
-    """
-
-    def __init__(self, start: Start, threshold: float, slope: float = FIRST_SLOPE, stake: float | None = None) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.tensor(slope))
-        first_level = torch.tensor(math.log(threshold / (1.0 - threshold)))
-        self.level = nn.Parameter(first_level) if start != "entropy_bound" else None
-        self.beyond = nn.Parameter(torch.tensor(0.0)) if start != "confidence" else None
-        self.stake = stake
-
-    def forward(self, odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        """From the odds against the likeliest token and the entropy in nats."""
-        sure_BL = -(odds_BL + LEAST_ODDS).log()
-        if self.level is not None and self.beyond is None:
-            return self.slope * (sure_BL - self.level)
-        assert self.beyond is not None, "one of the two is there"
-        if self.level is None:
-            assert self.stake is not None, "checked by the configuration"
-            n_B = entropy_bounded(entropy_BL, masked_BL, self.stake)
-        else:
-            n_B = quota(masked_BL.sum(-1), steps_left_B)
-        level_B1 = level_below(sure_BL, masked_BL, n_B)[:, None] + self.beyond
-        if self.level is not None:
-            level_B1 = torch.minimum(self.level, level_B1)
-        return self.slope * (sure_BL - level_B1)
-
-
-def level_below(sure_BL: Tensor, masked_BL: Tensor, n_B: Tensor) -> Tensor:
-    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, if the next one is less sure.
-
-    Halfway to that one, or half of ``WIDEST`` below the last of them, if that is nearer; 0 where nothing is masked.
-    """
-    n_B1 = n_B[:, None].clamp(min=1)
-    ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
-    last_B = ranked_BL.gather(1, n_B1 - 1)[:, 0]
-    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_B1)[:, 0]
-    last_B = last_B.masked_fill(~masked_BL.any(-1), 0.0)  # -inf less -inf is not a number
-    return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
-
-
-class IIDOffset(nn.Module):
-    """The logit of the IID schedule, probability 1 / steps left, times a weight that training may fade out."""
-
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(()))
-
-    def forward(self, steps_left_B: Tensor) -> Tensor:
-        """``[B]``, 0 with two steps left or fewer."""
-        return -self.weight * (steps_left_B - 1).clamp(min=1).log()
 
 
 def step_features(steps_B: Tensor) -> Tensor:

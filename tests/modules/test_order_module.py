@@ -29,7 +29,8 @@ from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig, draw_sets, trajectories
 from lightning_mdm.nets.posterior_net import MaxNormalised
-from lightning_mdm.nets.selector import IIDOffset, OrderNetConfig, SelectorConfig
+from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
+from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
@@ -243,12 +244,13 @@ def test_every_option_changes_what_is_learned(
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_threshold=0.6)}),
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_slope=3.0)}),
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start="quota")}),
+        ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_cap=1.0)}),
         (
             {"posterior": RELATIVE, "finishing": True},
             {"posterior": RELATIVE, "finishing": True, "selector": replace(SMALL, start_stake=0.5)},
         ),
     ],
-    ids=["warm_start_margin", "finishing", "start_threshold", "start_slope", "start_quota", "start_stake"],
+    ids=["warm_start_margin", "finishing", "start_threshold", "start_slope", "start_quota", "start_cap", "start_stake"],
 )
 def test_an_option_that_goes_with_another_changes_what_is_learned(
     tmp_path: Path, ckpt: str, first: dict[str, Any], second: dict[str, Any]

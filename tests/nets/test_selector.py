@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -13,15 +14,13 @@ from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
 from lightning_mdm.nets.selector import (
     FIRST_FINISH,
-    ConfidenceLogit,
-    IIDOffset,
     OrderNet,
     Selector,
     SelectorConfig,
-    level_below,
     row_context,
     step_features,
 )
+from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
@@ -159,13 +158,36 @@ def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None
     assert level_B.tolist() == [1.75, 2.0], "between the second of three and the third; half the widest gap below"
     assert level_below(sure_BL, masked_BL, torch.tensor([3, 2])).tolist() == [-1.0, -52.0], "all of them"
     assert level_below(sure_BL, masked_BL & False, torch.tensor([0, 0])).isfinite().all(), "nothing is masked"
-    net = ConfidenceLogit("quota", 0.999, 2.0).double()
-    assert net.beyond is not None
+    net = AtQuota(2.0, 0.999).double()
     args = ((-sure_BL).exp(), torch.zeros_like(sure_BL), masked_BL, torch.tensor([2, 2]))
     before_BL = net(*args)
     with torch.no_grad():
         net.beyond.sub_(0.5)
     torch.testing.assert_close(net(*args), before_BL + 1.0)
+
+
+@pytest.mark.parametrize("start", ["confidence", "quota", "entropy_bound"])
+def test_a_start_with_a_bound_of_its_own(start: str) -> None:
+    """Untrained it decodes as without, no logit is beyond the bound; and what the net says is added in full."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    selectors = []
+    for cap in (None, 3.0, 1e9):
+        torch.manual_seed(0)
+        config = replace(CONFIG, start=start, start_stake=0.6, start_slope=9.0, start_cap=cap)
+        selectors.append(Selector(WIDTH, config).double())
+    args = (hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    summed_BL, capped_BL, bare_BL = (selector(*args).logit_BL[masked_BL] for selector in selectors)
+    assert bare_BL.abs().max() > 12.0, "or no bound binds"
+    torch.testing.assert_close(capped_BL, 3.0 * (bare_BL / 3.0).tanh(), rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(summed_BL, 12.0 * (bare_BL / 12.0).tanh(), rtol=0.0, atol=1e-6)
+    for selector in selectors:
+        with torch.no_grad():
+            selector.net.last.bias.fill_(5.0)
+    summed_BL, capped_BL, moved_BL = (selector(*args).logit_BL[masked_BL] for selector in selectors)
+    said = 12.0 * math.tanh(5.0 / 12.0)
+    torch.testing.assert_close(capped_BL, 3.0 * (bare_BL / 3.0).tanh() + said, rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(summed_BL, 12.0 * ((bare_BL + said) / 12.0).tanh(), rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(moved_BL, bare_BL + said, rtol=0.0, atol=1e-3)
 
 
 @pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
@@ -454,6 +476,8 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
         ({"start_threshold": 1.0}, "start_threshold=1.0: give a probability"),
         ({"start_threshold": 0.0}, "start_threshold=0.0"),
         ({"start_slope": 0.0}, "start_slope=0.0: give a number above 0"),
+        ({"start_cap": 0.0, "start": "quota"}, "start_cap=0.0 with start='quota': give a number above 0"),
+        ({"start_cap": 4.0}, "start_cap=4.0 with start='iid'"),
         ({"start": "entropy_bound"}, "start='entropy_bound': give start_stake"),
         ({"start_stake": 0.0}, "start_stake=0.0: give a number of nats above 0"),
         ({"attends": "some"}, "attends='some': choose masked or all"),

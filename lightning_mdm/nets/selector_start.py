@@ -1,0 +1,134 @@
+"""Where an untrained selector begins: logits that make a heuristic of it. Knows nothing of tokens or nets.
+
+Shapes: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_mdm.orders.budget import entropy_bounded, quota
+
+Start = Literal["iid", "confidence", "quota", "entropy_bound"]
+LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
+WIDEST = 4.0  # no gap of log-odds between what is due and what is not counts for more
+
+
+class IIDOffset(nn.Module):
+    """The logit of the IID schedule, probability 1 / steps left, times a weight that training may fade out."""
+
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(()))
+
+    def forward(self, steps_left_B: Tensor) -> Tensor:
+        """``[B]``, 0 with two steps left or fewer."""
+        return -self.weight * (steps_left_B - 1).clamp(min=1).log()
+
+
+class ConfidenceLogit(nn.Module):
+    """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; its slope is learned.
+
+    Args:
+        slope: per unit of log-odds, to start from.
+    """
+
+    counts_last = True
+    """Whether what finishing puts at stake is the entropy of all positions, or leaves out the largest."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        """From the odds against the likeliest token and the entropy in nats, at masked positions."""
+        sure_BL = -(odds_BL + LEAST_ODDS).log()
+        return self.slope * (sure_BL - self.levels(sure_BL, entropy_BL, masked_BL, steps_left_B))
+
+    @abstractmethod
+    def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        """The log-odds ``[B, 1]`` or ``[]`` at which the logit is 0."""
+
+
+class AtThreshold(ConfidenceLogit):
+    """Above 0 where the top probability is above a threshold, which is learned.
+
+    Args:
+        slope: see ``ConfidenceLogit``.
+        threshold: to start from, in (0, 1).
+    """
+
+    def __init__(self, slope: float, threshold: float) -> None:
+        super().__init__(slope)
+        self.level = nn.Parameter(torch.tensor(math.log(threshold / (1.0 - threshold))))
+
+    def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        return self.level
+
+
+class AtQuota(AtThreshold):
+    """Above 0 there, and for the surest positions up to an even quota; a distance to that quota is learned too.
+
+    Args:
+        slope: see ``ConfidenceLogit``.
+        threshold: to start from, in (0, 1).
+    """
+
+    def __init__(self, slope: float, threshold: float) -> None:
+        super().__init__(slope, threshold)
+        self.beyond = nn.Parameter(torch.tensor(0.0))
+
+    def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        due_B = quota(masked_BL.sum(-1), steps_left_B)
+        return torch.minimum(self.level, level_below(sure_BL, masked_BL, due_B)[:, None] + self.beyond)
+
+
+class AtEntropyBound(ConfidenceLogit):
+    """Above 0 for as many of the surest positions as the entropy bound allows; a distance to that is learned.
+
+    Args:
+        slope: see ``ConfidenceLogit``.
+        stake: the bound in nats, above 0.
+    """
+
+    counts_last = False  # as the bound does not, so that one position may always go
+
+    def __init__(self, slope: float, stake: float) -> None:
+        super().__init__(slope)
+        self.stake = stake
+        self.beyond = nn.Parameter(torch.tensor(0.0))
+
+    def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
+        allowed_B = entropy_bounded(entropy_BL, masked_BL, self.stake)
+        return level_below(sure_BL, masked_BL, allowed_B)[:, None] + self.beyond
+
+
+def confidence_logit(start: Start, slope: float, threshold: float, stake: float | None) -> ConfidenceLogit | None:
+    """The logit of a start; ``None`` for ``iid``, which asks for no confidence. ``stake`` is that of the bound."""
+    if start == "iid":
+        return None
+    if start == "entropy_bound":
+        assert stake is not None, "checked by the configuration"
+        return AtEntropyBound(slope, stake)
+    return (AtThreshold if start == "confidence" else AtQuota)(slope, threshold)
+
+
+def level_below(sure_BL: Tensor, masked_BL: Tensor, n_B: Tensor) -> Tensor:
+    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, if the next one is less sure.
+
+    Halfway to that one, or half of ``WIDEST`` below the last of them, if that is nearer; 0 where nothing is masked.
+    """
+    n_B1 = n_B[:, None].clamp(min=1)
+    ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
+    last_B = ranked_BL.gather(1, n_B1 - 1)[:, 0]
+    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_B1)[:, 0]
+    last_B = last_B.masked_fill(~masked_BL.any(-1), 0.0)  # -inf less -inf is not a number
+    return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
