@@ -39,8 +39,9 @@ Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
 BudgetDraw = Literal["uniform", "by_cost"]
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
-MEMORY = 0.95  # of the control variate's regression, per update with the same budget
+MEMORY = 0.95  # of the control variate's regression and of weights, per update with the same budget
 LEAST_VARIANCE = 1e-6
+LEAST_WEIGHT = 1e-6
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
 
@@ -94,6 +95,9 @@ class OrderModule(L.LightningModule):
         wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
         estimator: ``all_steps`` or ``one_step``.
         samples: trajectories K >= 2 of each example.
+        focus: examples count in proportion to exp(-focus x bound in nats): with 0 all alike, with 1 as they count in a
+            bound of the share that is generated exactly. The more, the less an order cares for examples that fail
+            anyhow. Of ``all_steps`` alone.
         validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
         warm_start_steps: first updates, spent on imitating the true token's margin.
         warm_start_margin: the margin at which an imitated probability is 1/2.
@@ -113,6 +117,7 @@ class OrderModule(L.LightningModule):
     """
 
     control_moments: Tensor
+    usual_weights: Tensor
 
     def __init__(
         self,
@@ -133,6 +138,7 @@ class OrderModule(L.LightningModule):
         wait_price: float = 0.0,
         estimator: Estimator = "all_steps",
         samples: int = 8,
+        focus: float = 0.0,
         validation_samples: int = 8,
         warm_start_steps: int = 0,
         warm_start_margin: float = 0.8,
@@ -166,6 +172,11 @@ class OrderModule(L.LightningModule):
             raise ValueError(
                 f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
                 "2 trajectories, validation at least 1"
+            )
+        if not focus >= 0.0 or (focus and estimator != "all_steps"):
+            raise ValueError(
+                f"model.focus={focus}, model.estimator={estimator!r}: give a number of at least 0, and 0 to one_step, "
+                "which follows no trajectory to its end"
             )
         if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
             raise ValueError(
@@ -210,6 +221,7 @@ class OrderModule(L.LightningModule):
         self.posterior_config = posterior
         self.estimator: Estimator = estimator
         self.samples = samples
+        self.focus = focus
         self.validation_samples = validation_samples
         self.warm_start_steps = warm_start_steps
         self.warm_start_margin = warm_start_margin
@@ -239,6 +251,8 @@ class OrderModule(L.LightningModule):
             load_net(self.order_nets, init_from, option="model.init_from")
         # Moments by budget and step, for the estimator's control variate.
         self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
+        # By budget: the mean weight of its examples and how much of a mean it is, both fading.
+        self.register_buffer("usual_weights", torch.zeros(max(self.budgets) + 1, 2))
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
@@ -247,9 +261,10 @@ class OrderModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
-        state, name = checkpoint["state_dict"], "control_moments"
-        if state[name].shape != self.control_moments.shape:  # of other budgets: the regression starts anew
-            state[name] = torch.zeros_like(self.control_moments)
+        state = checkpoint["state_dict"]
+        for name, own in (("control_moments", self.control_moments), ("usual_weights", self.usual_weights)):
+            if name not in state or state[name].shape != own.shape:  # of other budgets: what was seen starts anew
+                state[name] = torch.zeros_like(own)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
         if not self.joint and not self.starts_trained:
@@ -349,10 +364,17 @@ class OrderModule(L.LightningModule):
         if self.estimator == "all_steps":
             moments_T2 = self.control_moments[model.budget]
             control = (moments_T2[:, 0] / moments_T2[:, 1].clamp(min=LEAST_VARIANCE)).tolist()
-            out = all_steps(model, response_BL, samples=self.samples, choose=choose, control=control, **terms)
+            weight, share = self.usual_weights[model.budget].tolist()
+            usual = max(weight / share, LEAST_WEIGHT) if share else 1.0
+            out = all_steps(
+                model, response_BL, samples=self.samples, choose=choose, focus=self.focus, usual_weight=usual,
+                control=control, **terms,
+            )  # fmt: skip
             seen_T2 = moments_T2[: len(out.control_moments)]
             # From the next update on: within this one it would depend on the draws it is used for.
             seen_T2.lerp_(out.control_moments.to(seen_T2.dtype), 1.0 - MEMORY)
+            weighed_2 = torch.stack((out.mean_weight, torch.ones_like(out.mean_weight)))
+            self.usual_weights[model.budget].lerp_(weighed_2.to(self.usual_weights.dtype), 1.0 - MEMORY)
             return out
         step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)

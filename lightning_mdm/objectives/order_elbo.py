@@ -113,6 +113,7 @@ class OrderElbo:
         score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
         score_variance_without_baseline: what it would be with nothing taken off the rewards.
         control_moments: per step, what c is regressed on: covariance and variance; of ``all_steps`` only, else empty.
+        mean_weight: of the examples, see ``success_weights``; of ``all_steps`` only, else 1.
     """
 
     surrogate: Tensor
@@ -126,6 +127,7 @@ class OrderElbo:
     score_variance: Tensor
     score_variance_without_baseline: Tensor
     control_moments: Tensor
+    mean_weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ def all_steps(
     price: float = 0.0,
     wait_price: float = 0.0,
     entropy_bonus: float = 0.0,
+    focus: float = 0.0,
+    usual_weight: float = 1.0,
     control: Sequence[float] = (),
 ) -> OrderElbo:
     """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
@@ -187,6 +191,8 @@ def all_steps(
         wait_price: nats per step and position left masked at it.
         entropy_bonus: added to F_s per nat of q's entropy at the step, for exploration; in the surrogate alone, the
             bound is what it is.
+        focus: weighs examples in the surrogate, see ``success_weights``.
+        usual_weight: what these weights are divided by; independent of this batch.
         control: c by step, from 1; independent of this batch. 0 where not given.
     """
     B = len(response_BL)
@@ -250,11 +256,15 @@ def all_steps(
     control_T1 = after_TN.new_tensor([*control, *[0.0] * len(after_TN)][: len(after_TN)])[:, None]
     gain_TN = after_TN - control_T1 * left_TN
     advantage_TN = gain_TN - leave_one_out(gain_TN.reshape(-1, samples)).reshape(gain_TN.shape)
-    scores = [advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
-    controls = [c * expected_N.sum() for c, expected_N in zip(control_T1[:, 0], expected_left_N, strict=True)]
+    weight_N = success_weights((kl_N - token_N).view(B, samples), focus).reshape(-1)
+    mean_weight = weight_N.mean()
+    weight_N = weight_N / usual_weight
+    values = [weight_N * value for value in value_N]
+    scores = [weight_N * advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
+    controls = [c * (weight_N * left).sum() for c, left in zip(control_T1[:, 0], expected_left_N, strict=True)]
     variance, plain_variance = (score_variance(w_TN, direction_NL, B) for w_TN in (advantage_TN, after_TN))
     return OrderElbo(
-        surrogate=-(torch.stack([*value_N, *scores]).sum() + sum(controls)) / (samples * response_BL.sum()),
+        surrogate=-(torch.stack([*values, *scores]).sum() + sum(controls)) / (samples * response_BL.sum()),
         bound_nats_B=per_example(kl_N + price_N - token_N, B),
         token_nats_B=per_example(-token_N, B),
         kl_nats_B=per_example(kl_N, B),
@@ -265,7 +275,18 @@ def all_steps(
         score_variance=variance,
         score_variance_without_baseline=plain_variance,
         control_moments=control_moments(after_TN.view(-1, B, samples), left_TN.view(-1, B, samples)),
+        mean_weight=mean_weight,
     )
+
+
+def success_weights(nats_BK: Tensor, focus: float) -> Tensor:
+    """exp(-focus x nats) of each trajectory's example, ``[B, K]``, for the gradient of E_x exp(-focus x nats).
+
+    With ``focus`` 1 that is a lower bound of the share of examples that are generated exactly; near 0 it is the bound
+    in nats, in which examples that fail anyhow count the most. The nats are the mean over the example's other
+    trajectories: a weight that knew its own would not leave the score-function gradient unbiased.
+    """
+    return (-focus * leave_one_out(nats_BK)).exp()
 
 
 def control_moments(after_TBK: Tensor, left_TBK: Tensor) -> Tensor:
