@@ -114,7 +114,7 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     before = state(module)
     run = fit(module, tmp_path, steps=4)
     expected = {"selectors", "posteriors"} | ({"denoiser"} if training == "joint" else set())
-    expected |= {"control_moments"} if estimator == "all_steps" else set()
+    expected |= {"control_moments", "usual_weights"} if estimator == "all_steps" else set()
     assert moved(before, state(module)) == expected
     assert all(bool(value.isfinite().all()) for value in state(module).values())
     assert bool(run.callback_metrics["train/surrogate"].isfinite())
@@ -661,7 +661,7 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"denoiser": "joint", "offset_fades_by": 0.9, "prices": (0.0, 1.0)},
+        {"denoiser": "joint", "offset_fades_by": 0.9, "prices": (0.0, 1.0), "focus": 0.4},
         {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
         {"selectors": "per_budget", "warm_start_steps": 4},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
@@ -727,6 +727,8 @@ def test_mixed_precision_keeps_float32_weights_and_laws(
         ({"prices": []}, r"model.prices=\[\]"),
         ({"samples": 1}, r"model.samples=1"),
         ({"validation_samples": 0}, r"model.validation_samples=0"),
+        ({"focus": -0.1}, r"model.focus=-0.1, model.estimator='all_steps': give a number of at least 0"),
+        ({"focus": 0.5, "estimator": "one_step"}, r"model.focus=0.5, model.estimator='one_step': .* 0 to one_step"),
         ({"offset_fades_by": 0.0}, r"model.offset_fades_by=0.0"),
         ({"offset_fades_by": 1.5}, r"model.offset_fades_by=1.5"),
         ({"denoiser_ckpt": "missing.ckpt"}, r"model.denoiser_ckpt=missing.ckpt: no such file"),
@@ -816,3 +818,47 @@ def test_the_first_updates_go_to_the_smallest_budget_without_bonus(
     assert with_it[4:] == seen[4:]
     assert seen[4][1] > 0.0
     assert len({budget for budget, _ in seen[:4]}) > 1
+
+
+def test_examples_weigh_by_what_is_usual_at_their_budget(
+    tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean weight of that budget's earlier batches, the latest counting most; 1 before the first."""
+    seen: list[tuple[int, float, float]] = []
+
+    def watched(*arguments: Any, **options: Any) -> OrderElbo:
+        out = all_steps(*arguments, **options)
+        seen.append((options["budget"], options["usual_weight"], float(out.mean_weight)))
+        assert options["focus"] == 0.3
+        return out
+
+    monkeypatch.setattr(order_module, "all_steps", watched)
+    module = build(ckpt, focus=0.3, budgets=[2, 3])
+    fit(module, tmp_path, steps=12)
+    plain = build(ckpt, budgets=[2, 3])
+    monkeypatch.undo()
+    fit(plain, tmp_path, steps=12)
+    assert not same(state(module.order_nets), state(plain.order_nets))
+    for budget in (2, 3):
+        known = [(usual, mean) for at, usual, mean in seen if at == budget]
+        assert len(known) > 2
+        total = share = 0.0
+        for usual, mean in known:
+            assert 0.0 < mean < 1.0
+            assert usual == pytest.approx(total / share if share else 1.0, rel=1e-4)
+            total, share = 0.95 * total + 0.05 * mean, 0.95 * share + 0.05
+
+
+def test_a_checkpoint_of_other_budgets_starts_what_was_seen_anew(tmp_path: Path, ckpt: str) -> None:
+    """As one that knows nothing of weights does; the nets are as they were."""
+    fit(build(ckpt, focus=0.3), tmp_path, steps=4, enable_checkpointing=True)
+    path = next(tmp_path.rglob("*.ckpt"))
+    saved = torch.load(path, weights_only=False)
+    assert (saved["state_dict"]["usual_weights"] > 0.0).any()
+    again = OrderModule.load_from_checkpoint(path, budgets=[2, 9])
+    assert again.usual_weights.shape == (10, 2)
+    assert not again.usual_weights.any()
+    assert again.focus == 0.3
+    del saved["state_dict"]["usual_weights"]
+    torch.save(saved, tmp_path / "without.ckpt")
+    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").usual_weights.any()

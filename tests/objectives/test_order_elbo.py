@@ -73,7 +73,9 @@ def gradients(value: Tensor, model: ToyModel) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), found, strict=True)]
 
 
-def expected_gradient(enumerated: Enumerated, estimator: str, samples: int) -> tuple[list[Tensor], float]:
+def expected_gradient(
+    enumerated: Enumerated, estimator: str, samples: int, **more: float
+) -> tuple[list[Tensor], float]:
     """Mean gradient of the surrogate, and mean bound, over every tuple of trajectories with its probability."""
     model = enumerated.model
     total = [torch.zeros_like(p) for p in model.parameters()]
@@ -90,7 +92,7 @@ def expected_gradient(enumerated: Enumerated, estimator: str, samples: int) -> t
         steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
         for step in steps:
             if step is None:
-                out = all_steps(model, response(model), control=CONTROL, **options)
+                out = all_steps(model, response(model), control=CONTROL, **options, **more)
             else:
                 out = one_step(model, response(model), torch.tensor([step]), **options)
             share = weight / len(steps)
@@ -129,6 +131,46 @@ def test_the_price_of_steps_is_part_of_bound_and_gradient(estimator: str, family
 @pytest.mark.parametrize("family", ["state_aware", "relative_finishing", "max_normalised"])
 def test_the_entropy_bonus_is_in_the_gradient_alone(estimator: str, family: str) -> None:
     check_estimator(family, estimator, budget=3, samples=2, entropy_bonus=0.4)
+
+
+def check_focus(family: str, budget: int, samples: int) -> None:
+    """The expected gradient is that of the bound times what the example weighs, a mean over other trajectories."""
+    focus, usual = 0.7, 0.2
+    enumerated = Enumerated(toy(3, budget, family, seed=budget), price=0.3)
+    model, nats = enumerated.model, {}
+    for sets in enumerated.sets:
+        if enumerated.log_q(sets).exp() > 0.0:
+            alone = all_steps(
+                model, response(model), budget=budget, samples=1, choose=prescribed((sets,), model.length)
+            )
+            nats[sets] = float(alone.token_nats_B + alone.kl_nats_B)  # a price is no failure
+    weight = 0.0
+    for others in itertools.product(nats, repeat=samples - 1):
+        share = math.prod(enumerated.log_q(sets).exp().item() for sets in others)
+        weight += share * math.exp(-focus * sum(nats[sets] for sets in others) / len(others))
+    assert 0.001 < weight < 0.9
+    mean, _ = expected_gradient(enumerated, "all_steps", samples, focus=focus, usual_weight=usual)
+    for estimated, true in zip(mean, gradients(enumerated.objective(), model), strict=True):
+        torch.testing.assert_close(estimated, true * weight / usual, **EXACT)
+
+
+@pytest.mark.parametrize("family", ["state_aware", "relative_finishing", "max_normalised"])
+@pytest.mark.parametrize(("budget", "samples"), [(2, 2), (2, 3), (3, 2)])
+def test_focus_weighs_the_gradient_of_an_example(family: str, budget: int, samples: int) -> None:
+    check_focus(family, budget, samples)
+
+
+def test_a_weight_that_knows_its_own_trajectory_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_elbo, "success_weights", lambda nats_BK, focus: (-focus * nats_BK).exp())
+    with pytest.raises(AssertionError):
+        check_focus("state_aware", 2, 2)
+
+
+def test_examples_weigh_what_their_other_trajectories_say() -> None:
+    nats_BK = torch.tensor([[1.0, 3.0, 5.0], [200.0, 300.0, 400.0]], dtype=torch.float64)
+    expected_B3 = torch.tensor([[4.0, 3.0, 2.0], [350.0, 300.0, 250.0]], dtype=torch.float64)
+    torch.testing.assert_close(order_elbo.success_weights(nats_BK, 0.5), (-0.5 * expected_B3).exp())
+    assert (order_elbo.success_weights(nats_BK, 0.0) == 1.0).all(), "all alike"
 
 
 @pytest.mark.parametrize("finishing", [False, True])
