@@ -6,6 +6,7 @@ Knows nothing of heuristics or of text. What is optimised is in ``objectives/ord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -39,9 +40,8 @@ Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
 BudgetDraw = Literal["uniform", "by_cost"]
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
-MEMORY = 0.95  # of the control variate's regression and of weights, per update with the same budget
+MEMORY = 0.95  # of the control variate's regression and of weights, per batch with the same budget
 LEAST_VARIANCE = 1e-6
-LEAST_WEIGHT = 1e-6
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
 
@@ -95,9 +95,9 @@ class OrderModule(L.LightningModule):
         wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
         estimator: ``all_steps`` or ``one_step``.
         samples: trajectories K >= 2 of each example.
-        focus: examples count in proportion to exp(-focus x bound in nats): with 0 all alike, with 1 as they count in a
-            bound of the share that is generated exactly. The more, the less an order cares for examples that fail
-            anyhow. Of ``all_steps`` alone.
+        focus: examples count in proportion to about exp(-focus x nats): with 0 all alike, with 1 as in a bound of the
+            share that is generated exactly. The more, the less an order cares for examples that fail anyhow. Of
+            ``all_steps`` alone.
         validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
         warm_start_steps: first updates, spent on imitating the true token's margin.
         warm_start_margin: the margin at which an imitated probability is 1/2.
@@ -117,7 +117,7 @@ class OrderModule(L.LightningModule):
     """
 
     control_moments: Tensor
-    usual_weights: Tensor
+    usual_success: Tensor
 
     def __init__(
         self,
@@ -251,19 +251,24 @@ class OrderModule(L.LightningModule):
             load_net(self.order_nets, init_from, option="model.init_from")
         # Moments by budget and step, for the estimator's control variate.
         self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
-        # By budget: the mean weight of its examples and how much of a mean it is, both fading.
-        self.register_buffer("usual_weights", torch.zeros(max(self.budgets) + 1, 2))
+        # By budget: the logarithm of what its examples weigh, summed over batches and fading, and how many that were.
+        self.register_buffer("usual_success", torch.zeros(max(self.budgets) + 1, 2))
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
         if self.compile_nets and stage == "fit":
             self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["focus"] = self.focus  # hyper-parameters are what the one who loads them says
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
         state = checkpoint["state_dict"]
-        for name, own in (("control_moments", self.control_moments), ("usual_weights", self.usual_weights)):
-            if name not in state or state[name].shape != own.shape:  # of other budgets: what was seen starts anew
+        other_focus = checkpoint.get("focus") != self.focus
+        for name, own in (("control_moments", self.control_moments), ("usual_success", self.usual_success)):
+            # Of other budgets, of another focus or of none: what was seen starts anew.
+            if name not in state or state[name].shape != own.shape or (name == "usual_success" and other_focus):
                 state[name] = torch.zeros_like(own)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
@@ -364,17 +369,18 @@ class OrderModule(L.LightningModule):
         if self.estimator == "all_steps":
             moments_T2 = self.control_moments[model.budget]
             control = (moments_T2[:, 0] / moments_T2[:, 1].clamp(min=LEAST_VARIANCE)).tolist()
-            weight, share = self.usual_weights[model.budget].tolist()
-            usual = max(weight / share, LEAST_WEIGHT) if share else 1.0
+            log_sum, seen = self.usual_success[model.budget].tolist() if self.focus else (0.0, 0.0)
             out = all_steps(
-                model, response_BL, samples=self.samples, choose=choose, focus=self.focus, usual_weight=usual,
-                control=control, **terms,
+                model, response_BL, samples=self.samples, choose=choose, focus=self.focus,
+                usual_log_success=log_sum / seen if seen else 0.0, control=control, **terms,
             )  # fmt: skip
             seen_T2 = moments_T2[: len(out.control_moments)]
             # From the next update on: within this one it would depend on the draws it is used for.
             seen_T2.lerp_(out.control_moments.to(seen_T2.dtype), 1.0 - MEMORY)
-            weighed_2 = torch.stack((out.mean_weight, torch.ones_like(out.mean_weight)))
-            self.usual_weights[model.budget].lerp_(weighed_2.to(self.usual_weights.dtype), 1.0 - MEMORY)
+            if self.focus:
+                log_mean = out.log_success_BK.flatten().logsumexp(0) - math.log(out.log_success_BK.numel())
+                usual_2 = self.usual_success[model.budget]
+                usual_2.lerp_(torch.stack((log_mean, torch.ones_like(log_mean))).to(usual_2.dtype), 1.0 - MEMORY)
             return out
         step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
@@ -436,6 +442,9 @@ class OrderModule(L.LightningModule):
             self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
             self.log(f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min())
             self.log(f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max())
+        if self.focus:
+            weight_BK = (elbo.log_success_BK - elbo.log_success_BK.max()).exp()
+            self.log("train/effective_share_of_examples", weight_BK.mean().square() / weight_BK.square().mean())
         self.log("train/score_variance", elbo.score_variance)
         self.log("train/score_variance_without_baseline", elbo.score_variance_without_baseline)
         self.log("train/denoiser_evaluations", float(elbo.evaluations))

@@ -88,8 +88,9 @@ class SelectorConfig(OrderNetConfig):
         start_threshold: of ``confidence`` and ``quota``, in (0, 1).
         start_slope: of all but ``iid``: what the logit gains per unit of log-odds of the likeliest token, above 0. The
             steeper, the less an untrained selector explores.
-        start_cap: bound of that logit's size, smoothly, to which the net's number is added: what is far from the level
-            is drawn now and then, and the net can move it. ``None``: ``logit_cap`` bounds the sum of both.
+        start_cap: bound of that logit's size, smoothly, to which the net's number is added, so that no logit is beyond
+            the sum of both caps: what is far from the level is drawn now and then, and the net can move it (in float32
+            all that is some nine caps over the slope away ties). ``None``: ``logit_cap`` bounds the sum of both.
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.

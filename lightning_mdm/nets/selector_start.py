@@ -6,7 +6,7 @@ Shapes: B rows, L positions.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ class IIDOffset(nn.Module):
         return -self.weight * (steps_left_B - 1).clamp(min=1).log()
 
 
-class ConfidenceLogit(nn.Module):
+class ConfidenceLogit(nn.Module, ABC):
     """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; its slope is learned.
 
     Args:

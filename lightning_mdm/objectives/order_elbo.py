@@ -37,6 +37,9 @@ from torch import Tensor
 
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
+HEAVIEST = 100.0
+"""No example weighs more than so many usual ones."""
+
 
 @dataclass(frozen=True)
 class States:
@@ -102,7 +105,8 @@ class OrderElbo:
     """One evaluation of the objective.
 
     Args:
-        surrogate: scalar to differentiate: the mean over trajectories, in nats per response token.
+        surrogate: scalar to differentiate: the mean over trajectories, weighed if there is a focus, in nats per
+            response token.
         bound_nats_B: estimate of the bound on -log p(x), nats per sequence, detached; the sum of the next three.
         token_nats_B: its part from the tokens.
         kl_nats_B: its part from the order, KL(q || pi).
@@ -113,7 +117,7 @@ class OrderElbo:
         score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
         score_variance_without_baseline: what it would be with nothing taken off the rewards.
         control_moments: per step, what c is regressed on: covariance and variance; of ``all_steps`` only, else empty.
-        mean_weight: of the examples, see ``success_weights``; of ``all_steps`` only, else 1.
+        log_success_BK: logarithm of what examples weigh, see the function; of ``all_steps`` only, else empty.
     """
 
     surrogate: Tensor
@@ -127,7 +131,7 @@ class OrderElbo:
     score_variance: Tensor
     score_variance_without_baseline: Tensor
     control_moments: Tensor
-    mean_weight: Tensor
+    log_success_BK: Tensor
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def all_steps(
     wait_price: float = 0.0,
     entropy_bonus: float = 0.0,
     focus: float = 0.0,
-    usual_weight: float = 1.0,
+    usual_log_success: float = 0.0,
     control: Sequence[float] = (),
 ) -> OrderElbo:
     """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
@@ -191,8 +195,8 @@ def all_steps(
         wait_price: nats per step and position left masked at it.
         entropy_bonus: added to F_s per nat of q's entropy at the step, for exploration; in the surrogate alone, the
             bound is what it is.
-        focus: weighs examples in the surrogate, see ``success_weights``.
-        usual_weight: what these weights are divided by; independent of this batch.
+        focus: weighs examples in the surrogate by their chance to come out right, see ``log_success``.
+        usual_log_success: what is taken off the logarithm of these weights; independent of this batch.
         control: c by step, from 1; independent of this batch. 0 where not given.
     """
     B = len(response_BL)
@@ -256,13 +260,14 @@ def all_steps(
     control_T1 = after_TN.new_tensor([*control, *[0.0] * len(after_TN)][: len(after_TN)])[:, None]
     gain_TN = after_TN - control_T1 * left_TN
     advantage_TN = gain_TN - leave_one_out(gain_TN.reshape(-1, samples)).reshape(gain_TN.shape)
-    weight_N = success_weights((kl_N - token_N).view(B, samples), focus).reshape(-1)
-    mean_weight = weight_N.mean()
-    weight_N = weight_N / usual_weight
+    log_success_BK = log_success((kl_N - token_N).view(B, samples), focus)
+    weight_N = (log_success_BK - usual_log_success).exp().clamp(max=HEAVIEST).reshape(-1)
     values = [weight_N * value for value in value_N]
     scores = [weight_N * advantage_N * log_N for advantage_N, log_N in zip(advantage_TN, log_q_N, strict=True)]
     controls = [c * (weight_N * left).sum() for c, left in zip(control_T1[:, 0], expected_left_N, strict=True)]
-    variance, plain_variance = (score_variance(w_TN, direction_NL, B) for w_TN in (advantage_TN, after_TN))
+    variance, plain_variance = (
+        score_variance(weight_N * reward_TN, direction_NL, B) for reward_TN in (advantage_TN, after_TN)
+    )
     return OrderElbo(
         surrogate=-(torch.stack([*values, *scores]).sum() + sum(controls)) / (samples * response_BL.sum()),
         bound_nats_B=per_example(kl_N + price_N - token_N, B),
@@ -275,18 +280,20 @@ def all_steps(
         score_variance=variance,
         score_variance_without_baseline=plain_variance,
         control_moments=control_moments(after_TN.view(-1, B, samples), left_TN.view(-1, B, samples)),
-        mean_weight=mean_weight,
+        log_success_BK=log_success_BK,
     )
 
 
-def success_weights(nats_BK: Tensor, focus: float) -> Tensor:
-    """exp(-focus x nats) of each trajectory's example, ``[B, K]``, for the gradient of E_x exp(-focus x nats).
+def log_success(nats_BK: Tensor, focus: float) -> Tensor:
+    """-focus x nats of each trajectory's example, ``[B, K]``: the logarithm of what the example weighs.
 
-    With ``focus`` 1 that is a lower bound of the share of examples that are generated exactly; near 0 it is the bound
-    in nats, in which examples that fail anyhow count the most. The nats are the mean over the example's other
-    trajectories: a weight that knew its own would not leave the score-function gradient unbiased.
+    In the mean that is a little more than exp(-focus x bound), the less the more trajectories, so that with ``focus`` 1
+    examples count about as in the gradient of E_x exp(-bound), a lower bound of the share that is generated exactly;
+    with 0 they count alike, and the bound's nats, most of which fall on examples that fail anyhow, decide. The nats,
+    prices left out, are the mean over the example's other trajectories, 0 where there is none: a weight that knew its
+    own would not leave the score-function gradient unbiased.
     """
-    return (-focus * leave_one_out(nats_BK)).exp()
+    return -focus * leave_one_out(nats_BK)
 
 
 def control_moments(after_TBK: Tensor, left_TBK: Tensor) -> Tensor:

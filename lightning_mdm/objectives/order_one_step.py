@@ -111,7 +111,7 @@ def one_step(
         score_variance=variance,
         score_variance_without_baseline=plain_variance,
         control_moments=zero_N.new_zeros(0, 2),
-        mean_weight=zero_N.new_ones(()),
+        log_success_BK=zero_N.new_zeros(B, 0),
     )
 
 
@@ -166,5 +166,5 @@ def iid_steps(
         score_variance=zero_B.sum(),
         score_variance_without_baseline=zero_B.sum(),
         control_moments=zero_B.new_zeros(0, 2),
-        mean_weight=zero_B.new_ones(()),
+        log_success_BK=zero_B.new_zeros(len(zero_B), 0),
     )

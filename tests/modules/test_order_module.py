@@ -114,7 +114,7 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     before = state(module)
     run = fit(module, tmp_path, steps=4)
     expected = {"selectors", "posteriors"} | ({"denoiser"} if training == "joint" else set())
-    expected |= {"control_moments", "usual_weights"} if estimator == "all_steps" else set()
+    expected |= {"control_moments"} if estimator == "all_steps" else set()
     assert moved(before, state(module)) == expected
     assert all(bool(value.isfinite().all()) for value in state(module).values())
     assert bool(run.callback_metrics["train/surrogate"].isfinite())
@@ -823,12 +823,13 @@ def test_the_first_updates_go_to_the_smallest_budget_without_bonus(
 def test_examples_weigh_by_what_is_usual_at_their_budget(
     tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mean weight of that budget's earlier batches, the latest counting most; 1 before the first."""
+    """The mean logarithm of that budget's earlier batches, the latest counting most; 0 before the first."""
     seen: list[tuple[int, float, float]] = []
 
     def watched(*arguments: Any, **options: Any) -> OrderElbo:
         out = all_steps(*arguments, **options)
-        seen.append((options["budget"], options["usual_weight"], float(out.mean_weight)))
+        mean = float(out.log_success_BK.double().exp().mean().log())
+        seen.append((options["budget"], options["usual_log_success"], mean))
         assert options["focus"] == 0.3
         return out
 
@@ -844,21 +845,22 @@ def test_examples_weigh_by_what_is_usual_at_their_budget(
         assert len(known) > 2
         total = share = 0.0
         for usual, mean in known:
-            assert 0.0 < mean < 1.0
-            assert usual == pytest.approx(total / share if share else 1.0, rel=1e-4)
+            assert mean < 0.0
+            assert usual == pytest.approx(total / share if share else 0.0, rel=1e-4)
             total, share = 0.95 * total + 0.05 * mean, 0.95 * share + 0.05
 
 
-def test_a_checkpoint_of_other_budgets_starts_what_was_seen_anew(tmp_path: Path, ckpt: str) -> None:
-    """As one that knows nothing of weights does; the nets are as they were."""
+def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_path: Path, ckpt: str) -> None:
+    """As one that knows nothing of a focus does."""
     fit(build(ckpt, focus=0.3), tmp_path, steps=4, enable_checkpointing=True)
     path = next(tmp_path.rglob("*.ckpt"))
     saved = torch.load(path, weights_only=False)
-    assert (saved["state_dict"]["usual_weights"] > 0.0).any()
-    again = OrderModule.load_from_checkpoint(path, budgets=[2, 9])
-    assert again.usual_weights.shape == (10, 2)
-    assert not again.usual_weights.any()
-    assert again.focus == 0.3
-    del saved["state_dict"]["usual_weights"]
+    assert saved["state_dict"]["usual_success"][:, 1].any()
+    assert OrderModule.load_from_checkpoint(path).usual_success.equal(saved["state_dict"]["usual_success"])
+    for other in ({"budgets": [2, 9]}, {"focus": 0.1}, {"focus": 0.0}):
+        again = OrderModule.load_from_checkpoint(path, **other)
+        assert not again.usual_success.any()
+        assert again.control_moments.any() == ("focus" in other)
+    del saved["state_dict"]["usual_success"]
     torch.save(saved, tmp_path / "without.ckpt")
-    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").usual_weights.any()
+    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").usual_success.any()

@@ -135,7 +135,7 @@ def test_the_entropy_bonus_is_in_the_gradient_alone(estimator: str, family: str)
 
 def check_focus(family: str, budget: int, samples: int) -> None:
     """The expected gradient is that of the bound times what the example weighs, a mean over other trajectories."""
-    focus, usual = 0.7, 0.2
+    focus, usual = 0.7, -1.6
     enumerated = Enumerated(toy(3, budget, family, seed=budget), price=0.3)
     model, nats = enumerated.model, {}
     for sets in enumerated.sets:
@@ -149,9 +149,9 @@ def check_focus(family: str, budget: int, samples: int) -> None:
         share = math.prod(enumerated.log_q(sets).exp().item() for sets in others)
         weight += share * math.exp(-focus * sum(nats[sets] for sets in others) / len(others))
     assert 0.001 < weight < 0.9
-    mean, _ = expected_gradient(enumerated, "all_steps", samples, focus=focus, usual_weight=usual)
+    mean, _ = expected_gradient(enumerated, "all_steps", samples, focus=focus, usual_log_success=usual)
     for estimated, true in zip(mean, gradients(enumerated.objective(), model), strict=True):
-        torch.testing.assert_close(estimated, true * weight / usual, **EXACT)
+        torch.testing.assert_close(estimated, true * weight / math.exp(usual), **EXACT)
 
 
 @pytest.mark.parametrize("family", ["state_aware", "relative_finishing", "max_normalised"])
@@ -161,16 +161,37 @@ def test_focus_weighs_the_gradient_of_an_example(family: str, budget: int, sampl
 
 
 def test_a_weight_that_knows_its_own_trajectory_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order_elbo, "success_weights", lambda nats_BK, focus: (-focus * nats_BK).exp())
+    monkeypatch.setattr(order_elbo, "log_success", lambda nats_BK, focus: -focus * nats_BK)
     with pytest.raises(AssertionError):
         check_focus("state_aware", 2, 2)
 
 
 def test_examples_weigh_what_their_other_trajectories_say() -> None:
     nats_BK = torch.tensor([[1.0, 3.0, 5.0], [200.0, 300.0, 400.0]], dtype=torch.float64)
-    expected_B3 = torch.tensor([[4.0, 3.0, 2.0], [350.0, 300.0, 250.0]], dtype=torch.float64)
-    torch.testing.assert_close(order_elbo.success_weights(nats_BK, 0.5), (-0.5 * expected_B3).exp())
-    assert (order_elbo.success_weights(nats_BK, 0.0) == 1.0).all(), "all alike"
+    others_BK = torch.tensor([[4.0, 3.0, 2.0], [350.0, 300.0, 250.0]], dtype=torch.float64)
+    torch.testing.assert_close(order_elbo.log_success(nats_BK, 0.5), -0.5 * others_BK)
+    assert (order_elbo.log_success(nats_BK, 0.0) == 0.0).all(), "all alike"
+
+
+def test_every_example_has_a_weight_of_its_own() -> None:
+    """A batch of two is the mean of both alone, and none weighs more than so many usual ones."""
+    model = toy(3, 2, "state_aware", seed=2)
+    likely = [sets for sets in Enumerated(model).sets if len(sets) == 2][:4]
+
+    def surrogate(sets: list[Sets], usual: float) -> Tensor:
+        out = all_steps(
+            model, response(model, len(sets) // 2), budget=2, samples=2, choose=prescribed(tuple(sets), 3), focus=2.0,
+            usual_log_success=usual,
+        )  # fmt: skip
+        weights = (out.log_success_BK - usual).exp()
+        assert weights.unique().numel() == weights.numel() == len(sets), "all differ"
+        return out.surrogate
+
+    both, first, second = (surrogate(sets, -3.0) for sets in (likely, likely[:2], likely[2:]))
+    torch.testing.assert_close(both, (first + second) / 2.0)
+    bound = all_steps(model, response(model, 2), budget=2, samples=2, choose=prescribed(tuple(likely), 3)).surrogate
+    torch.testing.assert_close(surrogate(likely, -500.0), order_elbo.HEAVIEST * bound)
+    assert surrogate(likely, 500.0).item() < 1e-200
 
 
 @pytest.mark.parametrize("finishing", [False, True])
