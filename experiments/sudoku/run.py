@@ -8,9 +8,9 @@ Kim et al. 2025 for one GPU, ``medium`` half that net on the same puzzles for ho
 denoisers so far are stored in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints
 are not at hand. Both are also decoded as the paper decodes, with noise on the ranking. ``causal`` and ``causal_solver``
 are the autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and
-``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of
-``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and
-reports on the problems that every policy has decoded.
+``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of ``make sudoku``, minutes of
+CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and reports on the problems that
+every policy has decoded.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class SelectorConfig(OrderNetConfig):
             ``confidence``: above 1/2 where the top probability is above ``start_threshold``, to improve on that policy;
             ``quota``: above 1/2 there, and for the surest positions up to an even quota of what is masked: top
             probability where the budget binds, the threshold where it does not; ``entropy_bound``: above 1/2 for as
-            many of the surest as the entropy bound allows. Ties with the next
-            position are left. Begin with the heuristic that is best for the denoiser.
+            many of the surest as the entropy bound allows. Ties with the next position are left. Begin with the
+            heuristic that is best for the denoiser.
         start_threshold: of ``confidence`` and ``quota``, in (0, 1).
         start_slope: of all but ``iid``: what the logit gains per unit of log-odds of the likeliest token, above 0. The
             steeper, the less an untrained selector explores.

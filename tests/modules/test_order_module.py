@@ -835,10 +835,12 @@ def test_examples_weigh_by_what_is_usual_at_their_budget(
 
     monkeypatch.setattr(order_module, "all_steps", watched)
     module = build(ckpt, focus=0.3, budgets=[2, 3])
-    fit(module, tmp_path, steps=12)
+    run = fit(module, tmp_path, steps=12)
+    assert 0.0 < float(run.callback_metrics["train/effective_share_of_examples"]) <= 1.0
     plain = build(ckpt, budgets=[2, 3])
     monkeypatch.undo()
-    fit(plain, tmp_path, steps=12)
+    run = fit(plain, tmp_path, steps=12)
+    assert "train/effective_share_of_examples" not in run.callback_metrics, "all count alike"
     assert not same(state(module.order_nets), state(plain.order_nets))
     for budget in (2, 3):
         known = [(usual, mean) for at, usual, mean in seen if at == budget]

@@ -168,7 +168,7 @@ def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None
 
 @pytest.mark.parametrize("start", ["confidence", "quota", "entropy_bound"])
 def test_a_start_with_a_bound_of_its_own(start: str) -> None:
-    """Untrained it decodes as without, no logit is beyond the bound; and what the net says is added in full."""
+    """The start's logit is bounded by it alone, and what the net says is added in full."""
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     selectors = []
     for cap in (None, 3.0, 1e9):
