@@ -6,7 +6,6 @@ Knows nothing of heuristics or of text. What is optimised is in ``objectives/ord
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
+from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
@@ -40,8 +40,6 @@ Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
 BudgetDraw = Literal["uniform", "by_cost"]
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
-MEMORY = 0.95  # of the control variate's regression and of weights, per batch with the same budget
-LEAST_VARIANCE = 1e-6
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
 
@@ -115,9 +113,6 @@ class OrderModule(L.LightningModule):
     Raises:
         ValueError: an option out of its range, or weights that do not fit.
     """
-
-    control_moments: Tensor
-    usual_success: Tensor
 
     def __init__(
         self,
@@ -249,27 +244,15 @@ class OrderModule(L.LightningModule):
         self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
         if init_from is not None:
             load_net(self.order_nets, init_from, option="model.init_from")
-        # Moments by budget and step, for the estimator's control variate.
-        self.register_buffer("control_moments", torch.zeros(max(self.budgets) + 1, max(self.budgets), 2))
-        # By budget: the logarithm of what its examples weigh, summed over batches and fading, and how many that were.
-        self.register_buffer("usual_success", torch.zeros(max(self.budgets) + 1, 2))
+        self.earlier = EarlierBatches(max(self.budgets), focus)
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
         if self.compile_nets and stage == "fit":
             self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["focus"] = self.focus  # hyper-parameters are what the one who loads them says
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
-        state = checkpoint["state_dict"]
-        other_focus = checkpoint.get("focus") != self.focus
-        for name, own in (("control_moments", self.control_moments), ("usual_success", self.usual_success)):
-            # Of other budgets, of another focus or of none: what was seen starts anew.
-            if name not in state or state[name].shape != own.shape or (name == "usual_success" and other_focus):
-                state[name] = torch.zeros_like(own)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
         if not self.joint and not self.starts_trained:
@@ -367,20 +350,11 @@ class OrderModule(L.LightningModule):
         left = 0.0 if self.fewest(step) else max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
         terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left}
         if self.estimator == "all_steps":
-            moments_T2 = self.control_moments[model.budget]
-            control = (moments_T2[:, 0] / moments_T2[:, 1].clamp(min=LEAST_VARIANCE)).tolist()
-            log_sum, seen = self.usual_success[model.budget].tolist() if self.focus else (0.0, 0.0)
             out = all_steps(
                 model, response_BL, samples=self.samples, choose=choose, focus=self.focus,
-                usual_log_success=log_sum / seen if seen else 0.0, control=control, **terms,
+                **self.earlier.terms(model.budget), **terms,
             )  # fmt: skip
-            seen_T2 = moments_T2[: len(out.control_moments)]
-            # From the next update on: within this one it would depend on the draws it is used for.
-            seen_T2.lerp_(out.control_moments.to(seen_T2.dtype), 1.0 - MEMORY)
-            if self.focus:
-                log_mean = out.log_success_BK.flatten().logsumexp(0) - math.log(out.log_success_BK.numel())
-                usual_2 = self.usual_success[model.budget]
-                usual_2.lerp_(torch.stack((log_mean, torch.ones_like(log_mean))).to(usual_2.dtype), 1.0 - MEMORY)
+            self.earlier.add(model.budget, out)
             return out
         step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)

@@ -114,7 +114,7 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     before = state(module)
     run = fit(module, tmp_path, steps=4)
     expected = {"selectors", "posteriors"} | ({"denoiser"} if training == "joint" else set())
-    expected |= {"control_moments"} if estimator == "all_steps" else set()
+    expected |= {"earlier"} if estimator == "all_steps" else set()
     assert moved(before, state(module)) == expected
     assert all(bool(value.isfinite().all()) for value in state(module).values())
     assert bool(run.callback_metrics["train/surrogate"].isfinite())
@@ -601,7 +601,8 @@ def test_with_selectors_per_budget_one_is_updated_at_a_time(tmp_path: Path, ckpt
 
     fit(module, tmp_path, steps=1, callbacks=[Budgets()])
     after = state(module)
-    changed = {name.split(".")[1] for name in before if "." in name and not torch.equal(before[name], after[name])}
+    nets = [name for name in before if name.startswith(("selectors.", "posteriors."))]
+    changed = {name.split(".")[1] for name in nets if not torch.equal(before[name], after[name])}
     assert changed == {name.replace("=", "") for name in seen}
     with pytest.raises(ValueError, match=r"no selector for T=3: this module has one each for T=\[2, 4\]"):
         module.selector_for(3)
@@ -857,12 +858,14 @@ def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_pa
     fit(build(ckpt, focus=0.3), tmp_path, steps=4, enable_checkpointing=True)
     path = next(tmp_path.rglob("*.ckpt"))
     saved = torch.load(path, weights_only=False)
-    assert saved["state_dict"]["usual_success"][:, 1].any()
-    assert OrderModule.load_from_checkpoint(path).usual_success.equal(saved["state_dict"]["usual_success"])
+    assert saved["state_dict"]["earlier.usual_success"][:, 1].any()
+    assert OrderModule.load_from_checkpoint(path).earlier.usual_success.equal(
+        saved["state_dict"]["earlier.usual_success"]
+    )
     for other in ({"budgets": [2, 9]}, {"focus": 0.1}, {"focus": 0.0}):
         again = OrderModule.load_from_checkpoint(path, **other)
-        assert not again.usual_success.any()
-        assert again.control_moments.any() == ("focus" in other)
-    del saved["state_dict"]["usual_success"]
+        assert not again.earlier.usual_success.any()
+        assert again.earlier.control_moments.any() == ("focus" in other)
+    del saved["state_dict"]["earlier.usual_success"]
     torch.save(saved, tmp_path / "without.ckpt")
-    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").usual_success.any()
+    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").earlier.usual_success.any()
