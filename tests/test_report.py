@@ -454,7 +454,12 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     alike = save(tmp_path / "more" / "first", keep + ours, [])
     report([str(first), str(alike)], str(tmp_path / "joined"), one_panel=True)
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
-    assert "| iid [denoiser=1f0c9a3e] |" in text, "directories that are called alike name no denoiser"
+    assert "| iid [denoiser=more/first] |" in text, "as much of the path as tells them apart"
+    both = save(tmp_path / "both", [*keep, *(replace(row, checkpoint="0123456789") for row in keep)], [])
+    report([str(first), str(both)], str(tmp_path / "joined"), one_panel=True)
+    text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
+    for name in ("first", "abcdef01", "01234567"):
+        assert f"| iid [denoiser={name}] |" in text, "a directory of two names neither"
     fewer = save(tmp_path / "fewer", [replace(row, n=N - 1) for row in keep], [])
     with pytest.raises(ValueError, match=rf"decoded {N - 1} and {N} test problems of word_problems"):
         report([str(first), str(fewer)], str(tmp_path / "no"), one_panel=True)
@@ -464,3 +469,21 @@ def test_every_policy_has_a_colour_of_its_own() -> None:
     assert len(set(COLOURS)) == len(COLOURS) > len(ALL_POLICIES), "one is the optimum's"
     looks = list(itertools.islice(zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False), 100))
     assert len(set(looks)) == 100
+
+
+def test_what_decoded_different_problems_is_not_compared(tmp_path: Path) -> None:
+    """Even if there are as many, under the same name, and no cell is in both."""
+    rows, outcomes = sweep((0,))
+    theirs = [replace(row, problems="0badcafe") for row in rows if row.policy == "iid"]
+    ours = [replace(row, problems="5eedf00d") for row in rows if row.policy != "iid"]
+    one, other = save(tmp_path / "one", theirs, outcomes), save(tmp_path / "other", ours, outcomes)
+    message = "one and .*other decoded different test problems of word_problems"
+    with pytest.raises(ValueError, match=message):
+        write_report([one, other], tmp_path / "out")
+    second = save(tmp_path / "second", [replace(row, checkpoint="abcdef0123") for row in ours], [])
+    report([str(one), str(second)], str(tmp_path / "apart"))
+    with pytest.raises(ValueError, match="the runs decoded different test problems of word_problems"):
+        report([str(one), str(second)], str(tmp_path / "joined"), one_panel=True)
+    unknown = save(tmp_path / "unknown", [row for row in rows if row.policy != "iid"], outcomes)
+    write_report([unknown, one], tmp_path / "out")
+    assert {row.problems for row in read_rows(tmp_path / "out" / "frontier.csv")} == {"", "0badcafe"}

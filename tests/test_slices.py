@@ -382,7 +382,9 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert (path / "frontier.png").is_file()
     script.main(["--size", "tiny", "--runs", "runs", "--so_far"])
     found = read_rows(Path("runs/tiny/so_far/frontier.csv"))
-    assert sorted(found, key=str) == sorted(rows, key=str), "all is decoded"
+    assert all(row.problems for row in rows)
+    unnamed = [replace(row, problems="") for row in rows]  # nothing but what is decoded is looked at
+    assert sorted(found, key=str) == sorted(unnamed, key=str), "all is decoded"
     # Elsewhere, where only the stored weights are at hand, their training goes on.
     there = script.denoiser(replace(tiny, steps=3), Path("there"), Path("runs/tiny/weights"), Clock(30.0))
     assert there == Path("there/denoiser/checkpoints/last.ckpt")

@@ -20,6 +20,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
@@ -140,6 +141,7 @@ class Frontier(EvaluationCallback):
             return
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
         checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
+        self.problems_hash = data.problems_hash(split)
         for run in self.active:
             cell = Cell(
                 task=data.task,
@@ -244,7 +246,7 @@ class Frontier(EvaluationCallback):
         run_dir = Path(trainer.default_root_dir)
         cells = [cell for cell in self.published() if self.store.done(cell)]
         rows = [
-            frontier_row(cell, self.store.records(cell), left_out=len(self.wanted - self.store.done(cell)))
+            frontier_row(cell, self.store.records(cell), len(self.wanted - self.store.done(cell)), self.problems_hash)
             for cell in cells
         ]
         outcomes = [row for cell in cells for row in outcome_rows(cell, self.store.records(cell))]
@@ -261,7 +263,14 @@ class Frontier(EvaluationCallback):
             )
 
         if (run_dir / "frontier.csv").exists() and (run_dir / "outcomes.csv").exists():
-            rows += filter(stays, read_rows(run_dir / "frontier.csv"))
+            before = read_rows(run_dir / "frontier.csv")
+            gone = [row for row in before if (row.task, row.checkpoint, row.split) in own and row.problems]
+            if any(row.problems != self.problems_hash for row in gone):
+                rank_zero_warn(
+                    f"{run_dir} had rows of other {gone[0].split} problems of {gone[0].task}, which give way to these; "
+                    "to have both, give each sweep a --run_dir of its own"
+                )
+            rows += filter(stays, before)
             outcomes += filter(stays, read_outcomes(run_dir / "outcomes.csv"))
         write_rows(run_dir / "frontier.csv", rows)
         write_outcomes(run_dir / "outcomes.csv", outcomes)

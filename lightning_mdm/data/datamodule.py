@@ -222,6 +222,14 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         content = json.dumps([self.task, rows, self.encoding])
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def problems_hash(self, split: str) -> str:
+        """8 hexadecimal digits of a split's questions and answers, whatever their encoding.
+
+        Where they are equal, two denoisers can be compared problem by problem, be one masked and the other causal.
+        """
+        content = json.dumps([self.task, [[p.index, p.prompt, p.answer] for p in self.problems(split)]])
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
     def setup(self, stage: str) -> None:
         """Training starts from ``first_slot``; Lightning hands the training loader a checkpoint's place after this."""
         if stage == "fit":

@@ -40,6 +40,7 @@ class Row:
         adaptive: whether the policy decides the number of steps; otherwise the budget does.
         score: mean share of an answer that is right, a fraction, where the task can tell; its standard error over
             problems is ``score_sem``, empty of a single one.
+        problems: hash of the split's questions and answers; empty where it is not known. Rows of two are not compared.
     """
 
     task: str
@@ -66,6 +67,7 @@ class Row:
     adaptive: bool
     score: float | None = None
     score_sem: float | None = None
+    problems: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,14 @@ class OutcomeRow:
     score: float | None = None
 
 
-def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) -> Row:
+def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0, problems: str = "") -> Row:
     """Sums up the batches of a cell; a problem that occurs twice counts once.
+
+    Args:
+        cell: the cell.
+        records: its batches.
+        left_out: see :class:`Row`.
+        problems: likewise.
 
     Raises:
         ValueError: when there is no outcome at all.
@@ -128,6 +136,7 @@ def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0) 
         adaptive=cell.adaptive,
         score=score,
         score_sem=score_sem,
+        problems=problems,
     )
 
 

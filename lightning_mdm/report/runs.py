@@ -34,7 +34,8 @@ class Runs:
         rows: of ``frontier.csv``.
         outcomes: of ``outcomes.csv``, for the runs that have one.
         notes: remarks for the reader.
-        names: by checkpoint, the last parts of the directories it was read from, where those tell denoisers apart.
+        names: by checkpoint, the end of the directory it was read from first, as far as it tells denoisers apart; not
+            of several that share a directory.
     """
 
     rows: list[Row]
@@ -50,7 +51,7 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
 
     Raises:
         ValueError: no run, a directory that is missing, has no ``frontier.csv`` or no rows, a file that cannot be
-            read, or two runs that disagree on a cell.
+            read, or two runs of one checkpoint that decoded different problems or disagree on a cell.
     """
     directories = list(dict.fromkeys(Path(run) for run in run_dirs))
     if not directories:
@@ -58,10 +59,18 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
     rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
     outcomes: list[OutcomeRow] = []
     notes = []
-    found: dict[str, str] = {}
+    found: dict[str, Path] = {}
+    decoded: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for directory in directories:
         for row in _rows(directory):
-            found.setdefault(row.checkpoint, directory.resolve().name)
+            panel = (row.task, row.split, row.checkpoint)
+            problems, where = decoded.setdefault(panel, (row.problems, directory)) if row.problems else ("", directory)
+            if problems != row.problems:
+                raise ValueError(
+                    f"{where} and {directory} decoded different {row.split} problems of {row.task}, so nothing can be "
+                    "compared: report them apart"
+                )
+            found.setdefault(row.checkpoint, directory.resolve())
             cell = (row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed)
             known, where = rows.setdefault(cell, (row, directory))
             if _result(known) != _result(row):
@@ -75,8 +84,17 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
         else:
             notes.append(f"{directory.name} has no outcomes.csv: its rows are missing from the paired tests.")
     counted = Counter(found.values())
-    names = {checkpoint: name for checkpoint, name in found.items() if counted[name] == 1}
+    ends = _ends(list(counted))
+    names = {checkpoint: ends[folder] for checkpoint, folder in found.items() if counted[folder] == 1}
     return Runs([row for row, _ in rows.values()], outcomes, notes, names)
+
+
+def _ends(folders: Sequence[Path]) -> dict[Path, str]:
+    """The last parts of different paths, as many as tell them apart."""
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
+        depth += 1
+    return {folder: "/".join(folder.parts[-depth:]) for folder in folders}
 
 
 def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:

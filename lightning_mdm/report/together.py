@@ -29,21 +29,30 @@ def together(
         names: what a checkpoint is called there; the beginning of its hash where it has no name.
 
     Raises:
-        ValueError: the rows of a task and split are of different numbers of problems.
+        ValueError: the rows of a task and split are of different problems, or of different numbers of them.
     """
     checkpoints: dict[tuple[str, str], dict[str, None]] = {}
     users: dict[tuple[str, str, str, str], set[str]] = {}
     sizes: dict[tuple[str, str], set[int]] = {}
+    decoded: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         where = (row.task, row.split)
         checkpoints.setdefault(where, {})[row.checkpoint] = None
         users.setdefault((*where, row.policy, row.options), set()).add(row.checkpoint)
         sizes.setdefault(where, set()).add(row.n)
+        decoded.setdefault(where, set()).update({row.problems} - {""})
     for (task, split), found in sizes.items():
         if len(checkpoints[task, split]) > 1 and len(found) > 1:
             raise ValueError(
                 f"the runs decoded {' and '.join(map(str, sorted(found)))} {split} problems of {task}: denoisers are "
                 "compared on the same problems; sweep them with the same data, or report them apart"
+            )
+
+    for (task, split), hashes in decoded.items():
+        if len(hashes) > 1:
+            raise ValueError(
+                f"the runs decoded different {split} problems of {task}: denoisers are compared on the same problems; "
+                "sweep them with the same data, or report them apart"
             )
 
     def joined(given: Iterable[AnyRow]) -> list[AnyRow]:

@@ -248,6 +248,14 @@ def test_fingerprints() -> None:
     assert len({same, words().fingerprint("validation"), *(data.fingerprint("test") for data in others)}) == 6
 
 
+def test_problems_are_the_same_whatever_their_encoding() -> None:
+    same = words().problems_hash("test")
+    assert len(bytes.fromhex(same)) == 4
+    assert same == words(vocab_size=400).problems_hash("test") == words(response_tokens=99).problems_hash("test")
+    others = [words(n_test=3), words(difficulty=Difficulty(1, 1))]
+    assert len({same, words().problems_hash("validation"), *(data.problems_hash("test") for data in others)}) == 4
+
+
 def word_level(path: Path, *specials: str) -> str:
     tokens = ["[UNK]", *specials, *"abcdefghij"]
     tokenizer = Tokenizer(models.WordLevel({token: k for k, token in enumerate(tokens)}, "[UNK]"))

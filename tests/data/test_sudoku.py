@@ -101,6 +101,12 @@ def test_only_the_right_grid_is_right(layout: Any) -> None:
             assert not data.grade(problem, text).correct
 
 
+def test_layouts_share_their_problems() -> None:
+    """So that a causal net may stand beside a masked one."""
+    solver = sudokus(layout="moves", move_order="solver")
+    assert sudokus().problems_hash("test") == solver.problems_hash("test") != sudokus(n_test=9).problems_hash("test")
+
+
 def test_moves_may_come_in_any_order_but_each_once_and_on_blanks() -> None:
     data = sudokus(layout="moves")
     for problem in data.problems("test"):
