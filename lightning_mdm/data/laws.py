@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lightning_mdm.data.batch import Example
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Problem
@@ -126,6 +128,17 @@ class LawProblems(ProblemDataModule):
     @property
     def encoding(self) -> str:
         return f"{self.law} {' '.join(self.names.names)}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"law": str(self.law)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Say so where a checkpoint is of another law, which hardly shows otherwise: nets take any that is as long."""
+        if state_dict["law"] != str(self.law):
+            rank_zero_warn(
+                f"data.law is {self.law}, and the checkpoint was trained on {state_dict['law']}: unless this is what "
+                "you want, give the configuration that it was trained with"
+            )
 
     def optimum_nats(self, steps: int) -> float:
         """See the law's own ``optimum_nats``: for the law's formula as denoiser."""

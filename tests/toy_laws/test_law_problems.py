@@ -132,6 +132,20 @@ def test_inside_lightning(task: int, tmp_path: Path) -> None:
     assert set(data.left_out.values()) == {0}
 
 
+def test_a_checkpoint_of_another_law_is_pointed_out(tmp_path: Path) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_steps=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Counter(), datamodule=NaeSatProblems(NaeSat(latents=4, observations=6), n_test=3))
+    trainer.save_checkpoint(tmp_path / "law.ckpt")
+    again = NaeSatProblems(NaeSat(latents=4, observations=6), n_test=3)
+    trainer.test(Counter(), datamodule=again, ckpt_path=tmp_path / "law.ckpt", weights_only=False)
+    other = NaeSatProblems(NaeSat(latents=4, observations=6, seed=1), n_test=3)
+    with pytest.warns(UserWarning, match=r"data\.law is NaeSat\(.*seed=1.*the checkpoint was trained on.*seed=0"):
+        trainer.test(Counter(), datamodule=other, ckpt_path=tmp_path / "law.ckpt", weights_only=False)
+
+
 @pytest.mark.parametrize("task", [0, 1], ids=TASKS[:2])
 def test_grades_of_the_hop_chain(task: int) -> None:
     data = tasks()[task]
