@@ -188,6 +188,12 @@ class SudokuProblems(ProblemDataModule):
         self.difficulties: dict[str, Difficulty] = {"validation": difficulty, "test": test_difficulty}
         self.sizes = {"validation": n_validation, "test": n_test}
         self.paths = {"train": train_path, "validation": validation_path, "test": test_path}
+        for split, path in self.paths.items():
+            if path is not None and path.endswith(".jsonl"):
+                raise ValueError(
+                    f"data.{split}_path={path!r}: a .jsonl is for data.predict_path; give puzzles one a line as text, "
+                    "or an .npz"
+                )
         self.files = {path: PuzzleFile(path, side) for path in (validation_path, test_path) if path is not None}
         self.pool = pool
         self.symmetries = symmetries

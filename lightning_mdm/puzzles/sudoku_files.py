@@ -1,10 +1,12 @@
 """Sudokus in files: the common text format, one puzzle a line, and a compact one of our own.
 
-Text: a line begins with the puzzle, one character a cell in reading order, ``.`` or ``0`` for a blank. After a comma,
-semicolon, bar or white space may follow its solution, and then anything else. Empty lines, lines that begin with ``#``
-and what follows a ``#`` are comments. The first line may be a header that names the columns (``puzzle``, ``quiz``,
-``sudoku``, ``board`` or ``question``; ``solution``, ``solved`` or ``answer``), in which case these may stand anywhere.
-Each puzzle must have exactly one solution, and it is computed; one that is given must agree.
+Text: a line holds a puzzle, one character a cell in reading order, ``.`` or ``0`` for a blank. Fields are parted by a
+comma, semicolon, bar or white space; before the puzzle may stand ids or ratings, after it its solution, and then
+anything else. The puzzle's column is the first of the first line that looks like one, and the same in all lines. Empty
+lines, lines that begin with ``#`` and what follows a ``#`` are comments. The first line may be a header that names the
+columns (``puzzle``, ``quiz``, ``sudoku``, ``board`` or ``question``; ``solution``, ``solved`` or ``answer``), in which
+case these may stand anywhere. Each puzzle must have exactly one solution, and it is computed; one that is given must
+agree.
 
 Compact: ``.npz`` with the patterns of clues (bits) and the solved grids (half a byte per cell), 52 bytes a puzzle of 81
 cells before compression. It may say of which split and difficulty its puzzles are (``Origin``).
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_mdm.puzzles.sudoku import Puzzle, board, board_of, from_text
+from lightning_mdm.puzzles.sudoku import BLANKS, Puzzle, board, board_of, from_text
 from lightning_mdm.puzzles.sudoku_search import proven
 from lightning_mdm.text_lines import numbered_lines
 
@@ -63,7 +65,7 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
         fields = [field.strip("\"'") for field in separator.split(content)]
         try:
             if columns is None:
-                columns = header(fields, board(side).cells)
+                columns = header(fields, side)
                 if columns.named:
                     # Fields may hold spaces where the header's names are delimited.
                     separator = DELIMITER if DELIMITER.search(content) else SEPARATOR
@@ -84,7 +86,7 @@ class Columns:
     Args:
         puzzle: the column of the puzzle.
         solution: that of its solution, if there is one.
-        named: whether a header says so; otherwise any other field that looks like a solution is one.
+        named: whether a header says so; otherwise any field behind the puzzle that looks like a solution is one.
     """
 
     puzzle: int
@@ -97,11 +99,11 @@ class Columns:
             return [fields[self.solution]] if self.solution is not None and self.solution < len(fields) else []
         # Lists also have ratings and names there; so many digits are a solution that is cut short.
         long = re.compile(rf"[0-9.]{{{cells // 4 + 5},}}")
-        others = [field for place, field in enumerate(fields) if place != self.puzzle]
-        return [field for field in others if len(field) == cells or long.fullmatch(field)]
+        behind = fields[self.puzzle + 1 :]
+        return [field for field in behind if len(field) == cells or long.fullmatch(field)]
 
 
-def header(fields: Sequence[str], cells: int) -> Columns:
+def header(fields: Sequence[str], side: int) -> Columns:
     """The columns that a first line names; those of a list without names where it is no header.
 
     Raises:
@@ -112,12 +114,16 @@ def header(fields: Sequence[str], cells: int) -> Columns:
     if puzzle is not None:
         solution = next((place for place, name in enumerate(names) if name in SOLUTION_NAMES), None)
         return Columns(puzzle, solution, named=True)
-    if cells not in map(len, fields):
+    cells = board(side).cells
+    whole = [place for place, field in enumerate(fields) if len(field) == cells]
+    if not whole:
         raise ValueError(
             f"malformed: the puzzle has {len(fields[0])} characters instead of {cells}; if this is a header, call its "
             f"column of puzzles one of {', '.join(PUZZLE_NAMES)}"
         )
-    return Columns(0)
+    grid = re.compile(rf"[{re.escape(BLANKS)}1-{side}]*")
+    # Where none has a grid's characters alone, a field of its length is refused by the character that is wrong.
+    return Columns(next((place for place in whole if grid.fullmatch(fields[place])), whole[0]))
 
 
 def read_line(fields: Sequence[str], columns: Columns, side: int) -> Puzzle:

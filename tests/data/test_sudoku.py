@@ -378,6 +378,12 @@ def test_questions_that_are_no_puzzles_are_refused(
         ({"layout": "moves", "move_order": "best"}, "data.move_order='best': choose one of reading, solver, random"),
         ({"move_order": "solver"}, "data.move_order='solver': the grid has no order of moves"),
         ({"side": 16}, "side=16: a Sudoku here has side 4 or 9"),
+        ({"train_path": "a.jsonl"}, "data.train_path='a.jsonl': a .jsonl is for data.predict_path; give puzzles"),
+        (
+            {"validation_path": "a.jsonl"},
+            "data.validation_path='a.jsonl': a .jsonl is for data.predict_path; give puzzles",
+        ),
+        ({"test_path": "a.jsonl"}, "data.test_path='a.jsonl': a .jsonl is for data.predict_path; give puzzles"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -51,6 +51,12 @@ def written(tmp_path: Path, text: str) -> Path:
         f"{CLUES}\t{SOLVED}\n",
         f"{CLUES};Easter Monster;1.7\n",
         f"{CLUES} 12 3.5\n",
+        f"0000183b305c {CLUES} 1.2\n",
+        f"1,{CLUES}\n",
+        f"0.5 {CLUES}\n",
+        f"17,{CLUES},{SOLVED},0.5\n",
+        f"{'x' * 81},{CLUES}\n",
+        f"{'1' * 40},{CLUES}\n",
     ],
 )
 def test_common_formats(tmp_path: Path, text: str) -> None:
@@ -104,12 +110,34 @@ def test_a_named_solution_is_a_whole_grid(tmp_path: Path, stated: str, message: 
         ("x" * 80, "malformed: the puzzle has 80 characters instead of 81; if this is a header, call its column"),
         ("puzzle1,solution1", "malformed: the puzzle has 7 characters .* call its column of puzzles one of puzzle"),
         ("id,solution", "malformed: the puzzle has 2 characters .* call its column of puzzles one of puzzle"),
-        (f"17,{CLUES}", "malformed: the puzzle has 2 characters"),
+        (f"17,{CLUES[:-1]}", "malformed: the puzzle has 2 characters .* call its column of puzzles one of puzzle"),
+        (f"17,{CLUES[:-1]}x", "malformed: the puzzle's character 81 is 'x'"),
     ],
 )
 def test_a_first_line_is_a_header_by_its_names_alone(tmp_path: Path, first: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"list.txt, line 1: {message}"):
         read_text(written(tmp_path, f"{first}\n{CLUES}\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (CLUES, "malformed: 1 columns, and the puzzle should be in column 2"),
+        (f"{CLUES},17", "malformed: the puzzle has 2 characters instead of 81"),
+        (f"17,{CLUES[:-1]}", "malformed: the puzzle has 80 characters instead of 81"),
+        (f"17,{CLUES},{SOLVED[1:]}5", "contradictory: the solution given is not that of the puzzle"),
+        (f"17,{SOLVED},{CLUES}", "contradictory: the solution given is not that of the puzzle"),
+    ],
+)
+def test_the_first_line_says_where_puzzles_stand(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"list.txt, line 2: {message}"):
+        read_text(written(tmp_path, f"1,{CLUES}\n{line}\n"))
+
+
+def test_ids_of_small_boards_are_no_puzzles(tmp_path: Path) -> None:
+    """An id may be as long as a board of 16 cells; it has digits that the board has not."""
+    (small,) = puzzles(1, "any", 4)
+    assert read_text(written(tmp_path, f"2009080706050403 {to_text(small.clues)}\n"), 4) == [small]
 
 
 def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:
