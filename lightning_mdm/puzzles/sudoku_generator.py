@@ -101,6 +101,7 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
         raise ValueError(f"split {split!r}: Sudokus have {', '.join(BUCKETS)}")
     where = board(options.side)
     rng = random.Random(f"{stream}/{k}")
+    few = False  # whether a grid had a puzzle of so few clues
     for _ in range(MAX_GRIDS):
         grid = random_grid(where, rng)
         order = rng.sample(range(where.cells), where.cells)
@@ -114,6 +115,7 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
             wanted = max(len(needed), rng.randint(options.min_clues, options.max_clues))
             if wanted > options.max_clues:
                 break
+            few = True
             kept = {*needed, *rng.sample(others, wanted - len(needed))}
             clues = bytes(digit if cell in kept else 0 for cell, digit in enumerate(grid))
             if clues in tried:
@@ -126,8 +128,22 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
     raise ValueError(
         f"{options}: of {MAX_GRIDS} random grids none has such a puzzle"
         + (f" in the {split} split" if split else "")
-        + "; raise max_clues, or ask for another difficulty"
+        + f"; {way_out(options, few)}"
     )
+
+
+def way_out(options: SudokuOptions, few: bool) -> str:
+    """What to change where hardly any puzzle meets the options.
+
+    Args:
+        options: which puzzles were looked for.
+        few: whether any of them, of whatever difficulty, had ``max_clues`` clues or fewer.
+    """
+    if options.difficulty == "hard" and options.side == 4:
+        return "there are no hard puzzles of side 4: ask for another difficulty"
+    if options.difficulty == "hard" and few:
+        return "hard puzzles have few clues: lower min_clues and max_clues, or ask for another difficulty"
+    return "raise max_clues" + ("" if options.difficulty == "any" else ", or ask for another difficulty")
 
 
 @lru_cache(maxsize=REMEMBERED)

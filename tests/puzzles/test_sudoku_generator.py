@@ -70,12 +70,23 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
         SudokuOptions(**options)  # type: ignore[arg-type]
 
 
-def test_what_there_is_not_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (SudokuOptions(4, 0, 3), "raise max_clues$"),  # no 4x4 puzzle has three clues
+        (SudokuOptions(4, 0, 3, "easy"), "raise max_clues, or ask for another difficulty$"),
+        (SudokuOptions(9, 0, 16, "hard"), "raise max_clues, or ask for another difficulty$"),
+        (SudokuOptions(9, 60, 81, "hard"), "hard puzzles have few clues: lower min_clues and max_clues, or ask for"),
+        (SudokuOptions(4, 4, 16, "hard"), "there are no hard puzzles of side 4: ask for another difficulty$"),
+    ],
+)
+def test_what_there_is_not_is_said(monkeypatch: pytest.MonkeyPatch, options: SudokuOptions, advice: str) -> None:
     monkeypatch.setattr("lightning_mdm.puzzles.sudoku_generator.MAX_GRIDS", 20)
-    with pytest.raises(
-        ValueError, match=r"of 20 random grids none has such a puzzle in the test split; raise max_clues"
-    ):
-        fresh(SudokuOptions(4, 0, 3), "s", 0, "test")  # no 4x4 puzzle has three clues
+    with pytest.raises(ValueError, match=rf"of 20 random grids none has such a puzzle in the test split; {advice}"):
+        fresh(options, "s", 0, "test")
+
+
+def test_splits_are_known() -> None:
     with pytest.raises(ValueError, match="split 'exam': Sudokus have validation, test, train"):
         fresh(SMALL, "s", 0, "exam")
 
