@@ -67,8 +67,8 @@ class Subproblems(EvaluationCallback):
 
     Args:
         policies: unmasking policies to analyse; all that the module and the task can run, with their default options,
-            where not given (see ``runs_of``). None of a task with several right answers per problem: there is no
-            telling which token is wrong.
+            where not given (see ``runs_of``). Of a task with several right answers per problem, where there is no
+            telling which token is wrong, none; those given are refused.
         budgets: step budgets T; where not given, one step per token.
         seeds: seeds of the decoding noise; one run each.
         decoding: end-of-sequence handling and token sampling.
@@ -127,6 +127,11 @@ class Subproblems(EvaluationCallback):
                 return
             why = "a causal net sees no sequence with gaps" if causal else f"{data.task} tells none apart as configured"
             raise ValueError(f"there are no subproblems to analyse: {why}; take a masked denoiser of a task that does")
+        if self.policies and not fitting and not data.one_answer:
+            raise ValueError(
+                f"subproblems.policies: a problem of {data.task} has several right answers, so no token of a policy "
+                "can be called wrong; leave them out for the denoiser's losses alone"
+            )
         self.facts, self.split = SplitFacts(data, split), data.split_name(split)
         longest = self.facts.longest_response
         all_policies = self.policies is None and not fitting

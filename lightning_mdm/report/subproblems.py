@@ -142,7 +142,8 @@ def subproblem_table(losses: Sequence[SubproblemRow], commits: Sequence[CommitRo
                 )
             parts.append(table)
         stack.add_row(Group(*parts))
-    stack.add_row(Text(_CAPTION, style="dim"))
+    if commits:
+        stack.add_row(Text(_CAPTION, style="dim"))
     return stack
 
 

@@ -164,6 +164,10 @@ def test_a_law_with_many_answers_has_losses_only(tmp_path: Path) -> None:
     assert nats["observation, decided by known latents"] < 1e-5
     assert min(nats["observation, not decided yet"], nats["latent"]) > 0.05
     assert (tmp_path / "subproblems.png").stat().st_size > 0
+    with pytest.raises(
+        ValueError, match=r"subproblems\.policies: a problem of nae_sat has several right .*; leave them"
+    ):
+        analyse(tmp_path, Answering(law_denoiser(law)), NaeSatProblems(law, n_test=20), policies=[TopMargin()])
 
 
 class Wishing(nn.Module):
