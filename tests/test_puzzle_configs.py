@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,28 @@ def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     small = ["--data.law.latents=6", "--data.law.observations=10", "--model.net.positions=16"]
     program("fit", *layers("nae_sat", "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW, *small)
     last = tmp_path / "checkpoints" / "last.ckpt"
-    script.main([str(last), "--law", "latents=6", "observations=10", "--problems", "30"])
+    script.main([str(last), "--problems", "30"])
     printed = capsys.readouterr().out
     assert "KL(exact || denoiser), nats per token: 0." in printed
     assert printed.count(" to ") >= 1
-    with pytest.raises(ValueError, match="--law shape=3: give option=value"):
-        script.law_of(["shape=3"])
+    shutil.copyfile(last, tmp_path / "alone.ckpt")
+    script.main([str(tmp_path / "alone.ckpt"), "--law", "latents=6", "observations=10", "--problems", "30"])
+    assert capsys.readouterr().out == printed, "the law is that of the run"
+
+    def refused(checkpoint: str, *settings: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            script.main([str(tmp_path / checkpoint), "--problems", "30", *(["--law", *settings] if settings else [])])
+        assert ended.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "no fit.yaml in the checkpoint's run directory: say its law" in refused("alone.ckpt")
+    assert "40 tokens of 2 kinds, where the denoiser has 16 positions and 2" in refused("alone.ckpt", "latents=10")
+    assert "16 tokens of 3 kinds" in refused("alone.ckpt", "latents=6", "observations=9", "padding=1")
+    assert "--law: 14 tokens, where the training had 16" in refused("checkpoints/last.ckpt", "latents=4")
+    assert "--law shape=3: give option=value" in refused("checkpoints/last.ckpt", "shape=3")
+    assert "--law latents=six: give option=value" in refused("checkpoints/last.ckpt", "latents=six")
+    assert "none.ckpt: no such file; give a checkpoint" in refused("none.ckpt")
+    made = yaml.safe_load((tmp_path / "fit.yaml").read_text())
+    made["data"]["class_path"] = "lightning_mdm.data.zebra.ZebraPuzzles"
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(made))
+    assert "fit.yaml is of lightning_mdm.data.zebra.ZebraPuzzles: give" in refused("checkpoints/last.ckpt")

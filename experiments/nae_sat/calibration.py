@@ -4,7 +4,8 @@ python experiments/nae_sat/calibration.py CHECKPOINT [--law latents=10 observati
 
 Random masks of all sizes over test sequences, as in training. Prints the mean KL(exact || denoiser) in nats per masked
 token, for latents and observations apart and for every quarter of the masked share, and a table of calibration: of the
-tokens to which the denoiser gives a probability of 1 within a bin, its mean and the mean of the exact one.
+tokens to which the denoiser gives a probability of 1 within a bin, its mean and the mean of the exact one. The law is
+that of ``fit.yaml`` in the checkpoint's run directory; ``--law`` changes it, or says it where there is no such file.
 
 Shapes: B rows, R response positions, N masked tokens.
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_mdm.data.nae_sat import NaeSatProblems
@@ -99,31 +103,81 @@ def report(found: Compared, bins: int) -> list[str]:
     return [*lines, f"mean gap, weighted by tokens: {gap:.4f}"]
 
 
-def law_of(settings: Sequence[str]) -> NaeSat:
-    """The law of ``option=value`` settings.
+def trained_on(checkpoint: Path) -> NaeSat | None:
+    """The law of the training that a checkpoint belongs to, by its ``fit.yaml``; ``None`` where there is no such file.
 
     Raises:
-        ValueError: no such option.
+        ValueError: no checkpoint, or one of another task.
     """
+    if not checkpoint.is_file():
+        raise ValueError(f"{checkpoint}: no such file; give a checkpoint, runs/NAME/checkpoints/last.ckpt")
+    path = checkpoint.parent.parent / "fit.yaml"
+    if not path.is_file():
+        return None
+    data: Any = OmegaConf.to_container(OmegaConf.load(path).data)
+    if data["class_path"].split(".")[-1] != NaeSatProblems.__name__:
+        raise ValueError(f"{path} is of {data['class_path']}: give a checkpoint of configs/nae_sat/denoiser.yaml")
+    return NaeSat(**data.get("init_args", {}).get("law", {}))
+
+
+def law_of(settings: Sequence[str], trained: NaeSat | None = None) -> NaeSat:
+    """The law of ``option=value`` settings; what they do not say is as in training, where that is known.
+
+    Raises:
+        ValueError: no law at all, no such option or value, or a law whose sequences are not as long as in training.
+    """
+    if not settings and trained is None:
+        raise ValueError("no fit.yaml in the checkpoint's run directory: say its law, as in --law latents=8 "
+                         "observations=24")  # fmt: skip
     names = [option.name for option in fields(NaeSat)]
-    given: dict[str, int | str] = {}
+    given: dict[str, Any] = {} if trained is None else asdict(trained)
     for setting in settings:
         name, _, value = setting.partition("=")
-        if name not in names:
+        if name not in names or not (name == "placing" or value.isdecimal()):
             raise ValueError(f"--law {setting}: give option=value, the options being {', '.join(names)}")
         given[name] = value if name == "placing" else int(value)
-    return NaeSat(**given)  # type: ignore[arg-type]
+    law = NaeSat(**given)
+    if trained is not None and canvas(law) != canvas(trained):
+        raise ValueError(f"--law: {canvas(law)} tokens, where the training had {canvas(trained)}; leave --law out")
+    return law
+
+
+def canvas(law: NaeSat) -> int:
+    """The number of tokens of a sequence, padding included."""
+    return law.padding + law.length
+
+
+def checked(module: DenoiserModule, law: NaeSat) -> ReadableDenoiser:
+    """The denoiser of a module that may have been trained on a law.
+
+    Raises:
+        ValueError: it cannot have been.
+    """
+    positions = module.hparams["net"].get("positions", 0)
+    longer = positions and canvas(law) > positions
+    if longer or module.denoiser.vocab_size != law.n_tokens:
+        raise ValueError(
+            f"--law: {canvas(law)} tokens of {law.n_tokens} kinds, where the denoiser has "
+            f"{positions or 'any number of'} positions and {module.denoiser.vocab_size} kinds; give the law that it "
+            "was trained on"
+        )
+    return module.denoiser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="of configs/nae_sat/denoiser.yaml with small.yaml over it")
-    parser.add_argument("--law", nargs="*", default=[], metavar="OPTION=VALUE", help="as in data.law")
+    parser.add_argument("checkpoint", type=Path, help="of configs/nae_sat/denoiser.yaml with small.yaml over it")
+    parser.add_argument("--law", nargs="*", default=[], metavar="OPTION=VALUE", help="as in data.law, over fit.yaml")
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--bins", type=int, default=10)
     options = parser.parse_args(arguments)
-    module = DenoiserModule.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
-    print("\n".join(report(compare(module.denoiser, law_of(options.law), options.problems), options.bins)))
+    try:
+        law = law_of(options.law, trained_on(options.checkpoint))
+        module = DenoiserModule.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
+        found = compare(checked(module, law), law, options.problems)
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n".join(report(found, options.bins)))
 
 
 if __name__ == "__main__":
