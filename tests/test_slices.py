@@ -420,6 +420,13 @@ def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert (tmp_path / "frontier.png").is_file()
 
 
+def test_zebra_refuses_a_slice_that_is_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_script("zebra").main(["--minutes", "1", "--runs", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "--minutes 1.0: a start alone may take 75 seconds" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_independent_denoisers_and_the_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("word_problems_order")
 

@@ -314,5 +314,25 @@ def test_a_slice_ends_in_time_and_keeps_what_is_not_complete(
         assert calls == expected
         assert capsys.readouterr().out.splitlines()[-1] == "not complete: give the same command again"
     assert not (tmp_path / "tiny" / "report").exists()
-    with pytest.raises(ValueError, match=r"holds no decoded test problems: run the sweeps first"):
+    with pytest.raises(SystemExit):
         runner.main(["--size", "tiny", "--runs", str(tmp_path), "--so_far"])
+    assert "holds no decoded test problems: run the sweeps first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "tiny", "--so_far"], r"tiny holds no decoded test problems: run the sweeps first"),
+        (["--size", "paper", "--minutes", "1"], "--minutes 1.0: a start alone may take 75 seconds; give more"),
+        (["--size", "paper", "--minutes", "2"], "needs 3.25 to begin; give more"),
+    ],
+)
+def test_what_the_runner_refuses_is_said_without_a_traceback(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    options: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(runner, "HERE", tmp_path)  # no stored weights are there
+    with pytest.raises(SystemExit) as ended:
+        runner.main([*options, "--runs", str(tmp_path / "runs")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -237,7 +237,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_sizes"), help="where runs are kept, by size")
     parser.add_argument("--so_far", action="store_true", help="report on what is decoded, and run nothing")
     options = parser.parse_args(arguments)
-    size, run_dir = SIZES[options.size], options.runs / options.size
+    try:
+        go_on(SIZES[options.size], options.runs / options.size, options)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def go_on(size: Size, run_dir: Path, options: argparse.Namespace) -> None:
+    """What the options of ``main`` ask for.
+
+    Raises:
+        ValueError: a slice too short to begin anything, or nothing to report on.
+    """
     if options.so_far:
         path = so_far(run_dir)
         publish([path], path, size)

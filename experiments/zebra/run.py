@@ -77,10 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/zebra_orders"), help="where runs are kept")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not run_all(stages(options.runs), Clock(options.minutes)):
-        print("not complete: give the same command again")
-        return
-    print(f"all is complete: {publish(options.runs)}")
+    try:
+        complete = run_all(stages(options.runs), Clock(options.minutes))
+        print(f"all is complete: {publish(options.runs)}" if complete else "not complete: give the same command again")
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
