@@ -380,7 +380,12 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert as_published == [("easy", 50)] * 3 + [("hard", 50)] * 3
     assert len({row.checkpoint for row in rows}) == 1
     assert (path / "frontier.png").is_file()
+    (kept := Path("kept")).mkdir()
+    monkeypatch.setattr(script, "HERE", kept)
+    monkeypatch.setitem(script.SIZES, "tiny", replace(tiny, suffix="_tiny"))
     script.main(["--size", "tiny", "--runs", "runs", "--so_far"])
+    assert not list(kept.iterdir()), "what is published is of complete runs"
+    assert Path("runs/tiny/so_far/report.md").is_file()
     found = read_rows(Path("runs/tiny/so_far/frontier.csv"))
     assert all(row.problems for row in rows)
     unnamed = [replace(row, problems="") for row in rows]  # nothing but what is decoded is looked at

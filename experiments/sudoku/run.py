@@ -10,7 +10,7 @@ are not at hand. Both are also decoded as the paper decodes, with noise on the r
 are the autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and
 ``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of ``make sudoku``, minutes of
 CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and reports on the problems that
-every policy has decoded.
+every policy has decoded, in the run directory alone.
 """
 
 from __future__ import annotations
@@ -235,7 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this slice; without end if not given")
     parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_sizes"), help="where runs are kept, by size")
-    parser.add_argument("--so_far", action="store_true", help="report on what is decoded, and run nothing")
+    parser.add_argument(
+        "--so_far", action="store_true", help="report on what is decoded, in RUNS/SIZE/so_far, and run nothing"
+    )
     options = parser.parse_args(arguments)
     try:
         go_on(SIZES[options.size], options.runs / options.size, options)
@@ -251,7 +253,7 @@ def go_on(size: Size, run_dir: Path, options: argparse.Namespace) -> None:
     """
     if options.so_far:
         path = so_far(run_dir)
-        publish([path], path, size)
+        report([str(path)])  # there alone: what this folder keeps is of complete runs
         return
     weights = (run_dir if size.suffix is None else HERE) / f"weights{size.suffix or ''}"
     if not run(size, run_dir, weights, Clock(options.minutes, size.reserve)):
