@@ -48,6 +48,7 @@ def test_one_command_measures_everything_and_nothing_twice(
     bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["--tiny", "--device", "cpu", "--patience", "0", "--out", str(tmp_path)]
+    monkeypatch.setattr(bench.measuring, "commit_hash", lambda _: "one")
     bench.run.main([*command, "--only", "naive"])
     first = rows_of(tmp_path)
     assert list(first[0]) == COLUMNS
@@ -74,6 +75,29 @@ def test_one_command_measures_everything_and_nothing_twice(
     assert (tmp_path / "cost_tiny_cpu.png").exists(), "the figure needs rows of any commit"
     with pytest.raises(AssertionError, match="measured again"):
         bench.run.main(command)
+
+
+@pytest.mark.parametrize("commit", ["unknown", "abc1234-dirty", "abc1234"])
+def test_rows_of_a_commit_that_may_be_another_are_measured_again(
+    bench: SimpleNamespace, tmp_path: Path, commit: str
+) -> None:
+    """Within a run they count, and in a later one where that is said."""
+
+    def run(same_code: bool = False) -> Any:
+        return bench.measuring.Bench(CPU, tmp_path / "rows.csv", 0.0, commit, same_code)
+
+    first, sizes = run(), {"batch": 1, "canvas": 1}
+    for name in ("a", "b"):
+        assert not first.has(name)
+        first.row(name, 1.0, "s", **sizes)
+    assert first.has("a", "b")
+    assert run(same_code=True).has("a", "b")
+    later = run()
+    assert later.has("a") == later.has("b") == (commit == "abc1234")
+    later.row("a", 2.0, "s", **sizes)
+    assert later.has("a")
+    found = [(row["name"], row["value"]) for row in rows_of(tmp_path)]
+    assert found == [("b", "1"), ("a", "2")], "in place of the old row"
 
 
 def test_utilisation_is_over_the_peak_of_a_known_device(

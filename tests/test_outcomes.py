@@ -27,6 +27,7 @@ from lightning_mdm.outcomes import (
     canonical_json,
     commit_hash,
     frontier_row,
+    names_one_source,
     outcome_rows,
     read_outcomes,
     read_rows,
@@ -286,7 +287,8 @@ class TestRows:
 
 class TestCommit:
     @pytest.fixture(autouse=True)
-    def _forget(self) -> Iterator[None]:
+    def _forget(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("LIGHTNING_MDM_COMMIT", raising=False)
         commit_hash.cache_clear()
         yield
         commit_hash.cache_clear()
@@ -325,6 +327,27 @@ class TestCommit:
         assert ask() == f"{commit}-dirty"
         git("checkout", ".")
         assert commit_hash(package) == f"{commit}-dirty"  # what was imported stays what runs
+
+    def test_where_there_is_no_repository_the_environment_says_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LIGHTNING_MDM_COMMIT", "abc1234\n")
+        assert commit_hash(tmp_path) == commit_hash(tmp_path / "missing") == "abc1234"
+        commit_hash.cache_clear()
+        monkeypatch.setenv("LIGHTNING_MDM_COMMIT", " ")
+        assert commit_hash(tmp_path) == "unknown"
+        for command in (["init", "-q"], ["add", "."]):
+            (tmp_path / "a.py").touch()
+            subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.hooksPath=/dev/null"]
+        subprocess.run(["git", *who, "-C", str(tmp_path), "commit", "-qm", "one"], check=True)
+        commit_hash.cache_clear()
+        monkeypatch.setenv("LIGHTNING_MDM_COMMIT", "abc1234")
+        assert commit_hash(tmp_path) not in ("abc1234", "unknown"), "a repository knows better"
+
+    @pytest.mark.parametrize(("commit", "one"), [("abc1234", True), ("abc1234-dirty", False), ("unknown", False)])
+    def test_which_commits_name_one_source(self, commit: str, one: bool) -> None:
+        assert names_one_source(commit) == one
 
     def test_never_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")

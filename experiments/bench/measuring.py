@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_mdm.outcomes.commit import commit_hash
+from lightning_mdm.outcomes.commit import commit_hash, names_one_source
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -89,33 +89,42 @@ class Bench:
         out: file of the rows; a row is appended as soon as it is measured.
         patience: seconds for one comparison, beside its warm-up.
         commit: of the code that is measured.
+        same_code: take rows of an unknown or modified commit for rows of this code, too.
     """
 
     device: torch.device
     out: Path
     patience: float
     commit: str = field(default_factory=lambda: commit_hash(REPOSITORY))
+    same_code: bool = False
 
     def __post_init__(self) -> None:
         self.name = device_name(self.device)
         self.clock = Clock(self.device)
         self.rows = read_rows(self.out)
+        # Such a commit may be that of other code, whose rows are measured again.
+        ours = self.same_code or names_one_source(self.commit)
+        self.measured = {row.name for row in self.rows if ours and self.here(row)}
 
     @property
     def peak(self) -> Peak | None:
         return PEAKS.get(self.name)
 
+    def here(self, row: Row) -> bool:
+        """Whether a row is of this device and commit."""
+        return (row.device, row.commit) == (self.name, self.commit)
+
     def has(self, *names: str) -> bool:
-        """Whether all of these are measured already, on this device and at this commit."""
-        known = {row.name for row in self.rows if (row.device, row.commit) == (self.name, self.commit)}
-        return set(names) <= known
+        """Whether all of these are measured already, on this device and with this code."""
+        return set(names) <= self.measured
 
     def row(
         self, name: str, value: float, unit: str, *, batch: int, canvas: int, steps: int = 0, target: str = ""
     ) -> None:
-        """Keep a measurement, and print it."""
+        """Keep a measurement, in place of one that may be of other code, and print it."""
         row = Row(name, self.name, batch, canvas, steps, float(f"{value:.4g}"), unit, target, self.commit)
-        self.rows.append(row)
+        self.rows = [*(known for known in self.rows if not (self.here(known) and known.name == name)), row]
+        self.measured.add(name)
         write_rows(self.out, self.rows)
         aim = f"   target {target}" if target else ""
         print(f"{name:58}{row.value:>12g} {unit:10} batch {batch}, canvas {canvas}, steps {steps}{aim}", flush=True)

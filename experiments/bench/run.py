@@ -5,7 +5,8 @@
     python experiments/bench/run.py --tiny --out runs/bench    # shapes for nothing but a test of the script
 
 Rows are appended to rows.csv one by one. What is there already, at this commit and on this device, is not measured
-again: after an interruption the same command goes on.
+again: after an interruption the same command goes on. A copy without git learns its commit from the environment
+variable LIGHTNING_MDM_COMMIT; rows of an "unknown" or "-dirty" one count with ``--same_code`` only.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--patience", type=float, help="seconds for one comparison; 2 on a GPU, 6 on a CPU")
     parser.add_argument("--out", type=Path, help="folder of rows.csv and figures; this one, or runs/bench with --tiny")
+    parser.add_argument(
+        "--same_code", action="store_true", help='count rows of an "unknown" or "-dirty" commit: the code is the same'
+    )
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     name = "tiny" if options.tiny else options.size or ("170m" if device.type == "cuda" else "default")
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)  # processor time is the measure there
     prefer_kernels_without_plans()
-    bench = Bench(device, out / "rows.csv", patience)
+    bench = Bench(device, out / "rows.csv", patience, same_code=options.same_code)
     print(f"{bench.name}, torch {torch.__version__}, commit {bench.commit}, size {name}", flush=True)
     for part in options.only:
         for measure in PARTS[part]:

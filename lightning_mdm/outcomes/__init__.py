@@ -3,7 +3,7 @@
 Knows neither torch nor Lightning, so that reports read outcomes without loading either.
 """
 
-from lightning_mdm.outcomes.commit import commit_hash
+from lightning_mdm.outcomes.commit import commit_hash, names_one_source
 from lightning_mdm.outcomes.order_rows import ORDER_NATS, OrderRow, read_order_rows, write_order_rows
 from lightning_mdm.outcomes.records import BatchRecord, Cell, Outcome, canonical_json
 from lightning_mdm.outcomes.rows import (
@@ -44,6 +44,7 @@ __all__ = [
     "canonical_json",
     "commit_hash",
     "frontier_row",
+    "names_one_source",
     "outcome_rows",
     "read_commits",
     "read_order_rows",
