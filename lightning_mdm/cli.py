@@ -116,6 +116,8 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
+        if subcommand in ("sweep", "analyse") and not is_given("--trainer.limit_val_batches", args):
+            config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
         path = checkpoint_path(config, fitting=subcommand == "fit")
         self.trained_with = {} if path is None else hyper_parameters(path)
         if path is None and config.model is not None:
@@ -186,6 +188,11 @@ class CLI(LightningCLI):
             if (Path(run_dir) / "frontier.csv").is_file():
                 report([run_dir])
             print(run_dir)
+
+
+def is_given(option: str, args: Sequence[str] | None) -> bool:
+    """Whether an option is on the command line itself."""
+    return any(str(arg).partition("=")[0] == option for arg in (sys.argv[1:] if args is None else args))
 
 
 def last_checkpoint(config: jsonargparse.Namespace) -> Path:

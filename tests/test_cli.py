@@ -275,6 +275,16 @@ def test_fit_from_the_last_checkpoint_starts_anew_where_there_is_none(tmp_path: 
     assert saved(tmp_path / "new")[0] == 1
 
 
+def test_a_sweep_takes_the_whole_split_unless_told_on_the_command_line(tmp_path: Path, run_dir: Path) -> None:
+    """What a configuration says of validation is meant for the one within a training."""
+    (tmp_path / "limit.yaml").write_text("trainer: {limit_val_batches: 1}\n")
+    options = [*tiny(tmp_path), "--config", tmp_path / "limit.yaml", "--ckpt_path", last(run_dir)]
+    options += ["--split", "validation", "--frontier.budgets", "[1]", "--data.eval_batch_size", "2"]
+    for name, given, n in (("whole", [], N_VALIDATION), ("part", ["--trainer.limit_val_batches=2"], 4)):
+        program("sweep", *options, "--run_dir", tmp_path / name, *given)
+        assert {row.n for row in read_rows(tmp_path / name / "frontier.csv")} == {n}
+
+
 def test_sweep_needs_the_checkpoint_alone(tmp_path: Path, run_dir: Path) -> None:
     copy = tmp_path / "elsewhere.ckpt"
     shutil.copy(last(run_dir), copy)

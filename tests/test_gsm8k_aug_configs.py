@@ -179,7 +179,7 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
     def lightning(*arguments: str) -> None:
         commands.append(list(arguments))
         few = [*QUICK, "--frontier.fit_policies=[]"] if arguments[0] == "fit" else []
-        few += ["--data.n_validation=2"] if arguments[0] == "sweep" else []
+        few += ["--data.n_validation=5", "--data.eval_batch_size=1"] if arguments[0] == "sweep" else []
         few += ["--order_heatmap.samples=2"] if "order.yaml" in " ".join(arguments) else []
         program(*arguments, *few)
 
@@ -192,6 +192,7 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
         assert str(exported) in command
     learned = read_rows(tmp_path / "learned_validation" / "frontier.csv")
     heuristics = read_rows(tmp_path / "heuristics_validation" / "frontier.csv")
+    assert {row.n for row in (*learned, *heuristics)} == {5}, "the same problems, more than a training validates on"
     assert {row.T for row in learned} == {5, 10, 15}
     assert {row.T for row in heuristics} == set(script.matched_budgets(learned))
     text = (tmp_path / "report_validation" / "report.md").read_text(encoding="utf-8")
