@@ -6,23 +6,53 @@ import os
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 
 class LastUpdate(Callback):
-    """Makes ``last.ckpt`` the checkpoint of the update that ends training.
+    """Makes ``last.ckpt`` the checkpoint of the update that ends training, be it the last of all or the last in time.
 
     It is saved while training still runs: at its end ``EMAWeightAveraging`` overwrites the raw weights by the averaged
     ones, and a checkpoint saved then, as ModelCheckpoint may do, could not be trained on. It runs after the callbacks
-    of the configuration, so that the average has seen the update.
+    of the configuration, so that the average has seen the update, and after the trainer's clock.
+
+    A training that is told to stop, as by ``trainer.max_time``, first completes its update, whose gradients no
+    checkpoint holds, and does not validate on that account: that could take longer than all that is left.
     """
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+    def __init__(self) -> None:
+        self.updates = 0  # before the batch
+        self.stopping = False
+        self.limit: int | float | None = None  # of validation, while it is left out
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        others = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+        saving = [c for c in others if isinstance(c, Checkpoint)]
+        trainer.callbacks = [*(c for c in others if c not in saving), self, *saving]  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stopping = False
         last = self.last(trainer)
-        if last is not None and trainer.global_step == trainer.max_steps:
+        if last is not None and trainer.is_global_zero:
+            self.aside(last).unlink(missing_ok=True)  # left by a run that was killed, and older than this one's
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        self.updates = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        complete = trainer.global_step == trainer.max_steps
+        self.stopping = self.stopping or trainer.should_stop
+        # A complete training ends by itself, and validates where its interval says so.
+        trainer.should_stop = self.stopping and trainer.global_step > self.updates and not complete
+        if trainer.should_stop:
+            self.limit, trainer.limit_val_batches = trainer.limit_val_batches, 0
+        last = self.last(trainer)
+        if last is not None and (complete or trainer.should_stop):
             trainer.save_checkpoint(self.aside(last))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.limit is not None:
+            trainer.limit_val_batches, self.limit = self.limit, None
         last = self.last(trainer)
         if last is not None and trainer.is_global_zero and self.aside(last).exists():
             os.replace(self.aside(last), last)

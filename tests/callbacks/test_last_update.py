@@ -1,0 +1,119 @@
+"""The last checkpoint of a training that ran out of time: no update is lost, and it goes on as if never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
+from torch import Tensor
+
+from lightning_mdm.callbacks.last_update import LastUpdate
+from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.trainer import Trainer
+from runs import few_problems, trainer
+
+UPDATES = 6
+
+
+class Second:
+    """A clock by which every batch takes one second; notes after which batch a validation began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0
+        self.validations: list[int] = []
+        step = DenoiserModule.training_step
+
+        def training_step(module: DenoiserModule, batch: Batch, batch_idx: int) -> Tensor:
+            self.now += 1
+            return step(module, batch, batch_idx)
+
+        monkeypatch.setattr(DenoiserModule, "training_step", training_step)
+        monkeypatch.setattr(DenoiserModule, "on_validation_start", lambda _: self.validations.append(self.now))
+        monkeypatch.setattr(Timer, "time_elapsed", lambda *_: float(self.now))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Second:
+    return Second(monkeypatch)
+
+
+def train(folder: Path, seconds: int, batches: int = 1, every: int = 100, validate: int = 2) -> Trainer:
+    """Train, or go on, for at most so many batches in all, ``batches`` of them an update."""
+    run = trainer(
+        folder, LastUpdate(), EMAWeightAveraging(decay=0.5),
+        ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False),
+        enable_checkpointing=True, max_steps=UPDATES, accumulate_grad_batches=batches, max_time={"seconds": seconds},
+        val_check_interval=validate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
+    run.fit(module, datamodule=few_problems(), ckpt_path="last" if (folder / "last.ckpt").is_file() else None)
+    return run
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    assert {file.name for file in folder.glob("last*")} == {"last.ckpt"}
+    found: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize(("batches", "stops_at"), [(1, 3), (2, 2), (3, 1)])
+def test_stopped_by_time_and_resumed_it_ends_as_if_never_stopped(
+    tmp_path: Path, clock: Second, batches: int, stops_at: int
+) -> None:
+    """Three seconds are three batches: three updates, one and a half, which is completed to two, or one."""
+    train(tmp_path / "whole", 1000, batches)
+    whole = saved(tmp_path / "whole")
+    assert whole["global_step"] == UPDATES
+    clock.now = 0
+    train(tmp_path / "sliced", 3, batches)
+    stopped = saved(tmp_path / "sliced")
+    assert stopped["global_step"] == stops_at
+    averaged = same(stopped["current_model_state"], stopped["state_dict"])
+    assert averaged == (stops_at == 1), "the raw weights are kept; an average begins with them"
+    train(tmp_path / "sliced", 1000, batches)
+    resumed = saved(tmp_path / "sliced")
+    for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
+        assert same(whole[part], resumed[part]), part
+    place = [found["loops"]["fit_loop"]["state_dict"]["combined_loader"] for found in (whole, resumed)]
+    assert place[0] == place[1]
+
+
+def test_a_limit_of_time_asks_for_no_validation(tmp_path: Path, clock: Second) -> None:
+    """Only the interval does, at the end of a complete training too."""
+    run = train(tmp_path, 3)
+    assert clock.validations == [2]
+    assert run.limit_val_batches == 1.0
+    run.validate(datamodule=few_problems(), ckpt_path="last", verbose=False)
+    assert clock.validations == [2, 3], "asked for, it validates"
+    clock.validations.clear()
+    train(tmp_path, UPDATES)
+    assert clock.validations == [4, 6]
+
+
+def test_a_training_complete_as_its_time_ends_validates_by_its_interval(tmp_path: Path, clock: Second) -> None:
+    train(tmp_path, UPDATES, validate=4)
+    assert clock.validations == [4]
+    assert saved(tmp_path)["global_step"] == UPDATES
+
+
+def test_what_a_killed_run_left_does_not_replace_a_later_checkpoint(tmp_path: Path, clock: Second) -> None:
+    train(tmp_path, 2)
+    (tmp_path / "last.final").write_bytes(b"older")
+    train(tmp_path, 0)  # its time is over before it begins
+    assert saved(tmp_path)["global_step"] == 2
