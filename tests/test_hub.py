@@ -7,16 +7,19 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lightning_mdm.hub import fetch, is_address
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the hub is asked for; it answers with a path."""
+    """What the hub is asked for; it answers with a path. Nothing is in the cache."""
     calls: list[tuple[Any, ...]] = []
 
-    def download(repo_id: str, filename: str, *, revision: str | None = None) -> str:
+    def download(repo_id: str, filename: str, *, revision: str | None = None, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
         calls.append((repo_id, filename, revision))
         return "/cache/file"
 
@@ -48,12 +51,37 @@ def test_a_malformed_address_is_refused_before_anything_is_asked(asked: list[tup
 
 
 def test_no_network_is_a_plain_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: Any, **__: Any) -> str:
+    def unreachable(*_: Any, local_files_only: bool = False, **__: Any) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
         raise OSError("no route to host\nand a long explanation")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(ValueError, match=r"init_from=hf://o/n/f: cannot get this file: no route to host\. Is there"):
+    with pytest.raises(
+        ValueError, match=r"init_from=hf://o/n/f: cannot get this file: no route to host\. Is there"
+    ) as raised:
         fetch("hf://o/n/f", option="init_from")
+    for option in ("model.init_from", "model.denoiser_ckpt", "data.tokenizer_path", "data.path"):
+        assert option in str(raised.value), "all that would have to be given"
+
+
+def test_a_file_in_the_cache_is_taken_without_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the library itself, in its own layout: a branch or a revision names a snapshot."""
+    commit = "0" * 40
+    repository = tmp_path / "models--o--n"
+    for file, text in ((repository / "snapshots" / commit / "deep" / "f", "x"), (repository / "refs" / "main", commit)):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def never(*_: Any, **__: Any) -> str:
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", never)
+    for address in ("hf://o/n/deep/f", f"hf://o/n@{commit}/deep/f"):
+        assert fetch(address, option="x").read_text() == "x"
+    with pytest.raises(ValueError, match="the hub is asked"):
+        fetch("hf://o/n/other", option="x")
 
 
 @pytest.mark.parametrize("path", ["runs/last.ckpt", "weights.safetensors", "hf/x"])
