@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -64,6 +65,17 @@ def plainly(message: str) -> str:
     names = ", ".join(policy.__name__ for policy in POLICIES)
     return re.sub(
         r"(polic(?:y|ies)\".*)Expected a dot import path string: (\S+)", rf"\1no policy \2; there are {names}", line
+    )
+
+
+def other_weights(message: str) -> str | None:
+    """What to do about a checkpoint whose weights are not the module's, in one line; ``None`` of another message."""
+    found = re.search(r"Error\(s\) in loading state_dict for (\w+):\s*(.*)", message)
+    if found is None:
+        return None
+    return (
+        f"ckpt_path: the checkpoint's weights do not fit {found[1]} as configured ({shorten(found[2], 150)}): give the "
+        "configuration that it was trained with, or another run_dir to train anew in"
     )
 
 
@@ -306,10 +318,13 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             prefer_kernels_without_plans()
             CLI(args)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        misfit = other_weights(str(error))
+        if isinstance(error, RuntimeError) and misfit is None:
+            raise  # no mistake of the user's
         if os.environ.get("LIGHTNING_MDM_TRACEBACK"):
             raise
-        print(f"error: {plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
+        print(f"error: {misfit or plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -437,6 +437,31 @@ def test_fit_neither_mixes_nets_nor_overwrites_one(
     assert contents(run_dir) == before
 
 
+@pytest.mark.parametrize("command", ["sweep", "fit"])
+def test_a_checkpoint_of_other_weights_is_one_clear_line(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """As of an order learned with other options, which only its weights show."""
+    own = tmp_path / "run"
+    shutil.copytree(run_dir, own)
+    checkpoint = torch.load(last(own), weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        state = checkpoint[part]
+        checkpoint[part] = {f"{name}_more": value for name, value in state.items()}
+    torch.save(checkpoint, last(own))
+    message = "weights do not fit DenoiserModule as configured (Missing key(s)"
+    refused([command, *tiny(tmp_path), "--run_dir", str(own), "--ckpt_path", "last"], message, capsys)
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("lightning_mdm.cli.report_command", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["report"])
+
+
 def test_a_damaged_outcome_is_named(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "run"
     shutil.copytree(run_dir, own)

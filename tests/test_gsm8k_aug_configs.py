@@ -241,6 +241,25 @@ def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.Monkey
         "configs/gsm8k_aug/fox_2026.yaml",
     ]
     assert {"--data.path=d", "--data.tokenizer_path=t.json"} < set(commands[0])
+    commands.clear()
+    monkeypatch.setattr(script, "read_rows", lambda _: [])
+    written = []
+    for over in ([], ["--order_config", "configs/gsm8k_aug/fox_2026.yaml"]):
+        script.main(["order", *over])
+        script.main(["sweep", *over])
+        script.main(["report", *over])
+        written.append([c[c.index("--out" if "--out" in c else "--run_dir") + 1] for c in commands])
+        assert f"{written[-1][0]}/checkpoints/last.ckpt" in commands[1], "what is swept is what was trained"
+        assert commands[3][1:3] == written[-1][1:3], "and what is reported what was swept"
+        commands.clear()
+    default, theirs = written
+    assert default == [
+        f"runs/gsm8k_aug/{name}"
+        for name in ("order", "learned_validation", "heuristics_validation", "report_validation")
+    ]
+    assert not set(default) & set(theirs)
+    assert all("_fox_2026" in name for name in theirs)
+    script.main(["order", *given])
     place = commands[0].index("--trainer.accumulate_grad_batches")
     assert commands[0][place + 1] == "1"
     with pytest.raises(SystemExit, match="an update is four batches; give 1, 2 or 4"):

@@ -35,7 +35,8 @@ class Plan:
     Args:
         runs: directory of all runs.
         split: problems to decode.
-        order_config: a file over ``order.yaml``, such as ``fox_2026.yaml``.
+        order_config: a file over ``order.yaml``, such as ``fox_2026.yaml``; its order and what is compared with that
+            have directories of their own.
         given: options of data, trainer and first weights, in place of those in the configurations.
         weights: file of the weights to fine-tune, in place of the configuration's.
         small: rehearse with small nets.
@@ -53,11 +54,17 @@ class Plan:
         """The fine-tuned denoiser, in the published layout."""
         return self.runs / "denoiser" / "denoiser.safetensors"
 
-    def checkpoint(self, stage: str) -> str:
-        return str(self.runs / stage / "checkpoints" / "last.ckpt")
+    @property
+    def over(self) -> str:
+        """What the names of directories say of the order's configuration."""
+        return f"_{self.order_config.stem}" if self.order_config else ""
+
+    @property
+    def order(self) -> Path:
+        return self.runs / f"order{self.over}"
 
     def swept(self, what: str) -> Path:
-        return self.runs / f"{what}_{self.split}"
+        return self.runs / f"{what}{self.over}_{self.split}"
 
     def options(self, *configs: Path) -> list[str]:
         """Configurations, the small sizes over them, and what was given."""
@@ -75,6 +82,11 @@ class Plan:
         return [*files, "--model.init_from", str(self.denoiser)]
 
 
+def last(run_dir: Path) -> Path:
+    """A training's newest checkpoint."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
 def lightning(*arguments: str) -> None:
     """Run the program in a process of its own."""
     subprocess.run([sys.executable, "-m", "lightning_mdm", *arguments], check=True)
@@ -84,11 +96,11 @@ def denoiser(plan: Plan) -> None:
     start = ["--model.init_from", str(plan.weights)] if plan.weights else []
     options = [*plan.options(CONFIGS / "denoiser_170m.yaml"), *start, "--run_dir", str(plan.runs / "denoiser")]
     lightning("fit", *options, "--ckpt_path", "last")
-    lightning("export", plan.checkpoint("denoiser"), str(plan.denoiser))
+    lightning("export", str(last(plan.runs / "denoiser")), str(plan.denoiser))
 
 
 def order(plan: Plan) -> None:
-    lightning("fit", *plan.order_options(), "--run_dir", str(plan.runs / "order"), "--ckpt_path", "last")
+    lightning("fit", *plan.order_options(), "--run_dir", str(plan.order), "--ckpt_path", "last")
 
 
 def control(plan: Plan) -> None:
@@ -100,11 +112,11 @@ def control(plan: Plan) -> None:
 
 def sweep(plan: Plan) -> None:
     learned = [*plan.order_options(), "--config", str(HERE / "learned.yaml"), "--run_dir", str(plan.swept("learned"))]
-    lightning("sweep", *learned, "--ckpt_path", plan.checkpoint("order"), "--split", plan.split)
+    lightning("sweep", *learned, "--ckpt_path", str(last(plan.order)), "--split", plan.split)
     budgets = matched_budgets(read_rows(plan.swept("learned") / "frontier.csv"))
     heuristics = [*plan.control_options(), "--frontier.budgets", str(budgets)]
     heuristics += ["--run_dir", str(plan.swept("heuristics")), "--split", plan.split]
-    lightning("sweep", *heuristics, "--ckpt_path", plan.checkpoint("control"))
+    lightning("sweep", *heuristics, "--ckpt_path", str(last(plan.runs / "control")))
 
 
 def matched_budgets(rows: Sequence[Row]) -> list[int]:
@@ -116,7 +128,7 @@ def matched_budgets(rows: Sequence[Row]) -> list[int]:
 def report(plan: Plan) -> None:
     runs = [str(plan.swept("learned")), str(plan.swept("heuristics"))]
     published = ["--published", str(HERE / "published.csv")]
-    lightning("report", *runs, "--one_panel", "true", *published, "--out", str(plan.runs / f"report_{plan.split}"))
+    lightning("report", *runs, "--one_panel", "true", *published, "--out", str(plan.swept("report")))
 
 
 def rehearse(runs: Path, split: str) -> Plan:
