@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -262,5 +263,33 @@ def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.Monkey
     script.main(["order", *given])
     place = commands[0].index("--trainer.accumulate_grad_batches")
     assert commands[0][place + 1] == "1"
-    with pytest.raises(SystemExit, match="an update is four batches; give 1, 2 or 4"):
+    with pytest.raises(SystemExit, match=r"an update is 4 batches; give one of \[1, 2, 4\]"):
         script.main(["order", "--devices", "3"])
+
+
+def test_stages_of_the_larger_denoiser(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Its own configurations lie over the smaller one's, and what they accumulate is what is shared among GPUs."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(script, "lightning", lambda *arguments: commands.append(list(arguments)))
+    for stage in ("denoiser", "order", "control"):
+        script.main([stage, "--size", "1028m", "--order_config", "configs/gsm8k_aug/fox_2026.yaml"])
+    fits = [command for command in commands if command[0] == "fit"]
+    configs = [[Path(v).stem for k, v in pairwise(fit) if k == "--config"] for fit in fits]
+    assert configs == [
+        ["denoiser_170m", "denoiser_1028m"],
+        ["order", "order_1028m", "fox_2026"],
+        ["denoiser_170m", "denoiser_1028m", "control"],
+    ]
+    for fit, examples in zip(fits, (256, 32, 256), strict=True):
+        assert fit[fit.index("--run_dir") + 1].startswith("runs/gsm8k_aug_1028m/")
+        config = printed_config(capsys, *fit[1 : fit.index("--ckpt_path")])
+        assert config["model"]["init_args"]["net"]["width"] == 1792
+        assert examples_per_update(config) == examples
+        trainer = config["trainer"]
+        assert (trainer["accumulate_grad_batches"], trainer["val_check_interval"]) == script.BATCHES["1028m"]
+    commands.clear()
+    script.main(["control", "--size", "1028m", "--devices", "8"])
+    shared = printed_config(capsys, *commands[0][1 : commands[0].index("--ckpt_path")])["trainer"]
+    assert [int(shared[name]) for name in ("devices", "accumulate_grad_batches", "val_check_interval")] == [8, 2, 5000]
+    with pytest.raises(SystemExit, match="an update is 16 batches"):
+        script.main(["order", "--size", "1028m", "--devices", "3"])

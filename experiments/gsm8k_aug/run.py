@@ -1,13 +1,13 @@
 """Fox et al.'s comparison on GSM8K-Aug: a denoiser, its order, a control of equal compute, all at equal evaluations.
 
-python experiments/gsm8k_aug/run.py STAGE [--runs DIR] [--split validation] [--data DIR] [--tokenizer FILE] \
-    [--weights FILE] [--order_config FILE] [--devices N]
+python experiments/gsm8k_aug/run.py STAGE [--runs DIR] [--size 170m] [--split validation] [--data DIR] \
+    [--tokenizer FILE] [--weights FILE] [--order_config FILE] [--devices N]
 python experiments/gsm8k_aug/run.py rehearse [--runs DIR]
 
 STAGE is denoiser, order, control, sweep, report, or all of them. Each goes on where it was stopped. ``sweep`` decodes
 with the learned order at T = 5, 10, 15 and then with the heuristics, on the control, at as many evaluations: @Avg the
-learned order's mean, rounded, @Max its largest on any problem. ``rehearse`` runs all of it offline, with a small net
-and files made here.
+learned order's mean, rounded, @Max its largest on any problem. ``--size 1028m`` takes the larger denoiser throughout.
+``rehearse`` runs all of it offline, with a small net and files made here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from lightning_mdm.outcomes import Row, read_rows
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/gsm8k_aug")
+# Batches that an update accumulates on one GPU, and between two validations.
+BATCHES = {"170m": (4, 10_000), "1028m": (16, 40_000)}
 STAGES = ("denoiser", "order", "control", "sweep", "report")
 
 
@@ -40,6 +42,7 @@ class Plan:
         given: options of data, trainer and first weights, in place of those in the configurations.
         weights: file of the weights to fine-tune, in place of the configuration's.
         small: rehearse with small nets.
+        size: of the denoiser, one of ``BATCHES``.
     """
 
     runs: Path
@@ -48,6 +51,7 @@ class Plan:
     given: tuple[str, ...]
     weights: Path | None
     small: bool
+    size: str = "170m"
 
     @property
     def denoiser(self) -> Path:
@@ -66,6 +70,11 @@ class Plan:
     def swept(self, what: str) -> Path:
         return self.runs / f"{what}{self.over}_{self.split}"
 
+    def config(self, name: str) -> list[Path]:
+        """``denoiser`` or ``order`` of the size: what is over the smaller one's lies over it."""
+        first = CONFIGS / ("order.yaml" if name == "order" else "denoiser_170m.yaml")
+        return [first] if self.size == "170m" else [first, CONFIGS / f"{name}_{self.size}.yaml"]
+
     def options(self, *configs: Path) -> list[str]:
         """Configurations, the small sizes over them, and what was given."""
         orders = configs[0].name == "order.yaml"
@@ -75,10 +84,10 @@ class Plan:
 
     def order_options(self) -> list[str]:
         over = [self.order_config] if self.order_config else []
-        return [*self.options(CONFIGS / "order.yaml", *over), "--model.denoiser_ckpt", str(self.denoiser)]
+        return [*self.options(*self.config("order"), *over), "--model.denoiser_ckpt", str(self.denoiser)]
 
     def control_options(self) -> list[str]:
-        files = self.options(CONFIGS / "denoiser_170m.yaml", CONFIGS / "control.yaml")
+        files = self.options(*self.config("denoiser"), CONFIGS / "control.yaml")
         return [*files, "--model.init_from", str(self.denoiser)]
 
 
@@ -94,7 +103,7 @@ def lightning(*arguments: str) -> None:
 
 def denoiser(plan: Plan) -> None:
     start = ["--model.init_from", str(plan.weights)] if plan.weights else []
-    options = [*plan.options(CONFIGS / "denoiser_170m.yaml"), *start, "--run_dir", str(plan.runs / "denoiser")]
+    options = [*plan.options(*plan.config("denoiser")), *start, "--run_dir", str(plan.runs / "denoiser")]
     lightning("fit", *options, "--ckpt_path", "last")
     lightning("export", str(last(plan.runs / "denoiser")), str(plan.denoiser))
 
@@ -144,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=(*STAGES, "all", "rehearse"))
     parser.add_argument("--runs", type=Path)
+    parser.add_argument("--size", choices=BATCHES, default="170m", help="of the denoiser")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--data", help="directory with train, test and validation files; else the hub's")
     parser.add_argument("--tokenizer", help="tokenizer.json; else the hub's")
@@ -157,22 +167,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         options = [f"--data.path={given.data}"] if given.data else []
         options += [f"--data.tokenizer_path={given.tokenizer}"] if given.tokenizer else []
-        options += devices(given.devices)
-        runs = given.runs or Path("runs/gsm8k_aug")
-        plan = Plan(runs, given.split, given.order_config, tuple(options), given.weights, small=False)
+        options += devices(given.devices, *BATCHES[given.size])
+        runs = given.runs or Path("runs/gsm8k_aug" + ("" if given.size == "170m" else f"_{given.size}"))
+        plan = Plan(runs, given.split, given.order_config, tuple(options), given.weights, False, given.size)
     for stage in STAGES if given.stage in ("all", "rehearse") else (given.stage,):
         functions[stage](plan)
 
 
-def devices(n: int) -> list[str]:
-    """Options that share an update's batches, four of which the configurations accumulate on one GPU, among ``n``."""
-    if 4 % n:
+def devices(n: int, batches: int, interval: int) -> list[str]:
+    """Options that share an update's batches, all of which the configurations accumulate on one GPU, among ``n``.
+
+    Args:
+        n: GPUs.
+        batches: of an update.
+        interval: batches between two validations.
+    """
+    fitting = [k for k in range(1, batches + 1) if batches % k == 0]
+    if n not in fitting:
         raise SystemExit(
-            f"--devices {n}: an update is four batches; give 1, 2 or 4, or write a configuration of your own"
+            f"--devices {n}: an update is {batches} batches; give one of {fitting}, or a configuration of your own"
         )
     if n == 1:
         return []
-    shares = ["--trainer.accumulate_grad_batches", str(4 // n), "--trainer.val_check_interval", str(10_000 // n)]
+    shares = ["--trainer.accumulate_grad_batches", str(batches // n)]
+    shares += ["--trainer.val_check_interval", str(interval // n)]
     return ["--trainer.devices", str(n), "--trainer.strategy", "ddp", *shares]
 
 
