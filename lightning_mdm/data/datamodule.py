@@ -38,6 +38,8 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         seed: decides the training order and whatever the task draws.
         first_slot: place in the training order that training starts from: the training rows behind weights that it
             goes on from. A checkpoint says by itself where it stands.
+        sort_batches: so many training batches at a time are sorted by length before they are cut, so that less of them
+            is padding. The problems are the same; rows of a batch are then of like length. 1 sorts nothing.
         predict_path: a text file of questions, one a line, or a ``.jsonl`` with ``question`` and perhaps ``answer``;
             ``None`` predicts the test split.
 
@@ -60,6 +62,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         first_slot: int = 0,
+        sort_batches: int = 1,
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
             ("first_slot", first_slot, 0),
+            ("sort_batches", sort_batches, 1),
         ):
             if value < least:
                 raise ValueError(f"data.{name}={value}: give at least {least}")
@@ -77,6 +81,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.first_slot = first_slot
+        self.sort_batches = sort_batches
         self.predict_path = predict_path
         self.left_out: dict[str, int] = {}
         self.progress = Progress()
@@ -248,6 +253,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             pad_id=self.token_space.pad_id,
             num_workers=self.num_workers,
             replica=self._replica(),
+            window=self.sort_batches,
         )
 
     def val_dataloader(self) -> DataLoader[Example]:

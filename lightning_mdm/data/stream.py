@@ -4,10 +4,15 @@ Batch ``b`` of process ``r`` of ``W`` holds the slots ``start + (b * W + r) * ba
 worker ``w`` of ``n`` prepares the batches ``w, w + n, ...`` and the loader takes the workers in turn. So the batches
 do not depend on the number of workers, and one number that is the same on every process, the count of slots consumed
 by all of them together, says everything about where training stands. Knows nothing of where problems come from.
+
+Where rows are sorted by length to pad less, it is those of a window, ``window`` batches of a process one after the
+other, counted from slot 0: they are sorted, cut into batches, and these shuffled by the number of the window. Workers
+then take the windows in turn. The same processes and batch size find the same windows after a resume.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +21,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lightning_mdm.data.batch import Batch, collate
+from lightning_mdm.data.batch import Batch, Example, collate
 from lightning_mdm.data.sources import Encode, Source
 
 
@@ -51,11 +56,11 @@ class Replica:
         return Replica()
 
 
-class ProblemStream(IterableDataset[tuple[Batch, int]]):
-    """The batches of one process from ``start`` on, each with the number of misfits passed over for it."""
+class ProblemStream(IterableDataset[tuple[list[Batch], int]]):
+    """The batches of one process from ``start`` on, by windows, each with the misfits passed over for it."""
 
     def __init__(
-        self, source: Source, encode: Encode, *, batch_size: int, pad_id: int, start: int, replica: Replica
+        self, source: Source, encode: Encode, *, batch_size: int, pad_id: int, start: int, replica: Replica, window: int
     ) -> None:
         self.source = source
         self.encode = encode
@@ -63,19 +68,31 @@ class ProblemStream(IterableDataset[tuple[Batch, int]]):
         self.pad_id = pad_id
         self.start = start
         self.replica = replica
+        self.window = window
 
-    def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        examples = self.source.examples(self._slots(), self.encode)
-        while True:
-            taken = [next(examples) for _ in range(self.batch_size)]
-            yield collate([example for example, _ in taken], self.pad_id), sum(misfits for _, misfits in taken)
-
-    def _slots(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[list[Batch], int]]:
+        done, offset = divmod(self.start, self.batch_size * self.replica.world)
+        first, used = divmod(done, self.window)  # the window to go on with, and its batches that were consumed
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        for batch in count(worker, workers):
-            first = self.start + (batch * self.replica.world + self.replica.rank) * self.batch_size
+        slots = (slot for window in count(first + worker, workers) for slot in self._slots(window, offset))
+        examples = self.source.examples(slots, self.encode)
+        for window in count(first + worker, workers):
+            taken = [next(examples) for _ in range(self.batch_size * self.window)]
+            batches = self._batches(window, [example for example, _ in taken])
+            yield batches[used if window == first else 0 :], sum(misfits for _, misfits in taken)
+
+    def _slots(self, window: int, offset: int) -> Iterator[int]:
+        for batch in range(window * self.window, (window + 1) * self.window):
+            first = offset + (batch * self.replica.world + self.replica.rank) * self.batch_size
             yield from range(first, first + self.batch_size)
+
+    def _batches(self, window: int, rows: list[Example]) -> list[Batch]:
+        numbers = list(range(self.window))
+        if self.window > 1:
+            rows = sorted(rows, key=lambda example: len(example.tokens))
+            random.Random(window).shuffle(numbers)  # on all processes alike: their batches are then equally long
+        return [collate(rows[k * self.batch_size : (k + 1) * self.batch_size], self.pad_id) for k in numbers]
 
 
 class StreamLoader:
@@ -93,6 +110,7 @@ class StreamLoader:
         pad_id: pads the rows.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         replica: this process among all; asked from ``torch.distributed`` at iteration where ``None``.
+        window: batches among which rows are sorted by length; 1 leaves them in the order of the source.
     """
 
     def __init__(
@@ -105,6 +123,7 @@ class StreamLoader:
         pad_id: int,
         num_workers: int = 0,
         replica: Replica | None = None,
+        window: int = 1,
     ) -> None:
         self.source = source
         self.encode = encode
@@ -113,6 +132,7 @@ class StreamLoader:
         self.pad_id = pad_id
         self.num_workers = num_workers
         self.replica = replica
+        self.window = window
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands, the same on every process; Lightning saves it in its checkpoints."""
@@ -130,10 +150,11 @@ class StreamLoader:
             pad_id=self.pad_id,
             start=self.progress.slots,
             replica=self.replica or Replica.current(),
+            window=self.window,
         )
-        loader: DataLoader[tuple[Batch, int]] = DataLoader(
+        loader: DataLoader[tuple[list[Batch], int]] = DataLoader(
             stream, batch_size=None, num_workers=self.num_workers, pin_memory=torch.cuda.is_available()
         )
-        for batch, misfits in loader:
+        for batches, misfits in loader:
             self.progress.left_out += misfits
-            yield batch
+            yield from batches

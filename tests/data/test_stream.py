@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from lightning_mdm.data.batch import Example
+from lightning_mdm.data.batch import Batch, Example
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.sources import GeneratorSource, ListSource, Source, StreamSource
 from lightning_mdm.data.stream import Progress, Replica, StreamLoader
@@ -87,6 +87,42 @@ def test_workers_do_not_change_the_batches_and_resume_is_exact(source) -> None:
     assert batches(source(), 12, workers=2) == whole
     assert batches(source(), 5, start=7 * 4) == whole[7:]
     assert batches(source(), 5, start=7 * 4, workers=2) == whole[7:]
+
+
+def by_length(problem: Problem) -> Example:
+    """Rows of 1 to 23 tokens, not in the order of their numbers."""
+    n = problem.index * 7 % N + 1
+    return Example([1] * n, [False] * n, problem.index)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_sorted_by_length_hold_the_same_problems_with_less_padding(world: int, workers: int) -> None:
+    """And go on within a window, with any number of workers."""
+
+    def take(n: int, window: int, start: int = 0, rank: int = 0, workers: int = workers) -> list[Batch]:
+        loader = StreamLoader(
+            list_source(), by_length, Progress(start), batch_size=4, pad_id=0, num_workers=workers,
+            replica=Replica(rank, world), window=window,
+        )  # fmt: skip
+        return list(islice(loader, n))
+
+    def seen(taken: list[Batch]) -> list[list[int]]:
+        return [batch.index_B.tolist() for batch in taken]
+
+    lengths = []
+    for rank in range(world):
+        plain, whole = take(12, 1, rank=rank, workers=0), take(12, 3, rank=rank)
+        for k in range(0, 12, 3):
+            window = [sorted(i for row in seen(taken[k : k + 3]) for i in row) for taken in (plain, whole)]
+            assert window[0] == window[1]
+        lengths.append([batch.tokens_BL.shape[1] for batch in whole])
+        assert sum(lengths[-1]) < 0.85 * sum(batch.tokens_BL.shape[1] for batch in plain)
+        for done in range(7):
+            assert seen(take(5, 3, done * 4 * world, rank)) == seen(whole)[done : done + 5]
+    shortest = [[own[k : k + 3].index(min(own[k : k + 3])) for k in range(0, 12, 3)] for own in lengths]
+    assert len(set(shortest[0])) > 1, "not always the first"
+    assert all(own == shortest[0] for own in shortest), "processes wait for the longest of theirs"
 
 
 @pytest.mark.parametrize("source", FINITE)
