@@ -279,7 +279,7 @@ def predicted(
     Returns:
         The nats, whether the likeliest token is the true one, and the positions ``[B, Q]`` that both are of.
     """
-    query_BQ = response_query(batch.response_BL)
+    query_BQ = response_query(batch.response_BL, batch.longest_response)
     logits_BQV = denoiser(tokens_BL, batch.valid_BL, query_BQ).logits_BQV.float()
     logits_BQV = logits_BQV.index_fill(
         -1, torch.tensor(forbidden, dtype=torch.int64, device=query_BQ.device), -torch.inf

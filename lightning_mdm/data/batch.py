@@ -39,12 +39,19 @@ class Batch:
         prompt_BL: bool, the position is given and never masked.
         valid_BL: bool, the position is no padding.
         index_B: int64, the problem's index within its split.
+        longest_response: most positions to generate in a row; counted where it is not given, which is best done before
+            the batch is on a GPU: it would be waited for.
     """
 
     tokens_BL: Tensor
     prompt_BL: Tensor
     valid_BL: Tensor
     index_B: Tensor
+    longest_response: int = -1
+
+    def __post_init__(self) -> None:
+        if self.longest_response < 0:
+            self.longest_response = int(self.response_BL.sum(-1).max())
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -68,6 +75,7 @@ class Batch:
             self.prompt_BL.to(device, non_blocking=non_blocking),
             self.valid_BL.to(device, non_blocking=non_blocking),
             self.index_B.to(device, non_blocking=non_blocking),
+            self.longest_response,
         )
 
     def pin_memory(self) -> Batch:
@@ -77,6 +85,7 @@ class Batch:
             self.prompt_BL.pin_memory(),
             self.valid_BL.pin_memory(),
             self.index_B.pin_memory(),
+            self.longest_response,
         )
 
 

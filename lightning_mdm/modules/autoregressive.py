@@ -83,7 +83,7 @@ class AutoregressiveModule(L.LightningModule):
                 "data: some given tokens stand behind tokens to generate, where an autoregressive net cannot see them; "
                 "choose a layout of the task that begins with all that is given"
             )
-        query_BQ = response_query(batch.response_BL)
+        query_BQ = response_query(batch.response_BL, batch.longest_response)
         logits_BQV = self.denoiser(batch.tokens_BL, batch.valid_BL, query_BQ).logits_BQV
         return next_token(logits_BQV, query_BQ, batch.tokens_BL, batch.response_BL, self.compile_losses)
 

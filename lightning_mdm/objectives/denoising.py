@@ -70,9 +70,15 @@ def mask_tokens(tokens_BL: Tensor, response_BL: Tensor, t_B: Tensor, uniform_BL:
     return tokens_BL.masked_fill(response_BL & (uniform_BL < t_B[:, None]), mask_id)
 
 
-def response_query(response_BL: Tensor) -> Tensor:
-    """Positions of the response tokens ``[B, Q]``, ascending; shorter rows fill up with other positions."""
-    longest = int(response_BL.sum(-1).max())
+def response_query(response_BL: Tensor, longest: int | None = None) -> Tensor:
+    """Positions of the response tokens ``[B, Q]``, ascending; shorter rows fill up with other positions.
+
+    Args:
+        response_BL: the positions of the response.
+        longest: Q, the most of them in a row; ``None`` counts, for which the device is waited for.
+    """
+    if longest is None:
+        longest = int(response_BL.sum(-1).max())
     return response_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :longest]
 
 

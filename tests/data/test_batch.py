@@ -20,6 +20,7 @@ def test_collate() -> None:
     assert batch.index_B.tolist() == [4, 2]
     assert (batch.tokens_BL.dtype, batch.index_B.dtype) == (torch.int64, torch.int64)
     assert len(batch) == 2
+    assert batch.longest_response == 2
 
 
 def test_padding_follows_the_batch_not_the_data() -> None:
@@ -31,6 +32,7 @@ def test_lightning_moves_it() -> None:
     assert isinstance(moved, Batch)
     assert {moved.tokens_BL.device.type, moved.prompt_BL.device.type} == {"meta"}
     assert {moved.valid_BL.device.type, moved.index_B.device.type} == {"meta"}
+    assert moved.longest_response == 2, "counted before, as nothing can be counted there"
 
 
 def test_a_transfer_to_a_gpu_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,22 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     assert not all(torch.equal(value, half.weights[name]) for name, value in weights(whole).items())
 
 
+def test_an_update_waits_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is calculated is asked for on the way, from the batch to the gradients."""
+    module, rows = DenoiserModule(V, NET), batch([0, 1, 2, 3])
+    noise = RowNoise(0, rows.index_B)
+
+    def asked(*_: object) -> None:
+        raise AssertionError("a GPU would be waited for")
+
+    for name in ("item", "tolist", "__int__", "__bool__", "__float__", "__index__"):
+        monkeypatch.setattr(Tensor, name, asked)
+    out = module.objective(rows, fixed_t(rows.index_B, 0.01), noise, 0)
+    out.surrogate.backward()  # type: ignore[no-untyped-call]
+    monkeypatch.undo()
+    assert out.n_masked > 0
+
+
 class Drawn(L.Callback):
     """Notes the learning rate of every update and what it masked, and can save weights and a checkpoint on the way."""
 
