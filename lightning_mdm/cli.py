@@ -128,7 +128,7 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
-        if subcommand in ("sweep", "analyse") and not is_given("--trainer.limit_val_batches", args):
+        if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
         path = checkpoint_path(config, fitting=subcommand == "fit")
         self.trained_with = {} if path is None else hyper_parameters(path)
@@ -203,8 +203,8 @@ class CLI(LightningCLI):
 
 
 def is_given(option: str, args: Sequence[str] | None) -> bool:
-    """Whether an option is on the command line itself."""
-    return any(str(arg).partition("=")[0] == option for arg in (sys.argv[1:] if args is None else args))
+    """Whether the command line itself names an option, be it on its own or within a value."""
+    return any(option in str(arg) for arg in (sys.argv[1:] if args is None else args))
 
 
 def last_checkpoint(config: jsonargparse.Namespace) -> Path:

@@ -17,7 +17,7 @@ import yaml
 
 from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.cli import main, plainly
+from lightning_mdm.cli import is_given, main, plainly
 from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -283,6 +283,7 @@ def test_a_sweep_takes_the_whole_split_unless_told_on_the_command_line(tmp_path:
     for name, given, n in (("whole", [], N_VALIDATION), ("part", ["--trainer.limit_val_batches=2"], 4)):
         program("sweep", *options, "--run_dir", tmp_path / name, *given)
         assert {row.n for row in read_rows(tmp_path / name / "frontier.csv")} == {n}
+    assert is_given("limit_val_batches", ["sweep", "--trainer", '{"limit_val_batches": 2}'])
 
 
 def test_sweep_needs_the_checkpoint_alone(tmp_path: Path, run_dir: Path) -> None:

@@ -217,7 +217,8 @@ class TestRows:
     def test_columns(self) -> None:
         assert ",".join(field.name for field in fields(Row)) == (
             "task,split,checkpoint,policy,options,T,seed,n,correct,accuracy,accuracy_low,accuracy_high,nfe_mean,nfe_min,"
-            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive,score,score_sem"
+            "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive,score,score_sem,"
+            "problems"
         )
         assert ",".join(field.name for field in fields(OutcomeRow)) == (
             "task,split,checkpoint,problem,policy,options,T,seed,correct,nfe,tokens,answer,score"
@@ -259,10 +260,10 @@ class TestRows:
         rows = [frontier_row(CELL, [batch(0, 1)])]
         write_rows(tmp_path / "frontier.csv", rows)
         lines = (tmp_path / "frontier.csv").read_text().splitlines()
-        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 2)[0] for line in lines) + "\n")
-        assert read_rows(tmp_path / "frontier.csv") == rows
         (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 3)[0] for line in lines) + "\n")
-        with pytest.raises(ValueError, match=r"line 1: the columns must be task,.*,score_sem, got"):
+        assert read_rows(tmp_path / "frontier.csv") == rows
+        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 4)[0] for line in lines) + "\n")
+        with pytest.raises(ValueError, match=r"line 1: the columns must be task,.*,score_sem,problems, got"):
             read_rows(tmp_path / "frontier.csv")
 
     def test_errors_name_file_line_and_column(self, tmp_path: Path) -> None:

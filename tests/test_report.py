@@ -455,6 +455,10 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     report([str(first), str(alike)], str(tmp_path / "joined"), one_panel=True)
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
     assert "| iid [denoiser=more/first] |" in text, "as much of the path as tells them apart"
+    net = [save(tmp_path / "net" / split, [replace(r, split=split) for r in keep], []) for split in ("hard", "test")]
+    report([str(first), *map(str, net)], str(tmp_path / "joined"), one_panel=True)
+    text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
+    assert "| iid [denoiser=net] |" in text, "what holds all that was read of one"
     both = save(tmp_path / "both", [*keep, *(replace(row, checkpoint="0123456789") for row in keep)], [])
     report([str(first), str(both)], str(tmp_path / "joined"), one_panel=True)
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")

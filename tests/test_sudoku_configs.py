@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ import torch
 import yaml
 
 from lightning_mdm import slices
+from lightning_mdm.callbacks.frontier import weights_hash
 from lightning_mdm.cli import main
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
+from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
 from lightning_mdm.nets.causal import CausalDenoiser
+from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
 from runs import REPOSITORY, load_script, program, write_checkpoint
@@ -336,3 +340,19 @@ def test_what_the_runner_refuses_is_said_without_a_traceback(
         runner.main([*options, "--runs", str(tmp_path / "runs")])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_order_that_is_kept_is_that_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", *map(str, files(["order", "order_medium"])), "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    kept = REPOSITORY / "experiments" / "sudoku" / "order_medium.safetensors"
+    module = OrderModule(
+        9, TransformerConfig(**options["net"].get("init_args", options["net"])),
+        selector=SelectorConfig(**options["selector"]), finishing=options["finishing"],
+        posterior=PosteriorConfig(options["posterior"]["family"], OrderNetConfig(**options["posterior"]["net"])),
+        budgets=options["budgets"], init_from=str(kept),
+    )  # fmt: skip
+    rows = read_rows(kept.with_name("rows_medium.csv"))
+    hashes = {json.loads(row.options)["selector"] for row in rows if row.policy == "learned"}
+    assert hashes == {weights_hash(module.selector_for(2))}

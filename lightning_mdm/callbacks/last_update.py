@@ -16,8 +16,9 @@ class LastUpdate(Callback):
     ones, and a checkpoint saved then, as ModelCheckpoint may do, could not be trained on. It runs after the callbacks
     of the configuration, so that the average has seen the update, and after the trainer's clock.
 
-    A training that is told to stop, as by ``trainer.max_time``, first completes its update, whose gradients no
-    checkpoint holds, and does not validate on that account: that could take longer than all that is left.
+    A training that is told to stop within a batch, as by ``trainer.max_time``, first completes its update, whose
+    gradients no checkpoint holds, and does not validate any more, be it due or not: that could take longer than all
+    that is left. One that validation tells to stop ends as Lightning ends it.
     """
 
     def __init__(self) -> None:
@@ -42,9 +43,10 @@ class LastUpdate(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         complete = trainer.global_step == trainer.max_steps
         self.stopping = self.stopping or trainer.should_stop
+        enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
         # A complete training ends by itself, and validates where its interval says so.
-        trainer.should_stop = self.stopping and trainer.global_step > self.updates and not complete
-        if trainer.should_stop:
+        trainer.should_stop = self.stopping and enough and trainer.global_step > self.updates and not complete
+        if trainer.should_stop and self.limit is None:
             self.limit, trainer.limit_val_batches = trainer.limit_val_batches, 0
         last = self.last(trainer)
         if last is not None and (complete or trainer.should_stop):

@@ -39,8 +39,8 @@ class Batch:
         prompt_BL: bool, the position is given and never masked.
         valid_BL: bool, the position is no padding.
         index_B: int64, the problem's index within its split.
-        longest_response: most positions to generate in a row; counted where it is not given, which is best done before
-            the batch is on a GPU: it would be waited for.
+        longest_response: most positions to generate in a row; counted where it is not given (or negative, as for rows
+            or prompts that are replaced), which is best done before the batch is on a GPU: it would be waited for.
     """
 
     tokens_BL: Tensor
@@ -51,7 +51,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if self.longest_response < 0:
-            self.longest_response = int(self.response_BL.sum(-1).max())
+            self.longest_response = int(self.response_BL.sum(-1).max()) if len(self) else 0
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonpath
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -34,8 +35,8 @@ class Runs:
         rows: of ``frontier.csv``.
         outcomes: of ``outcomes.csv``, for the runs that have one.
         notes: remarks for the reader.
-        names: by checkpoint, the end of the directory it was read from first, as far as it tells denoisers apart; not
-            of several that share a directory.
+        names: by checkpoint, the end of the directory that holds all it was read from, as far as it tells denoisers
+            apart; not of several that share one.
     """
 
     rows: list[Row]
@@ -59,7 +60,7 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
     rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
     outcomes: list[OutcomeRow] = []
     notes = []
-    found: dict[str, Path] = {}
+    read: dict[str, list[Path]] = {}
     decoded: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for directory in directories:
         for row in _rows(directory):
@@ -70,7 +71,7 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
                     f"{where} and {directory} decoded different {row.split} problems of {row.task}, so nothing can be "
                     "compared: report them apart"
                 )
-            found.setdefault(row.checkpoint, directory.resolve())
+            read.setdefault(row.checkpoint, []).append(directory.resolve())
             cell = (row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed)
             known, where = rows.setdefault(cell, (row, directory))
             if _result(known) != _result(row):
@@ -83,6 +84,7 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
             outcomes += read_outcomes(directory / "outcomes.csv")
         else:
             notes.append(f"{directory.name} has no outcomes.csv: its rows are missing from the paired tests.")
+    found = {checkpoint: Path(commonpath(folders)) for checkpoint, folders in read.items()}
     counted = Counter(found.values())
     ends = _ends(list(counted))
     names = {checkpoint: ends[folder] for checkpoint, folder in found.items() if counted[folder] == 1}

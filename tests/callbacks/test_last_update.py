@@ -42,13 +42,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Second:
     return Second(monkeypatch)
 
 
-def train(folder: Path, seconds: int, batches: int = 1, every: int = 100, validate: int = 2) -> Trainer:
+def train(
+    folder: Path, seconds: int, batches: int = 1, every: int = 100, validate: int = 2, least: int | None = None
+) -> Trainer:
     """Train, or go on, for at most so many batches in all, ``batches`` of them an update."""
     run = trainer(
         folder, LastUpdate(), EMAWeightAveraging(decay=0.5),
         ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False),
         enable_checkpointing=True, max_steps=UPDATES, accumulate_grad_batches=batches, max_time={"seconds": seconds},
-        val_check_interval=validate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        min_steps=least, val_check_interval=validate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
     )  # fmt: skip
     torch.manual_seed(0)
     module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
@@ -95,7 +97,10 @@ def test_stopped_by_time_and_resumed_it_ends_as_if_never_stopped(
 
 
 def test_a_limit_of_time_asks_for_no_validation(tmp_path: Path, clock: Second) -> None:
-    """Only the interval does, at the end of a complete training too."""
+    """Only the interval does, at the end of a complete training too, but not at the batch that is the last in time."""
+    train(tmp_path / "due", 2)
+    assert clock.validations == []
+    clock.now = 0
     run = train(tmp_path, 3)
     assert clock.validations == [2]
     assert run.limit_val_batches == 1.0
@@ -104,6 +109,13 @@ def test_a_limit_of_time_asks_for_no_validation(tmp_path: Path, clock: Second) -
     clock.validations.clear()
     train(tmp_path, UPDATES)
     assert clock.validations == [4, 6]
+
+
+def test_what_may_not_stop_yet_goes_on_validating(tmp_path: Path, clock: Second) -> None:
+    run = train(tmp_path, 2, least=5)
+    assert clock.validations == [2, 4, 6], "least updates are a least epoch too, and this one has no end"
+    assert saved(tmp_path)["global_step"] == UPDATES
+    assert run.limit_val_batches == 1.0
 
 
 def test_a_training_complete_as_its_time_ends_validates_by_its_interval(tmp_path: Path, clock: Second) -> None:
