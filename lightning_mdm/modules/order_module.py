@@ -253,7 +253,7 @@ class OrderModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
-        for name in ("control_moments", "usual_success"):  # where checkpoints had them before ``EarlierBatches``
+        for name in ("control_moments", "usual_success"):  # kept by the module itself, and not worth a refusal
             checkpoint["state_dict"].pop(name, None)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
