@@ -28,36 +28,45 @@ def canonical_form(puzzle: Puzzle) -> bytes:
         puzzle: any puzzle of the class.
     """
     side = board_of(len(puzzle.grid)).side
-    box = board_of(len(puzzle.grid)).box
-    pair_SS = np.frombuffer(puzzle.grid + puzzle.clues, np.uint8).reshape(2, side, side)
-    turned = (pair_SS, pair_SS.transpose(0, 2, 1))
+    grid_SS, clues_SS = (np.frombuffer(digits, np.uint8).reshape(side, side) for digits in (puzzle.grid, puzzle.clues))
+    turned = ((grid_SS, clues_SS), (grid_SS.T, clues_SS.T))
+    return min(arranged(*turned[across], first, order) for across, first, order in least_starts(puzzle.grid))[1]
+
+
+@lru_cache(maxsize=1)
+def least_starts(grid: bytes) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """What makes the second row least: whether transposed, the first row, and the order of columns.
+
+    Remembered for the last grid, as one grid is given many sets of clues in turn.
+
+    Args:
+        grid: a solved grid.
+    """
+    side, box = board_of(len(grid)).side, board_of(len(grid)).box
+    grid_SS = np.frombuffer(grid, np.uint8).reshape(side, side)
     least: tuple[int, ...] | None = None
-    starts: list[tuple[int, int, NDArray[np.int64]]] = []  # transposed, first row, orders of columns
-    for across, (grid_SS, _) in enumerate(turned):
-        place_SS = grid_SS.argsort(-1)  # the column of each digit, per row
+    starts: list[tuple[int, int, NDArray[np.int64]]] = []
+    for across, across_SS in enumerate((grid_SS, grid_SS.T)):
+        place_SS = across_SS.argsort(-1)  # the column of each digit, per row
         for first in range(side):
             for second in range(first // box * box, first // box * box + box):
                 if second == first:
                     continue
                 # From a column to the one whose digit in the first row equals this column's in the second.
-                leads = place_SS[first][grid_SS[second] - 1]
-                form, columns = least_second_row(leads.tobytes(), side)
+                leads = place_SS[first][across_SS[second] - 1]
+                form, orders = least_second_row(leads.tobytes(), side)
                 if least is None or form < least:
                     least, starts = form, []
                 if form == least:
-                    starts.append((across, first, columns))
-    candidates = []
-    for across, first, columns in starts:
-        grid_SS, clues_SS = turned[across]
-        candidates += [arranged(grid_SS, clues_SS, first, order, box) for order in columns]
-    return min(candidates)[1]
+                    starts += [(across, first, order) for order in orders]
+    return starts
 
 
 def arranged(
-    grid_SS: NDArray[np.uint8], clues_SS: NDArray[np.uint8], first: int, columns: NDArray[np.int64], box: int
+    grid_SS: NDArray[np.uint8], clues_SS: NDArray[np.uint8], first: int, columns: NDArray[np.int64]
 ) -> tuple[bytes, bytes]:
     """Grid and clues with this first row and these columns, relabelled, and rows in their least order."""
-    side = len(grid_SS)
+    side, box = len(grid_SS), board_of(grid_SS.size).box
     relabel = np.zeros(side + 1, np.uint8)
     relabel[grid_SS[first, columns]] = np.arange(1, side + 1)
     # The first row begins with 1 now, so that it comes first of itself.
