@@ -16,16 +16,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.selector import (
-    FIRST_FINISH,
-    LEAST_NATS,
-    WAVES,
-    FinishHead,
-    OrderNet,
-    OrderNetConfig,
-    OrderReading,
-    step_features,
-)
+from lightning_mdm.nets.selector import FIRST_FINISH, FinishHead, OrderNet, OrderNetConfig, OrderReading
+from lightning_mdm.nets.selector_features import LEAST_NATS, WAVES, step_features
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised

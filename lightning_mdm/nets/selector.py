@@ -16,19 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mdm.nets.selector_start import LEAST_ODDS, IIDOffset, Start, confidence_logit
+from lightning_mdm.nets.selector_features import (
+    CONFIDENCE,
+    CONTEXT,
+    LEAST_NATS,
+    STANDING,
+    confidence_features,
+    row_context,
+    standing_features,
+)
+from lightning_mdm.nets.selector_start import IIDOffset, Start, confidence_logit
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
-CONFIDENCE = 4
-"""Confidence features per position: top probability, margin, entropy and log-odds."""
-WAVES = 4
-CONTEXT = 2 + 2 * WAVES + 2
-"""Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
-LEAST_NATS = 1e-3  # the logarithm of what all tokens left are expected to cost ends here
 FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
 FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
 
@@ -94,6 +97,8 @@ class SelectorConfig(OrderNetConfig):
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
+        standing: every position is also told where it stands among the masked ones by sureness, and the entropy down to
+            it and beyond: how many to take at once may then differ from row to row.
     """
 
     start: Start = "iid"
@@ -101,6 +106,7 @@ class SelectorConfig(OrderNetConfig):
     start_slope: float = FIRST_SLOPE
     start_cap: float | None = None
     start_stake: float | None = None
+    standing: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -274,7 +280,9 @@ class Selector(nn.Module):
 
     def __init__(self, hidden_width: int, config: SelectorConfig, finishes: bool = False) -> None:
         super().__init__()
-        self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
+        self.standing = config.standing
+        features = CONFIDENCE + (STANDING if config.standing else 0) + CONTEXT + 1
+        self.net = OrderNet(hidden_width, features, config, last_scale=0.0)
         self.offset = IIDOffset() if config.start == "iid" else None
         self.confidence = confidence_logit(config.start, config.start_slope, config.start_threshold, config.start_stake)
         self.start_cap, self.logit_cap = config.start_cap, config.logit_cap
@@ -304,13 +312,15 @@ class Selector(nn.Module):
             price: nats per step.
             most: what no row's number of masked positions exceeds, for callers who know that.
         """
-        top_BL, margin_BL, entropy_BL, odds_BL = confidence_BLF.to(hidden_BLD.dtype).unbind(-1)
-        log_odds_BL = (odds_BL + LEAST_ODDS).log() / 10.0
-        shown_BL4 = torch.stack((top_BL, margin_BL, entropy_BL, log_odds_BL), dim=-1)
+        confidence_BLF = confidence_BLF.to(hidden_BLD.dtype)
+        entropy_BL, odds_BL = confidence_BLF[..., 2], confidence_BLF[..., 3]
+        shown_BLF = confidence_features(confidence_BLF).masked_fill(~masked_BL[:, :, None], 0.0)
+        if self.standing:
+            shown_BLF = torch.cat((shown_BLF, standing_features(odds_BL, entropy_BL, masked_BL)), dim=-1)
         context_BC = row_context(masked_BL, steps_left_B, price).to(hidden_BLD.dtype)
         feature_BLF = torch.cat(
             (
-                shown_BL4.masked_fill(~masked_BL[:, :, None], 0.0),
+                shown_BLF,
                 context_BC[:, None].expand(-1, masked_BL.shape[1], -1),
                 masked_BL[:, :, None].to(hidden_BLD.dtype),
             ),
@@ -336,17 +346,3 @@ class Selector(nn.Module):
             at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
         finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
         return FinishingBernoulli.from_logits(logits_BL, finish_B, masked_BL)
-
-
-def step_features(steps_B: Tensor) -> Tensor:
-    """Features ``[B, 2 + 2 WAVES]`` in which neighbouring numbers of steps differ clearly, as their best orders may."""
-    octaves_B = steps_B.double().log2()
-    wave_BW = octaves_B[:, None] * (math.pi / 2.0 * torch.arange(1, WAVES + 1, device=steps_B.device))
-    return torch.cat((octaves_B[:, None], 1.0 / steps_B.double()[:, None], wave_BW.cos(), wave_BW.sin()), dim=-1)
-
-
-def row_context(masked_BL: Tensor, steps_left_B: Tensor, price: float) -> Tensor:
-    """What a row has left, ``[B, CONTEXT]``."""
-    share_B = (masked_BL.sum(-1).clamp(min=1) / steps_left_B).log()
-    own_B2 = torch.stack((share_B / 3.0, torch.full_like(share_B, price) ** 0.5), dim=-1)
-    return torch.cat((step_features(steps_left_B), own_B2), dim=-1)

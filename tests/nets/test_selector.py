@@ -12,14 +12,7 @@ from torch import Tensor
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
-from lightning_mdm.nets.selector import (
-    FIRST_FINISH,
-    OrderNet,
-    Selector,
-    SelectorConfig,
-    row_context,
-    step_features,
-)
+from lightning_mdm.nets.selector import FIRST_FINISH, OrderNet, Selector, SelectorConfig
 from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
@@ -352,18 +345,23 @@ def test_steps_left_and_price_are_read() -> None:
     assert not torch.allclose(logits[3, 0.0], logits[3, 1.0], rtol=0.0, atol=1e-4)
 
 
-def test_the_context_of_a_row_is_what_it_has_left() -> None:
-    masked_BL = torch.tensor([[True, True, False], [True, False, False]])
-    context_BC = row_context(masked_BL, torch.tensor([2, 4]), 0.25)
-    waves = {2: [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, -1.0, 0.0], 4: [-1.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
-    expected = [[1.0, 0.5, *waves[2], 0.0, 0.5], [2.0, 0.25, *waves[4], -0.462098, 0.5]]
-    torch.testing.assert_close(context_BC, torch.tensor(expected, dtype=context_BC.dtype), rtol=1e-6, atol=1e-6)
-
-
-def test_neighbouring_numbers_of_steps_have_clearly_different_features() -> None:
-    feature_TF = step_features(torch.arange(2, 12))
-    assert torch.cdist(feature_TF[:-1], feature_TF[1:]).diagonal().min().item() > 0.3
-    assert bool(step_features(torch.tensor([1, 1 << 20])).isfinite().all())
+def test_with_standing_a_position_is_told_apart_by_what_else_is_masked() -> None:
+    """Attention cut off: what is left of the row is its context, and where the position stands."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    less_sure = confidence_BLF.clone()
+    less_sure[..., 2:] *= torch.where(torch.arange(9) == 1, 1.0, 0.1).double()[:, None]  # all but position 1 surer
+    for standing in (False, True):
+        torch.manual_seed(0)
+        selector = Selector(WIDTH, replace(CONFIG, standing=standing)).double()
+        for name, parameter in selector.net.named_parameters():
+            if "attention.out" in name:
+                torch.nn.init.zeros_(parameter)
+        torch.nn.init.normal_(selector.net.last.weight)
+        first, second = (
+            selector(hidden_BLD, shown_BLF, valid_BL, masked_BL, torch.full((4,), 3), 0.0).logit_BL[:, 1]
+            for shown_BLF in (confidence_BLF, less_sure)
+        )
+        assert torch.allclose(first, second, rtol=0.0, atol=1e-9) != standing
 
 
 @pytest.mark.parametrize("config", [PLACED, replace(CONFIG, step_readouts=True)], ids=["tables", "readouts"])
