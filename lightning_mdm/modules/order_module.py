@@ -193,6 +193,11 @@ class OrderModule(L.LightningModule):
                 f"model.selector.start_stake={selector.start_stake}: with start={selector.start!r} it says when to "
                 "finish; give model.finishing=true, or leave it out"
             )
+        if len(selector.start_shares) > 1 and family != "relative":
+            raise ValueError(
+                f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={family!r}: of "
+                "several shares the relative family alone draws one"
+            )
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.selector import FIRST_FINISH, FinishHead, OrderNet, OrderNetConfig, OrderReading
+from lightning_mdm.nets.selector import FIRST_FINISH, OrderNet, OrderNetConfig, OrderReading, RowHead
 from lightning_mdm.nets.selector_features import LEAST_NATS, WAVES, step_features
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
@@ -131,7 +131,7 @@ class StateAware(PosteriorNet):
         self.evidence = nn.Sequential(nn.Linear(2 + GIVEN, evidence_width), nn.GELU(), last)
         self.offset = IIDOffset() if not relative else None
         first = 0.0 if relative else FIRST_FINISH
-        self.finish = FinishHead(config.width, 1 + GIVEN, config.logit_cap, first) if finishes else None
+        self.finish = RowHead(config.width, 1 + GIVEN, config.logit_cap, first) if finishes else None
         self.logit_cap = config.logit_cap
 
     def law(

@@ -20,20 +20,22 @@ from lightning_mdm.nets.selector_features import (
     CONFIDENCE,
     CONTEXT,
     LEAST_NATS,
-    STANDING,
     confidence_features,
     row_context,
-    standing_features,
 )
 from lightning_mdm.nets.selector_start import IIDOffset, Start, confidence_logit
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
 FIRST_SLOPE = 2.0  # per unit of log-odds: steep enough to be a threshold, flat enough to explore
 FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
+FIRST_SHARE = -1.0  # that of any other share than the one to begin with: each is tried a third as often
+SHARE_STAKES = 5
+"""Features of a share of a row: what taking it would put at stake and leave, in two kinds of nats; its size."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class SelectorConfig(OrderNetConfig):
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
-        standing: every position is also told where it stands among the masked ones by sureness, and the entropy down to
-            it and beyond: how many to take at once may then differ from row to row.
+        start_shares: of ``quota``: multiples of the even quota, above 0. With several, each is a level of its own
+            (``Levelled``): how much to take at once is one decision, learned for every row from what it would put at
+            stake and what would be left. Begin with the one next to 1.
     """
 
     start: Start = "iid"
@@ -106,7 +109,7 @@ class SelectorConfig(OrderNetConfig):
     start_slope: float = FIRST_SLOPE
     start_cap: float | None = None
     start_stake: float | None = None
-    standing: bool = False
+    start_shares: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +127,12 @@ class SelectorConfig(OrderNetConfig):
             raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
         if self.start == "entropy_bound" and self.start_stake is None:
             raise ValueError("start='entropy_bound': give start_stake, the bound in nats, e.g. 0.1")
+        if not self.start_shares or not min(self.start_shares) > 0.0:
+            raise ValueError(f"start_shares={list(self.start_shares)}: give one or more multiples of the quota above 0")
+        if tuple(self.start_shares) != (1.0,) and self.start != "quota":
+            raise ValueError(
+                f"start_shares={list(self.start_shares)} with start={self.start!r}: only quota has them; leave them out"
+            )
 
 
 class Places(nn.Module):
@@ -227,12 +236,12 @@ class OrderNet(nn.Module):
         return OrderReading(value_BL, mean_BD)
 
 
-class FinishHead(nn.Module):
-    """The logit of unmasking everything now, ``[B]``.
+class RowHead(nn.Module):
+    """The logit of something that is decided for a row as a whole, such as unmasking everything now, ``[B]``.
 
     Args:
         width: D, of the order net's mean.
-        stakes: numbers about what finishing would cost.
+        stakes: numbers about what it would cost.
         logit_cap: the logit stays below this in size, smoothly.
         first: the logit before training.
         stake: nats; with it the logit before training is 0 where so many are at stake, and falls by two for each unit
@@ -245,7 +254,7 @@ class FinishHead(nn.Module):
         width: int,
         stakes: int,
         logit_cap: float,
-        first: float = FIRST_FINISH,
+        first: float = 0.0,
         stake: float | None = None,
         inner_width: int = 32,
     ) -> None:
@@ -280,15 +289,23 @@ class Selector(nn.Module):
 
     def __init__(self, hidden_width: int, config: SelectorConfig, finishes: bool = False) -> None:
         super().__init__()
-        self.standing = config.standing
-        features = CONFIDENCE + (STANDING if config.standing else 0) + CONTEXT + 1
-        self.net = OrderNet(hidden_width, features, config, last_scale=0.0)
+        self.net = OrderNet(hidden_width, CONFIDENCE + CONTEXT + 1, config, last_scale=0.0)
         self.offset = IIDOffset() if config.start == "iid" else None
-        self.confidence = confidence_logit(config.start, config.start_slope, config.start_threshold, config.start_stake)
+        self.confidence = confidence_logit(
+            config.start, config.start_slope, config.start_threshold, config.start_stake, config.start_shares
+        )
         self.start_cap, self.logit_cap = config.start_cap, config.logit_cap
-        self.finish: FinishHead | None = None
+        self.finish: RowHead | None = None
         if finishes:
-            self.finish = FinishHead(config.width, 2 + CONTEXT, config.logit_cap, stake=config.start_stake)
+            self.finish = RowHead(
+                config.width, 2 + CONTEXT, config.logit_cap, first=FIRST_FINISH, stake=config.start_stake
+            )
+        self.share: RowHead | None = None
+        if len(config.start_shares) > 1:
+            self.share = RowHead(config.width, SHARE_STAKES + CONTEXT, config.logit_cap)
+            near = min(config.start_shares, key=lambda share: abs(math.log(share)))
+            first = [0.0 if share == near else FIRST_SHARE for share in config.start_shares]
+            self.share_bias = nn.Parameter(torch.tensor(first))
 
     def forward(
         self,
@@ -314,13 +331,10 @@ class Selector(nn.Module):
         """
         confidence_BLF = confidence_BLF.to(hidden_BLD.dtype)
         entropy_BL, odds_BL = confidence_BLF[..., 2], confidence_BLF[..., 3]
-        shown_BLF = confidence_features(confidence_BLF).masked_fill(~masked_BL[:, :, None], 0.0)
-        if self.standing:
-            shown_BLF = torch.cat((shown_BLF, standing_features(odds_BL, entropy_BL, masked_BL)), dim=-1)
         context_BC = row_context(masked_BL, steps_left_B, price).to(hidden_BLD.dtype)
         feature_BLF = torch.cat(
             (
-                shown_BLF,
+                confidence_features(confidence_BLF).masked_fill(~masked_BL[:, :, None], 0.0),
                 context_BC[:, None].expand(-1, masked_BL.shape[1], -1),
                 masked_BL[:, :, None].to(hidden_BLD.dtype),
             ),
@@ -330,19 +344,51 @@ class Selector(nn.Module):
         logits_BL = read.value_BL
         if self.offset is not None:
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
-        if self.confidence is not None:
-            start_BL = self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
-            if self.start_cap is None:
-                logits_BL = self.logit_cap * torch.tanh((logits_BL + start_BL) / self.logit_cap)
-            else:
-                logits_BL = logits_BL + self.start_cap * torch.tanh(start_BL / self.start_cap)
-        if self.finish is None:
-            return NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
-        # What everything left is expected to cost now, in sampled and in likeliest tokens.
+        # What each position is expected to cost now, in sampled and in likeliest tokens.
         cost_BL2 = torch.stack((entropy_BL, odds_BL.log1p()), dim=-1).masked_fill(~masked_BL[:, :, None], 0.0)
-        stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
-        at_stake_B = cost_BL2[:, :, 0].sum(1)
-        if self.confidence is not None and not self.confidence.counts_last:
-            at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
-        finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
-        return FinishingBernoulli.from_logits(logits_BL, finish_B, masked_BL)
+        share_BJ: Tensor | None = None
+        if self.confidence is not None:
+            start_BJL = self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
+            if self.share is not None:
+                share_BJ = self.share_logits(start_BJL > 0.0, cost_BL2, masked_BL, context_BC, read.mean_BD)
+                logits_BL, masked_BL = (
+                    value.repeat_interleave(start_BJL.shape[1], 0) for value in (logits_BL, masked_BL)
+                )
+            start_NL = start_BJL.flatten(0, 1)
+            if self.start_cap is None:
+                logits_BL = self.logit_cap * torch.tanh((logits_BL + start_NL) / self.logit_cap)
+            else:
+                logits_BL = logits_BL + self.start_cap * torch.tanh(start_NL / self.start_cap)
+        law: UnmaskingLaw = NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
+        if self.finish is not None:
+            stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
+            at_stake_B = cost_BL2[:, :, 0].sum(1)
+            if self.confidence is not None and not self.confidence.counts_last:
+                at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
+            finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
+            finish_N = finish_B if share_BJ is None else finish_B.repeat_interleave(share_BJ.shape[1], 0)
+            law = FinishingBernoulli.from_logits(logits_BL, finish_N, masked_BL)
+        return law if share_BJ is None else Levelled.from_logits(share_BJ, law)
+
+    def share_logits(
+        self, taken_BJL: Tensor, cost_BL2: Tensor, masked_BL: Tensor, context_BC: Tensor, mean_BD: Tensor
+    ) -> Tensor:
+        """The logits ``[B, J]`` of the shares of a row that may be taken at once.
+
+        Args:
+            taken_BJL: what each of them takes, read where masked.
+            cost_BL2: nats expected of each position, 0 where not masked.
+            masked_BL: the positions to choose from.
+            context_BC: what the row has left.
+            mean_BD: the order net's mean.
+        """
+        assert self.share is not None, "asked of a selector with several shares"
+        taken_BJL = (taken_BJL & masked_BL[:, None]).to(cost_BL2.dtype)
+        at_stake_BJ2 = taken_BJL @ cost_BL2
+        nats_BJ4 = torch.cat((at_stake_BJ2, cost_BL2.sum(1, keepdim=True) - at_stake_BJ2), dim=-1).clamp(min=0.0)
+        part_BJ1 = taken_BJL.sum(-1, keepdim=True) / masked_BL.sum(-1).clamp(min=1)[:, None, None]
+        levels = taken_BJL.shape[1]
+        context_BJC = context_BC[:, None].expand(-1, levels, -1)
+        stakes_BJF = torch.cat(((nats_BJ4 + LEAST_NATS).log(), part_BJ1, context_BJC), dim=-1)
+        logit_N = self.share(mean_BD.repeat_interleave(levels, 0), stakes_BJF.flatten(0, 1))
+        return logit_N.view(-1, levels) + self.share_bias

@@ -14,8 +14,6 @@ from lightning_mdm.nets.selector_start import LEAST_ODDS
 
 CONFIDENCE = 4
 """Confidence features per position: top probability, margin, entropy and log-odds."""
-STANDING = 3
-"""Features per position of ``standing_features``."""
 WAVES = 4
 CONTEXT = 2 + 2 * WAVES + 2
 """Features of the row: those of the steps left, the logarithm of the masked positions per step left, the price."""
@@ -26,30 +24,6 @@ def confidence_features(confidence_BLF: Tensor) -> Tensor:
     """Top probability, margin, entropy and odds against the best token, the odds as a logarithm of size one."""
     log_odds_BL1 = (confidence_BLF[..., 3:] + LEAST_ODDS).log() / 10.0
     return torch.cat((confidence_BLF[..., :3], log_odds_BL1), dim=-1)
-
-
-def standing_features(odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor) -> Tensor:
-    """Where each masked position stands in its row, from the surest to the least sure, ``[B, L, STANDING]``.
-
-    Its share of the masked positions, itself and all that are surer, and the logarithms of the nats of entropy of these
-    and of the others: what it would put at stake to take everything down to here, and what would be left. 0 at other
-    positions.
-
-    Args:
-        odds_BL: odds against the likeliest token, the smaller the surer; read where masked.
-        entropy_BL: in nats; read where masked.
-        masked_BL: the positions to choose from.
-    """
-    surest_BL = odds_BL.masked_fill(~masked_BL, torch.inf).argsort(dim=-1, stable=True)
-    entropy_BL = entropy_BL.masked_fill(~masked_BL, 0.0)
-    within_BL = entropy_BL.gather(1, surest_BL).cumsum(-1)
-    beyond_BL = (within_BL[:, -1:] - within_BL).clamp(min=0.0)
-    count_B1 = masked_BL.sum(-1, keepdim=True).clamp(min=1)
-    share_BL = torch.arange(1, masked_BL.shape[1] + 1, device=masked_BL.device) / count_B1
-    nats_BL2 = (torch.stack((within_BL, beyond_BL), dim=-1) + LEAST_NATS).log()
-    ranked_BLF = torch.cat((share_BL[:, :, None].to(nats_BL2.dtype), nats_BL2), dim=-1)
-    place_BLF = surest_BL[:, :, None].expand_as(ranked_BLF)
-    return torch.zeros_like(ranked_BLF).scatter(1, place_BLF, ranked_BLF).masked_fill(~masked_BL[:, :, None], 0.0)
 
 
 def step_features(steps_B: Tensor) -> Tensor:

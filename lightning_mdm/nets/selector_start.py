@@ -1,12 +1,13 @@
 """Where an untrained selector begins: logits that make a heuristic of it. Knows nothing of tokens or nets.
 
-Shapes: B rows, L positions.
+Shapes: B rows, J levels, L positions.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -37,6 +38,8 @@ class IIDOffset(nn.Module):
 class ConfidenceLogit(nn.Module, ABC):
     """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; its slope is learned.
 
+    There may be several levels, and so as many logits for each position.
+
     Args:
         slope: per unit of log-odds, to start from.
     """
@@ -49,13 +52,14 @@ class ConfidenceLogit(nn.Module, ABC):
         self.slope = nn.Parameter(torch.tensor(slope))
 
     def forward(self, odds_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        """From the odds against the likeliest token and the entropy in nats, at masked positions."""
+        """``[B, J, L]`` from the odds against the likeliest token and the entropy in nats, at masked positions."""
         sure_BL = -(odds_BL + LEAST_ODDS).log()
-        return self.slope * (sure_BL - self.levels(sure_BL, entropy_BL, masked_BL, steps_left_B))
+        level_BJ = self.levels(sure_BL, entropy_BL, masked_BL, steps_left_B)
+        return self.slope * (sure_BL[:, None] - level_BJ[:, :, None])
 
     @abstractmethod
     def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        """The log-odds ``[B, 1]`` or ``[]`` at which the logit is 0."""
+        """The log-odds ``[B, J]`` at which the logits are 0."""
 
 
 class AtThreshold(ConfidenceLogit):
@@ -71,7 +75,7 @@ class AtThreshold(ConfidenceLogit):
         self.level = nn.Parameter(torch.tensor(math.log(threshold / (1.0 - threshold))))
 
     def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        return self.level
+        return self.level.expand(len(sure_BL), 1)
 
 
 class AtQuota(AtThreshold):
@@ -80,15 +84,20 @@ class AtQuota(AtThreshold):
     Args:
         slope: see ``ConfidenceLogit``.
         threshold: to start from, in (0, 1).
+        shares: a level for each, at so many times the even quota.
     """
 
-    def __init__(self, slope: float, threshold: float) -> None:
+    def __init__(self, slope: float, threshold: float, shares: Sequence[float] = (1.0,)) -> None:
         super().__init__(slope, threshold)
         self.beyond = nn.Parameter(torch.tensor(0.0))
+        self.shares = tuple(shares)
 
     def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
-        due_B = quota(masked_BL.sum(-1), steps_left_B)
-        return torch.minimum(self.level, level_below(sure_BL, masked_BL, due_B)[:, None] + self.beyond)
+        count_B = masked_BL.sum(-1)
+        even_B = quota(count_B, steps_left_B)
+        due_BJ = torch.stack([(share * even_B).round().long() for share in self.shares], dim=-1)
+        due_BJ = torch.minimum(due_BJ.clamp(min=1), count_B[:, None])
+        return torch.minimum(self.level, level_below(sure_BL, masked_BL, due_BJ) + self.beyond)
 
 
 class AtEntropyBound(ConfidenceLogit):
@@ -108,27 +117,29 @@ class AtEntropyBound(ConfidenceLogit):
 
     def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
         allowed_B = entropy_bounded(entropy_BL, masked_BL, self.stake)
-        return level_below(sure_BL, masked_BL, allowed_B)[:, None] + self.beyond
+        return level_below(sure_BL, masked_BL, allowed_B[:, None]) + self.beyond
 
 
-def confidence_logit(start: Start, slope: float, threshold: float, stake: float | None) -> ConfidenceLogit | None:
+def confidence_logit(
+    start: Start, slope: float, threshold: float, stake: float | None, shares: Sequence[float]
+) -> ConfidenceLogit | None:
     """The logit of a start; ``None`` for ``iid``, which asks for no confidence. ``stake`` is that of the bound."""
     if start == "iid":
         return None
     if start == "entropy_bound":
         assert stake is not None, "checked by the configuration"
         return AtEntropyBound(slope, stake)
-    return (AtThreshold if start == "confidence" else AtQuota)(slope, threshold)
+    return AtThreshold(slope, threshold) if start == "confidence" else AtQuota(slope, threshold, shares)
 
 
-def level_below(sure_BL: Tensor, masked_BL: Tensor, n_B: Tensor) -> Tensor:
-    """The level ``[B]`` that the ``n`` surest masked positions of a row are above, if the next one is less sure.
+def level_below(sure_BL: Tensor, masked_BL: Tensor, n_BJ: Tensor) -> Tensor:
+    """The levels ``[B, J]`` that the ``n`` surest masked positions of a row are above, if the next one is less sure.
 
     Halfway to that one, or half of ``WIDEST`` below the last of them, if that is nearer; 0 where nothing is masked.
     """
-    n_B1 = n_B[:, None].clamp(min=1)
+    n_BJ = n_BJ.clamp(min=1)
     ranked_BL = sure_BL.masked_fill(~masked_BL, -torch.inf).sort(dim=-1, descending=True).values
-    last_B = ranked_BL.gather(1, n_B1 - 1)[:, 0]
-    after_B = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_B1)[:, 0]
-    last_B = last_B.masked_fill(~masked_BL.any(-1), 0.0)  # -inf less -inf is not a number
-    return last_B - 0.5 * (last_B - after_B).clamp(max=WIDEST)
+    last_BJ = ranked_BL.gather(1, n_BJ - 1)
+    after_BJ = F.pad(ranked_BL, (0, 1), value=-torch.inf).gather(1, n_BJ)
+    last_BJ = last_BJ.masked_fill(~masked_BL.any(-1, keepdim=True), 0.0)  # -inf less -inf is not a number
+    return last_BJ - 0.5 * (last_BJ - after_BJ).clamp(max=WIDEST)

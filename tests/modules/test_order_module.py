@@ -44,6 +44,7 @@ PLAIN = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
 MAX_NORMALISED = PosteriorConfig("max_normalised", PLAIN)
 RELATIVE = PosteriorConfig("relative", PLAIN)
 FROM_CONFIDENCE = replace(SMALL, start="confidence", start_threshold=0.3)
+OF_SHARES = replace(SMALL, start="quota", start_threshold=0.2, start_shares=(0.7, 1.0, 1.4))
 CHAIN = HopChain(chain=3, free=1, given=2, hops=1, vocab_size=4)
 
 
@@ -126,6 +127,8 @@ LAWS = {
     "finishing": {"finishing": True},
     "relative": {"posterior": RELATIVE, "selector": FROM_CONFIDENCE},
     "relative_finishing": {"posterior": RELATIVE, "finishing": True},
+    "levelled": {"posterior": RELATIVE, "selector": OF_SHARES},
+    "levelled_finishing": {"posterior": RELATIVE, "selector": OF_SHARES, "finishing": True},
 }
 
 
@@ -245,12 +248,26 @@ def test_every_option_changes_what_is_learned(
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_slope=3.0)}),
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start="quota")}),
         ({"selector": FROM_CONFIDENCE}, {"selector": replace(FROM_CONFIDENCE, start_cap=1.0)}),
+        *(
+            (LAWS["levelled"], {**LAWS["levelled"], "selector": replace(OF_SHARES, start_shares=shares)})
+            for shares in ((1.0,), (0.7, 1.0, 3.0))
+        ),
         (
             {"posterior": RELATIVE, "finishing": True},
             {"posterior": RELATIVE, "finishing": True, "selector": replace(SMALL, start_stake=0.5)},
         ),
     ],
-    ids=["warm_start_margin", "finishing", "start_threshold", "start_slope", "start_quota", "start_cap", "start_stake"],
+    ids=[
+        "warm_start_margin",
+        "finishing",
+        "start_threshold",
+        "start_slope",
+        "start_quota",
+        "start_cap",
+        "one_share",
+        "start_shares",
+        "start_stake",
+    ],
 )
 def test_an_option_that_goes_with_another_changes_what_is_learned(
     tmp_path: Path, ckpt: str, first: dict[str, Any], second: dict[str, Any]

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
-from lightning_mdm.nets.selector import FIRST_FINISH, OrderNet, Selector, SelectorConfig
+from lightning_mdm.nets.selector import FIRST_FINISH, FIRST_SHARE, OrderNet, Selector, SelectorConfig
+from lightning_mdm.nets.selector_features import CONTEXT, LEAST_NATS
 from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
 WIDTH = 10
@@ -147,16 +149,68 @@ def test_untrained_it_can_take_as_many_as_the_entropy_bound(gamma: float, finish
 def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None:
     sure_BL = torch.tensor([[9.0, 1.0, 3.0, 2.5], [4.0, -50.0, 0.0, 0.0]], dtype=torch.float64)
     masked_BL = torch.tensor([[False, True, True, True], [True, True, False, False]])
-    level_B = level_below(sure_BL, masked_BL, torch.tensor([2, 1]))
-    assert level_B.tolist() == [1.75, 2.0], "between the second of three and the third; half the widest gap below"
-    assert level_below(sure_BL, masked_BL, torch.tensor([3, 2])).tolist() == [-1.0, -52.0], "all of them"
-    assert level_below(sure_BL, masked_BL & False, torch.tensor([0, 0])).isfinite().all(), "nothing is masked"
+    level_BJ = level_below(sure_BL, masked_BL, torch.tensor([[2, 3], [1, 2]]))
+    assert level_BJ[:, 0].tolist() == [1.75, 2.0], (
+        "between the second of three and the third; half the widest gap below"
+    )
+    assert level_BJ[:, 1].tolist() == [-1.0, -52.0], "all of them"
+    assert level_below(sure_BL, masked_BL & False, torch.tensor([[0], [0]])).isfinite().all(), "nothing is masked"
     net = AtQuota(2.0, 0.999).double()
     args = ((-sure_BL).exp(), torch.zeros_like(sure_BL), masked_BL, torch.tensor([2, 2]))
     before_BL = net(*args)
     with torch.no_grad():
         net.beyond.sub_(0.5)
     torch.testing.assert_close(net(*args), before_BL + 1.0)
+
+
+SHARES = (0.5, 0.9, 1.6)
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_untrained_every_share_of_the_quota_is_a_level_of_its_own(finishes: bool) -> None:
+    """The greedy rule takes that next to 1; each level's own, the surest of so many times the even quota."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    tie_BL = torch.rand(4, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    config = replace(CONFIG, start="quota", start_threshold=1.0 - 1e-9)
+    torch.manual_seed(0)
+    selector = Selector(WIDTH, replace(config, start_shares=SHARES), finishes).double()
+    law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), 2), 0.3)
+    assert isinstance(law, Levelled)
+    expected_J = torch.tensor([0.0, FIRST_SHARE, FIRST_SHARE])[[1, 0, 2]].softmax(-1).double()
+    torch.testing.assert_close(law.log_w_BJ.exp(), expected_J.expand(4, -1))
+    for level, share in enumerate(SHARES):
+        here = law.laws.rows(torch.arange(4) * len(SHARES) + level)
+        for row, taken_L in enumerate(here.logit_BL > 0.0):
+            ranked = sorted(
+                masked_BL[row].nonzero()[:, 0].tolist(), key=lambda i, row=row: float(confidence_BLF[row, i, 3])
+            )  # type: ignore[misc]
+            due = min(max(1, round(share * -(-len(ranked) // 2))), len(ranked))
+            assert (taken_L & masked_BL[row]).nonzero()[:, 0].tolist() == sorted(ranked[:due])
+    torch.manual_seed(0)
+    near = Selector(WIDTH, replace(config, start_shares=(0.9,)), finishes).double()
+    expected_BL = near(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), 2), 0.3).likeliest(tie_BL)
+    assert torch.equal(law.likeliest(tie_BL), expected_BL)
+
+
+def test_which_share_to_take_is_told_by_what_it_stakes_and_what_it_leaves() -> None:
+    """By hand: two positions of three at stake, entropies and expected losses of theirs and of the other."""
+    torch.manual_seed(0)
+    selector = Selector(WIDTH, replace(CONFIG, start="quota", start_shares=(1.0, 1.5))).double()
+    seen: list[Tensor] = []
+    assert selector.share is not None
+    selector.share.register_forward_hook(lambda head, given, out: seen.append(given[1]))
+    taken_BJL = torch.tensor([[[True, True, False, False], [True, True, True, True]]])
+    masked_BL = torch.tensor([[True, False, True, True]])  # position 1 is given: whatever is taken there
+    cost_BL2 = torch.tensor([[[0.5, 0.2], [0.0, 0.0], [0.25, 0.1], [1.0, 0.7]]], dtype=torch.float64)
+    context_BC = torch.randn(1, CONTEXT, dtype=torch.float64)
+    mean_BD = torch.randn(1, CONFIG.width, dtype=torch.float64)
+    logit_BJ = selector.share_logits(taken_BJL, cost_BL2, masked_BL, context_BC, mean_BD)
+    nats = torch.tensor([[0.5, 0.2, 1.25, 0.8], [1.75, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    part = torch.tensor([[1.0 / 3.0], [1.0]], dtype=torch.float64)
+    expected_JF = torch.cat(((nats + LEAST_NATS).log(), part, context_BC.expand(2, -1)), dim=-1)
+    torch.testing.assert_close(seen[0], expected_JF)
+    torch.testing.assert_close(logit_BJ[0], selector.share_bias.detach())
+    assert logit_BJ[0, 0] > logit_BJ[0, 1]
 
 
 @pytest.mark.parametrize("start", ["confidence", "quota", "entropy_bound"])
@@ -345,25 +399,6 @@ def test_steps_left_and_price_are_read() -> None:
     assert not torch.allclose(logits[3, 0.0], logits[3, 1.0], rtol=0.0, atol=1e-4)
 
 
-def test_with_standing_a_position_is_told_apart_by_what_else_is_masked() -> None:
-    """Attention cut off: what is left of the row is its context, and where the position stands."""
-    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    less_sure = confidence_BLF.clone()
-    less_sure[..., 2:] *= torch.where(torch.arange(9) == 1, 1.0, 0.1).double()[:, None]  # all but position 1 surer
-    for standing in (False, True):
-        torch.manual_seed(0)
-        selector = Selector(WIDTH, replace(CONFIG, standing=standing)).double()
-        for name, parameter in selector.net.named_parameters():
-            if "attention.out" in name:
-                torch.nn.init.zeros_(parameter)
-        torch.nn.init.normal_(selector.net.last.weight)
-        first, second = (
-            selector(hidden_BLD, shown_BLF, valid_BL, masked_BL, torch.full((4,), 3), 0.0).logit_BL[:, 1]
-            for shown_BLF in (confidence_BLF, less_sure)
-        )
-        assert torch.allclose(first, second, rtol=0.0, atol=1e-9) != standing
-
-
 @pytest.mark.parametrize("config", [PLACED, replace(CONFIG, step_readouts=True)], ids=["tables", "readouts"])
 def test_every_number_of_steps_has_a_table_of_positions_or_a_readout(config: SelectorConfig) -> None:
     """From 16 on they share one. Features apart: rows that differ in the number of steps alone."""
@@ -478,6 +513,9 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
         ({"start_cap": 4.0}, "start_cap=4.0 with start='iid'"),
         ({"start": "entropy_bound"}, "start='entropy_bound': give start_stake"),
         ({"start_stake": 0.0}, "start_stake=0.0: give a number of nats above 0"),
+        ({"start": "quota", "start_shares": ()}, r"start_shares=\[\]: give one or more multiples"),
+        ({"start": "quota", "start_shares": (1.0, 0.0)}, r"start_shares=\[1.0, 0.0\]: give one or more multiples"),
+        ({"start": "confidence", "start_shares": (0.8, 1.0)}, "only quota has them"),
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),
         ({"logit_cap": float("nan")}, "logit_cap=nan"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_mdm.objectives.order_elbo import States
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
@@ -65,9 +66,12 @@ class ToyModel(nn.Module):
         family: ``state_aware``, ``relative`` or ``max_normalised``.
         seed: of the tables.
         finishing: whether finishing is a decision of its own.
+        levels: of which one is drawn before a set, if there are several; of a ``relative`` posterior.
     """
 
-    def __init__(self, length: int, budget: int, family: str, seed: int = 0, finishing: bool = False) -> None:
+    def __init__(
+        self, length: int, budget: int, family: str, seed: int = 0, finishing: bool = False, levels: int = 1
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
 
@@ -81,6 +85,10 @@ class ToyModel(nn.Module):
         self.dynamic = table(budget + 1, 2**length, length)
         self.evidence = table(2)
         self.finishing = finishing
+        self.levels = levels
+        if levels > 1:
+            self.level = table(budget + 1, 2**length, levels)
+            self.shift = table(levels)
         if finishing:
             self.selector_finish = table(budget + 1, 2**length)
             self.dynamic_finish = table(budget + 1, 2**length)
@@ -103,9 +111,15 @@ class ToyModel(nn.Module):
 
     def selector_law(self, states: States, reading: ToyReading) -> UnmaskingLaw:
         where = states.steps_left_S, self.code(states.masked_SL)
-        if not self.finishing:
-            return NonEmptyBernoulli.from_logits(self.selector[where], states.masked_SL)
-        return FinishingBernoulli.from_logits(self.selector[where], self.selector_finish[where], states.masked_SL)
+        logits_SL, masked_SL = self.selector[where], states.masked_SL
+        if self.levels > 1:
+            logits_SL = (logits_SL[:, None] + self.shift[:, None]).flatten(0, 1)
+            masked_SL = masked_SL.repeat_interleave(self.levels, 0)
+        law: UnmaskingLaw = NonEmptyBernoulli.from_logits(logits_SL, masked_SL)
+        if self.finishing:
+            finish_S = self.selector_finish[where].repeat_interleave(self.levels, 0)
+            law = FinishingBernoulli.from_logits(logits_SL, finish_S, masked_SL)
+        return law if self.levels == 1 else Levelled.from_logits(self.level[where], law)
 
     def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
         if self.family == "max_normalised":
@@ -133,12 +147,27 @@ class ToyModel(nn.Module):
         weight = self.denoiser[sum(2**i for i in masked)].exp()
         return (weight[:, 0] / weight.sum(-1)).log()
 
-    def pi(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
+    def share(self, masked: frozenset[int], left: int, level: int) -> Tensor:
+        """The probability of a level, the same under both laws: a relative posterior moves coins and finishing."""
+        if self.levels == 1:
+            return torch.ones((), dtype=torch.float64)
+        weight = self.level[left, sum(2**i for i in masked)].exp()
+        return weight[level] / weight.sum()
+
+    def pi(self, masked: frozenset[int], chosen: frozenset[int], left: int, level: int | None = None) -> Tensor:
+        """Of a set, or of a level and a set."""
+        if level is None:
+            return sum((self.pi(masked, chosen, left, j) for j in range(self.levels)), torch.zeros(()))
         state = left, sum(2**i for i in masked)
         finish = self.selector_finish[state] if self.finishing else None
-        return law_of(torch.sigmoid(self.selector[state]), finish, masked, chosen)
+        shift = self.shift[level] if self.levels > 1 else 0.0
+        p = torch.sigmoid(self.selector[state] + shift)
+        return self.share(masked, left, level) * law_of(p, finish, masked, chosen)
 
-    def q(self, masked: frozenset[int], chosen: frozenset[int], left: int) -> Tensor:
+    def q(self, masked: frozenset[int], chosen: frozenset[int], left: int, level: int | None = None) -> Tensor:
+        """Of a set, or of a level and a set."""
+        if level is None:
+            return sum((self.q(masked, chosen, left, j) for j in range(self.levels)), torch.zeros(()))
         if self.family == "max_normalised":
             best = max(self.static[i].item() for i in masked)
             top = next(i for i in masked if self.static[i].item() == best)
@@ -148,14 +177,16 @@ class ToyModel(nn.Module):
         log_p, state = self.log_prob(masked), (left, sum(2**i for i in masked))
         # A relative posterior has the odds of the selector, times a factor.
         base = self.selector[state] if self.family == "relative" else 0.0
+        base = base + (self.shift[level] if self.levels > 1 else 0.0)
         p = torch.sigmoid(
             base + self.static + self.dynamic[state] + self.evidence[0] * log_p + self.evidence[1] * log_p.exp()
         )
+        share = self.share(masked, left, level)
         if not self.finishing:
-            return law_of(p, None, masked, chosen)
+            return share * law_of(p, None, masked, chosen)
         base = self.selector_finish[state] if self.family == "relative" else 0.0
         stake = sum(log_p[i] for i in sorted(masked))
-        return law_of(p, base + self.dynamic_finish[state] + self.evidence_finish[0] * stake, masked, chosen)
+        return share * law_of(p, base + self.dynamic_finish[state] + self.evidence_finish[0] * stake, masked, chosen)
 
 
 @dataclass
@@ -172,33 +203,40 @@ class Enumerated:
         self.start = frozenset(range(self.model.length)) - self.given
         self.sets = list(trajectories(self.start, self.model.budget))
 
-    def log_joint(self, sets: Sets) -> Tensor:
-        """log of p(x, trajectory, no break)."""
+    def log_joint(self, sets: Sets, levels: tuple[int | None, ...] = (None,) * 9) -> Tensor:
+        """log of p(x, trajectory, no break), or of that and the levels."""
         masked, total = self.start, torch.zeros((), dtype=torch.float64)
         for step, chosen in enumerate(sets, start=1):
             left = self.model.budget - step + 1
             log_p = self.model.log_prob(masked)
             total = total + sum(log_p[i] for i in chosen) - self.price
             if left > 1:
-                total = total + self.model.pi(masked, chosen, left).log()
+                total = total + self.model.pi(masked, chosen, left, levels[step - 1]).log()
             masked = masked - chosen
             total = total - self.wait_price * len(masked)
         return total
 
-    def log_q(self, sets: Sets) -> Tensor:
-        """log of q(trajectory | x)."""
+    def log_q(self, sets: Sets, levels: tuple[int | None, ...] = (None,) * 9) -> Tensor:
+        """log of q(trajectory | x), or of that and the levels."""
         masked, total = self.start, torch.zeros((), dtype=torch.float64)
         for step, chosen in enumerate(sets, start=1):
             left = self.model.budget - step + 1
             if left > 1:
-                total = total + self.model.q(masked, chosen, left).log()
+                total = total + self.model.q(masked, chosen, left, levels[step - 1]).log()
             masked = masked - chosen
         return total
 
     def bound_nats(self) -> Tensor:
-        """-E_q log(p / q), without any expectation in closed form."""
-        possible = [sets for sets in self.sets if self.log_q(sets).item() > -math.inf]
-        return -sum(self.log_q(sets).exp() * (self.log_joint(sets) - self.log_q(sets)) for sets in possible)
+        """-E_q log(p / q), without any expectation in closed form; levels are part of the trajectory."""
+        possible = [
+            (sets, levels)
+            for sets in self.sets
+            if self.log_q(sets).item() > -math.inf
+            for levels in itertools.product(range(self.model.levels), repeat=len(sets))
+            # At the last step none is drawn.
+            if len(sets) < self.model.budget or levels[-1] == 0
+        ]
+        return -sum(self.log_q(*both).exp() * (self.log_joint(*both) - self.log_q(*both)) for both in possible)
 
     def objective(self) -> Tensor:
         """The bound less the bonus for q's entropy at every step."""

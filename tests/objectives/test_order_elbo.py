@@ -33,10 +33,13 @@ CONTROL = (0.7, 1.3, 0.4)  # any numbers will do: the control variate has no par
 FAMILIES = ("state_aware", "relative", "finishing", "relative_finishing", "max_normalised")
 """Families of the posterior; with ``finishing`` both laws are those in which finishing is a decision of its own."""
 FINISHING = {"finishing": "state_aware", "relative_finishing": "relative"}
+LEVELLED = {"levelled": "relative", "levelled_finishing": "relative_finishing"}
+"""And with several levels."""
 
 
 def toy(length: int, budget: int, family: str, seed: int) -> ToyModel:
-    return ToyModel(length, budget, FINISHING.get(family, family), seed, finishing=family in FINISHING)
+    levels, family = (2 if family in LEVELLED else 1), LEVELLED.get(family, family)
+    return ToyModel(length, budget, FINISHING.get(family, family), seed, family in FINISHING, levels)
 
 
 def prescribed(per_trajectory: tuple[Sets, ...], length: int) -> Callable[[UnmaskingLaw, Tensor, int], Tensor]:
@@ -111,7 +114,7 @@ def check_estimator(family: str, estimator: str, budget: int, samples: int, **ex
         torch.testing.assert_close(estimated, true, **EXACT)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
 @pytest.mark.parametrize(("budget", "samples"), [(1, 2), (2, 2), (2, 3), (3, 2)])
 def test_the_mean_gradient_is_that_of_the_enumerated_bound(
@@ -239,7 +242,7 @@ def test_the_generative_model_adds_up_to_one(finishing: bool) -> None:
         assert (broken == 0.0) == (price == 0.0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
 @pytest.mark.parametrize("price", [0.0, 0.4])
 def test_the_bound_holds(family: str, price: float) -> None:
     for seed in range(20):
