@@ -50,7 +50,8 @@ def files(layers: list[str]) -> list[Path | str]:
     "layers",
     [
         ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
-        ["order", "order_medium"], *AUTOREGRESSIVE,
+        ["order", "order_medium"], ["denoiser", "medium", "cpu"], ["order", "order_medium", "order_cpu"],
+        *AUTOREGRESSIVE,
     ],
     ids="+".join,
 )  # fmt: skip
@@ -105,8 +106,8 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
-        "autoregressive", "autoregressive_medium", "autoregressive_small", "autoregressive_solver_order", "denoiser",
-        "kim_2025", "medium", "order", "order_medium", "order_small", "small",
+        "autoregressive", "autoregressive_medium", "autoregressive_small", "autoregressive_solver_order", "cpu",
+        "denoiser", "kim_2025", "medium", "order", "order_cpu", "order_medium", "order_small", "small",
     ]  # fmt: skip
 
 
@@ -193,7 +194,8 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("size", "steps"),
     [
-        ("paper", (200_000, 10_000)), ("medium", (6000, 4000)), ("small", (2000, 300)), ("tiny", (40, 40)),
+        ("paper", (200_000, 10_000)), ("cpu", (10_000, 4000)), ("medium", (6000, 4000)),
+        ("small", (2000, 300)), ("tiny", (40, 40)),
         ("causal", (200_000,)), ("causal_solver", (200_000,)), ("medium_causal", (3000,)),
         ("medium_causal_solver", (3000,)),
     ],
@@ -237,7 +239,7 @@ def test_the_stages_of_the_runner_parse(
     run = partial(runner.run, runner.SIZES[size], tmp_path / "run", tmp_path / "weights", slices.Clock(float("inf")))
     assert run()
     names = [(folder, command, difficulty) for folder, command, difficulty, _ in parsed]
-    causal, noisy = "causal" in size, size in ("paper", "medium", "tiny")
+    causal, noisy = "causal" in size, size in ("paper", "cpu", "medium", "tiny")
     sweeps = [("easy", "sweep", "easy"), ("hard", "sweep", "hard")]
     assert names == [
         ("denoiser", "fit", "easy"),
