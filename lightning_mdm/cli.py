@@ -269,7 +269,7 @@ def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> 
 
 
 def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], path: Path) -> None:
-    """Compare the configured model with the one in a checkpoint, its net option by option.
+    """Compare the configured model with the one in a checkpoint, its net and its selector option by option.
 
     A checkpoint may say more than the options do, such as the kind of net.
 
@@ -282,12 +282,19 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
         )
     if "selector" in trained and "selector" not in options:
         raise ValueError(f"ckpt_path={path} holds a selector too: give the configuration that it was trained with")
-    for name, value in (options.get("net") or {}).items():
-        if name in trained.get("net", {}) and value != trained["net"][name]:
-            raise ValueError(
-                f"model.net.{name}={value}, but {path} was trained with {trained['net'][name]}: give the configuration "
-                "that it was trained with, or another run_dir"
-            )
+    for part in ("net", "selector"):
+        for name, value in (options.get(part) or {}).items():
+            before = trained.get(part, {}).get(name, value)
+            if plain(value) != plain(before):
+                raise ValueError(
+                    f"model.{part}.{name}={value}, but {path} was trained with {before}: give the configuration that "
+                    "it was trained with, or another run_dir"
+                )
+
+
+def plain(value: Any) -> Any:
+    """A list for a tuple, as files have no others."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:

@@ -4,8 +4,8 @@ python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--so_far]
 
 Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
-Kim et al. 2025 for one GPU, ``cpu`` the same net and puzzles with as few updates as hours of a CPU core allow, and
-``medium`` half that net; the weights of their denoisers so far are stored in ``weights_6m/``, ``weights_cpu/`` and
+Kim et al. 2025 for one GPU, ``cpu`` that net as hours of a CPU core allow (``medium``'s batches and pool), and
+``medium`` half of it; the weights of their denoisers so far are stored here in ``weights_6m/``, ``weights_cpu/`` and
 ``weights_medium/``, from which a run continues where its checkpoints are not at hand. They are also decoded as the
 paper decodes, with noise on the ranking. ``causal`` and ``causal_solver`` are the autoregressive baseline, moves in
 reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape.

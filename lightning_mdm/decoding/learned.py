@@ -48,11 +48,11 @@ class Learned(UnmaskingPolicy):
     """The order that a selector has learned (following Fox et al., arXiv 2602.23968). Adaptive.
 
     Args:
-        rule: ``greedy`` takes the likeliest set: every position with probability above 1/2, or the most probable one
-            (everything, where finishing is a decision of its own and likely; and not everything, where it is not);
-            ``sampled`` draws from the selector's law.
-        beta: test-time factor on the selector's probabilities, min(1, beta p): above 1 fewer steps, below 1 more. The
-            greedy rule then takes p > 1 / (2 beta), so at 1/2 and below one position at a time.
+        rule: ``greedy`` takes the likeliest set, at the likeliest level of a law that has levels: every position with
+            probability above 1/2, or the most probable one (everything, where finishing is a decision of its own and
+            likely; and not everything, where it is not); ``sampled`` draws from the selector's law.
+        beta: test-time factor on the selector's probabilities but those of levels, min(1, beta p): above 1 fewer steps,
+            below 1 more. The greedy rule then takes p > 1 / (2 beta), so at 1/2 and below one position at a time.
         price: nats per step that the selector is told to weigh, for selectors trained with several.
 
     Raises:

@@ -195,8 +195,8 @@ class OrderModule(L.LightningModule):
             )
         if len(selector.start_shares) > 1 and family != "relative":
             raise ValueError(
-                f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={family!r}: of "
-                "several shares the relative family alone draws one"
+                f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={family!r}: choose "
+                "relative, the family that draws one of several shares, or give one share"
             )
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})

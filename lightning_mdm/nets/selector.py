@@ -3,7 +3,8 @@
 It reads hidden states and confidence at the masked positions and costs no denoiser evaluation. Untrained it is a
 heuristic (``SelectorConfig.start``). Knows nothing of tokens or orders.
 
-Shapes: B rows, L positions, Q masked positions per row, D width of the hidden states, F features.
+Shapes: B rows, J shares of them, N = B J, L positions, Q masked positions per row, D width of the hidden states, F
+features.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class SelectorConfig(OrderNetConfig):
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
         start_shares: of ``quota``: multiples of the even quota, above 0. With several, each is a level of its own
-            (``Levelled``): how much to take at once is one decision, learned for every row from what it would put at
-            stake and what would be left. Begin with the one next to 1.
+            (``orders/levelled_law.py``): how much to take at once is one decision, learned for every row from what it
+            would put at stake and what would be left; at first that next to 1 is the likeliest. Only with a relative
+            posterior, which draws shares as the selector does.
     """
 
     start: Start = "iid"
@@ -127,8 +129,11 @@ class SelectorConfig(OrderNetConfig):
             raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
         if self.start == "entropy_bound" and self.start_stake is None:
             raise ValueError("start='entropy_bound': give start_stake, the bound in nats, e.g. 0.1")
-        if not self.start_shares or not min(self.start_shares) > 0.0:
-            raise ValueError(f"start_shares={list(self.start_shares)}: give one or more multiples of the quota above 0")
+        shares = self.start_shares
+        if not shares or len(set(shares)) < len(shares) or not all(0.0 < share < math.inf for share in shares):
+            raise ValueError(
+                f"start_shares={list(shares)}: give multiples of the quota, finite numbers above 0, each once"
+            )
         if tuple(self.start_shares) != (1.0,) and self.start != "quota":
             raise ValueError(
                 f"start_shares={list(self.start_shares)} with start={self.start!r}: only quota has them; leave them out"
@@ -346,28 +351,26 @@ class Selector(nn.Module):
             logits_BL = logits_BL + self.offset(steps_left_B)[:, None]
         # What each position is expected to cost now, in sampled and in likeliest tokens.
         cost_BL2 = torch.stack((entropy_BL, odds_BL.log1p()), dim=-1).masked_fill(~masked_BL[:, :, None], 0.0)
-        share_BJ: Tensor | None = None
+        share_BJ, levels = None, 1
+        logits_NL, masked_NL = logits_BL, masked_BL
         if self.confidence is not None:
             start_BJL = self.confidence(odds_BL, entropy_BL, masked_BL, steps_left_B)
             if self.share is not None:
                 share_BJ = self.share_logits(start_BJL > 0.0, cost_BL2, masked_BL, context_BC, read.mean_BD)
-                logits_BL, masked_BL = (
-                    value.repeat_interleave(start_BJL.shape[1], 0) for value in (logits_BL, masked_BL)
-                )
-            start_NL = start_BJL.flatten(0, 1)
+            start_NL, levels = start_BJL.flatten(0, 1), start_BJL.shape[1]
+            logits_NL, masked_NL = (value.repeat_interleave(levels, 0) for value in (logits_BL, masked_BL))
             if self.start_cap is None:
-                logits_BL = self.logit_cap * torch.tanh((logits_BL + start_NL) / self.logit_cap)
+                logits_NL = self.logit_cap * torch.tanh((logits_NL + start_NL) / self.logit_cap)
             else:
-                logits_BL = logits_BL + self.start_cap * torch.tanh(start_NL / self.start_cap)
-        law: UnmaskingLaw = NonEmptyBernoulli.from_logits(logits_BL, masked_BL)
+                logits_NL = logits_NL + self.start_cap * torch.tanh(start_NL / self.start_cap)
+        law: UnmaskingLaw = NonEmptyBernoulli.from_logits(logits_NL, masked_NL)
         if self.finish is not None:
             stakes_BF = torch.cat(((cost_BL2.sum(1) + LEAST_NATS).log(), context_BC), dim=-1)
             at_stake_B = cost_BL2[:, :, 0].sum(1)
             if self.confidence is not None and not self.confidence.counts_last:
                 at_stake_B = at_stake_B - cost_BL2[:, :, 0].amax(1)
             finish_B = self.finish(read.mean_BD, stakes_BF, at_stake_B)
-            finish_N = finish_B if share_BJ is None else finish_B.repeat_interleave(share_BJ.shape[1], 0)
-            law = FinishingBernoulli.from_logits(logits_BL, finish_N, masked_BL)
+            law = FinishingBernoulli.from_logits(logits_NL, finish_B.repeat_interleave(levels, 0), masked_NL)
         return law if share_BJ is None else Levelled.from_logits(share_BJ, law)
 
     def share_logits(
@@ -376,17 +379,18 @@ class Selector(nn.Module):
         """The logits ``[B, J]`` of the shares of a row that may be taken at once.
 
         Args:
-            taken_BJL: what each of them takes, read where masked.
+            taken_BJL: what each of them takes by the start's logits, read where masked.
             cost_BL2: nats expected of each position, 0 where not masked.
             masked_BL: the positions to choose from.
             context_BC: what the row has left.
             mean_BD: the order net's mean.
         """
         assert self.share is not None, "asked of a selector with several shares"
-        taken_BJL = (taken_BJL & masked_BL[:, None]).to(cost_BL2.dtype)
-        at_stake_BJ2 = taken_BJL @ cost_BL2
-        nats_BJ4 = torch.cat((at_stake_BJ2, cost_BL2.sum(1, keepdim=True) - at_stake_BJ2), dim=-1).clamp(min=0.0)
-        part_BJ1 = taken_BJL.sum(-1, keepdim=True) / masked_BL.sum(-1).clamp(min=1)[:, None, None]
+        # Sums of either part: a matrix product, or a difference, would lose the few nats that are left in bfloat16.
+        cost_BJL2 = cost_BL2[:, None].expand(-1, taken_BJL.shape[1], -1, -1)
+        nats_BJ4 = torch.cat([cost_BJL2.masked_fill(~of[..., None], 0.0).sum(2) for of in (taken_BJL, ~taken_BJL)], -1)
+        taken_BJ1 = (taken_BJL & masked_BL[:, None]).sum(-1, keepdim=True)
+        part_BJ1 = taken_BJ1 / masked_BL.sum(-1).clamp(min=1)[:, None, None]
         levels = taken_BJL.shape[1]
         context_BJC = context_BC[:, None].expand(-1, levels, -1)
         stakes_BJF = torch.cat(((nats_BJ4 + LEAST_NATS).log(), part_BJ1, context_BJC), dim=-1)

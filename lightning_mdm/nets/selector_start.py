@@ -1,6 +1,6 @@
 """Where an untrained selector begins: logits that make a heuristic of it. Knows nothing of tokens or nets.
 
-Shapes: B rows, J levels, L positions.
+Shapes: B rows, J levels of log-odds at which logits pass 0, L positions.
 """
 
 from __future__ import annotations
@@ -84,19 +84,22 @@ class AtQuota(AtThreshold):
     Args:
         slope: see ``ConfidenceLogit``.
         threshold: to start from, in (0, 1).
-        shares: a level for each, at so many times the even quota.
+        shares: a level for each, at so many times the even quota, rounded to whole positions: of small quotas some are
+            alike.
     """
+
+    shares: Tensor
 
     def __init__(self, slope: float, threshold: float, shares: Sequence[float] = (1.0,)) -> None:
         super().__init__(slope, threshold)
         self.beyond = nn.Parameter(torch.tensor(0.0))
-        self.shares = tuple(shares)
+        # Saved where they decide anything: with others, trained weights are another selector.
+        self.register_buffer("shares", torch.tensor(shares), persistent=tuple(shares) != (1.0,))
 
     def levels(self, sure_BL: Tensor, entropy_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor) -> Tensor:
         count_B = masked_BL.sum(-1)
         even_B = quota(count_B, steps_left_B)
-        due_BJ = torch.stack([(share * even_B).round().long() for share in self.shares], dim=-1)
-        due_BJ = torch.minimum(due_BJ.clamp(min=1), count_B[:, None])
+        due_BJ = torch.minimum((self.shares * even_B[:, None]).round().long(), count_B[:, None])
         return torch.minimum(self.level, level_below(sure_BL, masked_BL, due_BJ) + self.beyond)
 
 

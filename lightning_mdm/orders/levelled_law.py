@@ -51,16 +51,16 @@ class Levelled:
 
     @property
     def logit_BL(self) -> Tensor:
-        """The logits of the coins, in the mean over the levels."""
-        return self._mean(self.laws.logit_BL)
+        """The logits of the coins, in the mean over the levels; the levels' probabilities get no gradient by it."""
+        return self._mean(self.laws.logit_BL, self.log_w_BJ.detach())
 
     @cached_property
     def marginal_BL(self) -> Tensor:
         """P(i in U); 0 where not masked."""
-        return self._mean(self.laws.marginal_BL)
+        return self._mean(self.laws.marginal_BL, self.log_w_BJ)
 
-    def _mean(self, value_NX: Tensor) -> Tensor:
-        return (self.log_w_BJ.exp()[:, :, None] * value_NX.unflatten(0, self.log_w_BJ.shape)).sum(1)
+    def _mean(self, value_NX: Tensor, log_w_BJ: Tensor) -> Tensor:
+        return (log_w_BJ.exp()[:, :, None] * value_NX.unflatten(0, log_w_BJ.shape)).sum(1)
 
     def _each(self, value_BX: Tensor) -> Tensor:
         return value_BX.repeat_interleave(self.levels, dim=0)
@@ -71,7 +71,10 @@ class Levelled:
         return Levelled(self.log_w_BJ[index_N], self.laws.rows((index_N[:, None] * self.levels + level_J).flatten()))
 
     def moved(self, by_BL: Tensor, by_B: Tensor | None = None) -> Levelled:
-        """The law with something added to the logits of the coins of all levels, and to those of finishing."""
+        """The law with something added to the logits of the coins of all levels, and to those of finishing.
+
+        The levels keep their probabilities.
+        """
         return Levelled(self.log_w_BJ, self.laws.moved(self._each(by_BL), None if by_B is None else self._each(by_B)))
 
     def scaled(self, factor: float) -> Levelled:
@@ -98,7 +101,7 @@ class Levelled:
         return (self.log_w_BJ.exp() * (self.log_w_BJ - other.log_w_BJ + within_BJ)).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Entropy of level and set in nats, ``[B]``."""
+        """Entropy of level and set in nats, ``[B]``; levels that are alike count, too."""
         return (self.log_w_BJ.exp() * (self.laws.entropy().view_as(self.log_w_BJ) - self.log_w_BJ)).sum(-1)
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ class UnmaskingLaw(Protocol):
         ...
 
     def scaled(self, factor: float) -> Self:
-        """The law with min(1, factor * p) in place of every probability, ``factor`` > 0."""
+        """The law with min(1, factor * p) for every coin, and finishing with min(1, factor * f); ``factor`` > 0."""
         ...
 
     def log_prob(self, chosen_BL: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,16 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from laws import assert_mean
 from lightning_mdm import categorical
+from lightning_mdm.callbacks.frontier import weights_hash
 from lightning_mdm.compilation import compiled as compiled_function
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding import state as decoding_state
-from lightning_mdm.decoding.learned import Learned, selector_law
+from lightning_mdm.decoding.learned import Learned, Rule, selector_law
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.hop_chain import HopChain
@@ -32,9 +35,10 @@ from lightning_mdm.nets.posterior_net import MaxNormalised
 from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.noise import RowNoise
+from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.vocabulary import TokenSpace
 from modules.test_denoiser_module import NET, SaveAt, V, batch, loader, trainer
@@ -44,7 +48,8 @@ PLAIN = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
 MAX_NORMALISED = PosteriorConfig("max_normalised", PLAIN)
 RELATIVE = PosteriorConfig("relative", PLAIN)
 FROM_CONFIDENCE = replace(SMALL, start="confidence", start_threshold=0.3)
-OF_SHARES = replace(SMALL, start="quota", start_threshold=0.2, start_shares=(0.7, 1.0, 1.4))
+SHARES, OTHER = (0.7, 1.0, 1.4), (0.5, 1.0, 2.0)
+OF_SHARES = replace(SMALL, start="quota", start_threshold=0.2, start_shares=SHARES)
 CHAIN = HopChain(chain=3, free=1, given=2, hops=1, vocab_size=4)
 
 
@@ -601,6 +606,51 @@ def test_the_selectors_law_in_training_is_that_in_decoding(ckpt: str, attends: s
     assert compared > 12
 
 
+@pytest.mark.parametrize("rule", ["greedy", "sampled"])
+def test_decoding_takes_what_the_law_of_several_shares_says(ckpt: str, rule: Rule) -> None:
+    """Of a selector that goes through a checkpoint's plain options and weights."""
+    module = build(ckpt, **LAWS["levelled_finishing"])
+    for p in module.selectors.parameters():
+        nn.init.normal_(p, std=0.5)
+    selector = module.selector_for(3)
+    assert selector.share is not None
+    assert selector.finish is not None
+    nn.init.constant_(selector.finish.last.bias, -9.0)  # more than one step
+    nn.init.normal_(selector.share.read_stakes.weight, std=3.0)
+    options = yaml.safe_load(json.dumps({name: module.hparams[name] for name in ("selector", "posterior")}))
+    again = build(ckpt, finishing=True, **options)
+    again.load_state_dict(module.state_dict())
+    rows, space = batch(list(range(20, 40))), TokenSpace(V, eos_id=None, pad_id=0, forbidden=())
+    taken: list[tuple[Tensor, Tensor]] = []
+    levels: set[int] = set()
+
+    def observe(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
+        law = selector_law(selector, prediction, state.masked_BL, state.valid_BL, state.steps_left_B, 0.0)
+        assert isinstance(law, Levelled)
+        levels.update(law.log_w_BJ.argmax(-1).tolist())
+        if state.is_last:
+            taken.append((chosen_AL, state.masked_BL))
+        elif rule == "greedy":
+            taken.append((chosen_AL, law.likeliest(state.uniform_BL(Stream.TIE))))
+        else:
+            first_B = state.noise.uniform_B(Stream.SELECT, -state.step)
+            taken.append((chosen_AL, law.sample(first_B, state.uniform_BL(Stream.SELECT))))
+
+    policy = Learned(rule=rule).bound(again.selector_for(3))
+    decode(again.denoiser, policy, rows, space, steps=3, observers=[observe])
+    assert levels != {1}, "as of an untrained selector"
+    assert len(taken) > 1
+    assert all(torch.equal(chosen_AL, expected_AL) for chosen_AL, expected_AL in taken)
+
+
+def test_other_shares_are_another_selector(ckpt: str) -> None:
+    first, second = (
+        build(ckpt, posterior=RELATIVE, selector=replace(OF_SHARES, start_shares=shares)) for shares in (SHARES, OTHER)
+    )
+    second.load_state_dict({**first.state_dict(), **{k: v for k, v in second.state_dict().items() if "shares" in k}})
+    assert weights_hash(first.selector_for(3)) != weights_hash(second.selector_for(3))
+
+
 # Selectors and budgets.
 
 
@@ -643,8 +693,9 @@ def order_checkpoint(module: OrderModule, folder: Path) -> Path:
         {"selectors": "per_budget", "posterior": MAX_NORMALISED, "denoiser": "joint", "offset_fades_by": 0.7},
         {"budgets": (2, 3), "prices": (0.0, 1.0), "selector": replace(SMALL, positions=6)},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_margin": 0.5},
+        {"finishing": True, "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_margin": 0.5},
     ],
-    ids=["default", "per_budget", "prices", "finishing"],
+    ids=["default", "per_budget", "prices", "finishing", "shares"],
 )
 def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any]) -> None:
     source = denoiser_file(tmp_path, "safetensors")
@@ -683,8 +734,9 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
         {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
         {"selectors": "per_budget", "warm_start_steps": 4},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
+        {"selectors": "per_budget", "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_steps": 2},
     ],
-    ids=["joint", "max_normalised", "per_budget", "relative"],
+    ids=["joint", "max_normalised", "per_budget", "relative", "shares"],
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, ckpt: str, options: dict[str, Any]
@@ -752,6 +804,10 @@ def test_mixed_precision_keeps_float32_weights_and_laws(
         ({"denoiser_ckpt": "missing.ckpt"}, r"model.denoiser_ckpt=missing.ckpt: no such file"),
         ({"vocab_size": V + 1}, r"model.denoiser_ckpt=.*: its embedding.weight has shape \(12, 16\), this net's \(13,"),
         ({"net": replace(NET, layers=2)}, r"model.denoiser_ckpt=.*: its trunk.blocks.1.* has shape None, this net's"),
+        (
+            {"selector": OF_SHARES},
+            r"model.selector.start_shares=\[0.7, 1.0, 1.4\], model.posterior.family='state_aware': choose relative",
+        ),
         (
             {"finishing": True, "posterior": MAX_NORMALISED},
             r"model.finishing=true, model.posterior.family='max_normalised': .*; choose state_aware or relative",

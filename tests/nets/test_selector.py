@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
 from lightning_mdm.nets.selector import FIRST_FINISH, FIRST_SHARE, OrderNet, Selector, SelectorConfig
-from lightning_mdm.nets.selector_features import CONTEXT, LEAST_NATS
+from lightning_mdm.nets.selector_features import CONTEXT, LEAST_NATS, row_context
 from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
@@ -23,6 +23,8 @@ from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 WIDTH = 10
 CONFIG = SelectorConfig(layers=2, width=16, heads=2, mlp_width=24)
 PLACED = replace(CONFIG, positions=9)
+SHARES = (0.5, 0.9, 1.6)
+STARTS = ("iid", "confidence", "quota", "shares", "entropy_bound")
 
 
 def canvas() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -47,7 +49,9 @@ def trained(config: SelectorConfig = CONFIG, seed: int = 0, finishes: bool = Fal
 
 
 def started(config: SelectorConfig, start: str) -> SelectorConfig:
-    """The shape with another start, and what that needs."""
+    """The shape with another start, and what that needs; ``shares`` is ``quota`` with several of them."""
+    if start == "shares":
+        return replace(config, start="quota", start_shares=SHARES)
     return replace(config, start=start, start_stake=0.5 if start == "entropy_bound" else None)
 
 
@@ -62,6 +66,8 @@ def finish_of(law: UnmaskingLaw) -> Tensor:
 
 def numbers(law: UnmaskingLaw) -> Tensor:
     """All logits of a law in a row, those of masked positions first."""
+    if isinstance(law, Levelled):
+        return torch.cat((numbers(law.laws), law.log_w_BJ.flatten()))
     finish = [finish_of(law)] if isinstance(law, FinishingBernoulli) else []
     return torch.cat((law.logit_BL[law.masked_BL], *finish))
 
@@ -163,9 +169,6 @@ def test_a_quota_moves_by_a_learned_distance_and_gaps_count_for_little() -> None
     torch.testing.assert_close(net(*args), before_BL + 1.0)
 
 
-SHARES = (0.5, 0.9, 1.6)
-
-
 @pytest.mark.parametrize("finishes", [False, True])
 def test_untrained_every_share_of_the_quota_is_a_level_of_its_own(finishes: bool) -> None:
     """The greedy rule takes that next to 1; each level's own, the surest of so many times the even quota."""
@@ -190,6 +193,25 @@ def test_untrained_every_share_of_the_quota_is_a_level_of_its_own(finishes: bool
     near = Selector(WIDTH, replace(config, start_shares=(0.9,)), finishes).double()
     expected_BL = near(hidden_BLD, confidence_BLF, valid_BL, masked_BL, torch.full((4,), 2), 0.3).likeliest(tie_BL)
     assert torch.equal(law.likeliest(tie_BL), expected_BL)
+
+
+def test_the_shares_of_a_row_are_told_apart_by_what_the_start_takes_of_it() -> None:
+    """From the law's own levels: the part of the row, and the entropy within it."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    torch.manual_seed(0)
+    selector = Selector(WIDTH, replace(started(CONFIG, "shares"), start_threshold=1.0 - 1e-9)).double()
+    seen: list[Tensor] = []
+    assert selector.share is not None
+    selector.share.register_forward_hook(lambda head, given, out: seen.append(given[1]))
+    law = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    assert isinstance(law, Levelled)
+    taken_NL = law.laws.masked_BL & (law.laws.logit_BL > 0.0)
+    entropy_NL = confidence_BLF[..., 2].repeat_interleave(len(SHARES), 0)
+    at_stake_N = (entropy_NL * taken_NL).sum(-1)
+    torch.testing.assert_close(seen[0][:, 0], (at_stake_N + LEAST_NATS).log())
+    torch.testing.assert_close(seen[0][:, 4], taken_NL.sum(-1) / law.laws.masked_BL.sum(-1).double())
+    context_BC = row_context(masked_BL, LEFT_B, 0.3)
+    torch.testing.assert_close(seen[0][:, 5:], context_BC.repeat_interleave(len(SHARES), 0))
 
 
 def test_which_share_to_take_is_told_by_what_it_stakes_and_what_it_leaves() -> None:
@@ -338,7 +360,42 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(config: SelectorConfig, star
         torch.testing.assert_close(alone.logit_BL[0, here_L], whole_BL[row, :length][here_L], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
+@pytest.mark.parametrize("config", [CONFIG, PLACED, replace(CONFIG, attends="all")], ids=["masked", "placed", "all"])
+def test_a_row_alone_has_the_levels_that_it_has_in_a_batch(config: SelectorConfig) -> None:
+    """Their probabilities, and the logits of each: rows of different lengths, one with a single masked position."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    masked_BL[3] = torch.arange(9) == 1
+    selector = trained(started(config, "shares"), finishes=True)
+    whole = selector(hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+    assert isinstance(whole, Levelled)
+    assert whole.log_w_BJ.std(0).min().item() > 0.01, "rows differ"
+    for row, length in enumerate(valid_BL.sum(-1).tolist()):
+        alone = selector(
+            hidden_BLD[row : row + 1, :length], confidence_BLF[row : row + 1, :length],
+            valid_BL[row : row + 1, :length], masked_BL[row : row + 1, :length], LEFT_B[row : row + 1], 0.3,
+        )  # fmt: skip
+        torch.testing.assert_close(numbers(alone), numbers(whole.rows(torch.tensor([row]))), rtol=0.0, atol=1e-12)
+
+
+def test_under_low_precision_the_nats_left_are_not_lost() -> None:
+    """Where next to nothing is left, their logarithm tells 0.001 from 0.01."""
+    selector = trained(started(CONFIG, "shares"))
+    seen: list[Tensor] = []
+    assert selector.share is not None
+    selector.share.register_forward_hook(lambda head, given, out: seen.append(given[1]))
+    cost_BL2 = torch.full((1, 40, 2), 2.7) * torch.rand(1, 40, 1, generator=torch.Generator().manual_seed(0))
+    cost_BL2[0, 39] = 0.004
+    taken_BJL = torch.arange(40) < torch.tensor([20, 39, 40])[None, :, None]
+    masked_BL = torch.ones(1, 40, dtype=torch.bool)
+    args = (taken_BJL, cost_BL2, masked_BL, torch.zeros(1, CONTEXT), torch.zeros(1, CONFIG.width))
+    selector.float()
+    selector.share_logits(*args)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        selector.share_logits(*args)
+    torch.testing.assert_close(seen[1].float(), seen[0], rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("attends", ["masked", "all"])
 def test_it_sees_what_it_attends_to_and_nothing_else(attends: str, start: str) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
@@ -450,7 +507,7 @@ def test_with_confidence_and_finishing_all_logits_stay_below_their_cap() -> None
         assert finish_of(law).abs().max().item() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
+@pytest.mark.parametrize("start", STARTS)
 def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start: str) -> None:
     hidden_BLD, _, valid_BL, masked_BL = canvas()
     selector = trained(started(CONFIG, start), finishes=True)
@@ -465,11 +522,11 @@ def test_certain_tokens_and_hopeless_ones_give_finite_logits_and_gradients(start
 
 
 @pytest.mark.parametrize("finishes", [False, True])
-@pytest.mark.parametrize("start", ["iid", "confidence", "quota", "entropy_bound"])
+@pytest.mark.parametrize("start", STARTS)
 def test_it_learns_through_every_parameter(start: str, finishes: bool) -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     selector = trained(started(replace(PLACED, start_threshold=0.3), start), finishes=finishes)
-    if start == "quota":
+    if start in ("quota", "shares"):
         assert selector.confidence is not None
         assert selector.confidence.level is not None
         assert selector.confidence.beyond is not None
@@ -492,8 +549,8 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
     assert read.value_BL.dtype == read.mean_BD.dtype == torch.float32
     assert inside == [(torch.float32, torch.float32)] * 2
     torch.testing.assert_close(read.value_BL, exact.value_BL, rtol=0.05, atol=0.05)
-    for start in ("confidence", "quota", "entropy_bound"):
-        selector = Selector(WIDTH, replace(CONFIG, start=start, start_stake=0.5), finishes=True)
+    for start in STARTS[1:]:
+        selector = Selector(WIDTH, replace(started(CONFIG, start), start_stake=0.5), finishes=True)
         full = numbers(selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             law = selector(hidden_BLD.float(), confidence_BLF.float(), valid_BL, masked_BL, LEFT_B, 0.0)
@@ -513,8 +570,11 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
         ({"start_cap": 4.0}, "start_cap=4.0 with start='iid'"),
         ({"start": "entropy_bound"}, "start='entropy_bound': give start_stake"),
         ({"start_stake": 0.0}, "start_stake=0.0: give a number of nats above 0"),
-        ({"start": "quota", "start_shares": ()}, r"start_shares=\[\]: give one or more multiples"),
-        ({"start": "quota", "start_shares": (1.0, 0.0)}, r"start_shares=\[1.0, 0.0\]: give one or more multiples"),
+        ({"start": "quota", "start_shares": ()}, r"start_shares=\[\]: give multiples of the quota"),
+        ({"start": "quota", "start_shares": (1.0, 0.0)}, r"start_shares=\[1.0, 0.0\]: give multiples of the quota"),
+        ({"start": "quota", "start_shares": (1.0, math.nan)}, "start_shares="),
+        ({"start": "quota", "start_shares": (1.0, math.inf)}, "start_shares="),
+        ({"start": "quota", "start_shares": (1.2, 1.2)}, "each once"),
         ({"start": "confidence", "start_shares": (0.8, 1.0)}, "only quota has them"),
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),

@@ -180,3 +180,11 @@ def test_one_level_is_the_law_itself() -> None:
     torch.testing.assert_close(law.logit_BL, laws.logit_BL)
     torch.testing.assert_close(law.entropy(), laws.entropy())
     assert torch.equal(law.sample(*uniforms(4, seed=1)), laws.sample(*uniforms(4, seed=1)))
+
+
+def test_the_mean_logit_is_that_of_the_levels_and_leaves_them_alone() -> None:
+    leaves = [part.requires_grad_() for part in numbers(0)]
+    law = levelled("coins", *leaves)
+    expected_BL = (law.log_w_BJ.exp()[:, :, None] * leaves[0]).sum(1)
+    torch.testing.assert_close(law.logit_BL, expected_BL)
+    assert torch.autograd.grad(law.logit_BL.sum(), leaves[2], allow_unused=True) == (None,)
