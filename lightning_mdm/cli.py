@@ -285,16 +285,11 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
     for part in ("net", "selector"):
         for name, value in (options.get(part) or {}).items():
             before = trained.get(part, {}).get(name, value)
-            if plain(value) != plain(before):
+            if value != before:
                 raise ValueError(
                     f"model.{part}.{name}={value}, but {path} was trained with {before}: give the configuration that "
                     "it was trained with, or another run_dir"
                 )
-
-
-def plain(value: Any) -> Any:
-    """A list for a tuple, as files have no others."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:

@@ -130,6 +130,8 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
         torch.testing.assert_close(states[1][name], states[0][name], rtol=0, atol=1e-6)  # averaging rounds
 
     refused("holds a trained model already: go on with it by --ckpt_path last", capsys, "fit", *order, *start)
+    other = ["--ckpt_path", "last", "--model.selector.logit_cap", "3"]
+    refused("model.selector.logit_cap=3.0, but", capsys, "sweep", *order, *start, *other)
     printed = program("fit", *order, *start, "--ckpt_path", "last")
     assert "is at update 2 of 2: complete; nothing is trained again." in printed
     assert "The denoiser starts" not in printed

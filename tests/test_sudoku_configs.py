@@ -170,7 +170,7 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     }  # fmt: skip
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
     order = [*files(["order", "order_small"]), *QUICK, "--model.samples=2", "--model.validation_samples=1"]
-    order += ["--model.denoiser_ckpt", last]
+    order += ["--model.denoiser_ckpt", last, "--model.selector.start=quota", "--model.selector.start_shares=[0.8, 1.0]"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
     program(
         "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.policies=[Learned]",
