@@ -119,8 +119,8 @@ class Levelled:
         level_B1 = (upto_BJ <= at_B[:, None]).sum(-1, keepdim=True).clamp(max=self.levels - 1)
         w_B = w_BJ.gather(1, level_B1)[:, 0]
         left_B = (at_B - (upto_BJ.gather(1, level_B1)[:, 0] - w_B)) / w_B
-        tiny = torch.finfo(left_B.dtype).eps
-        return self._at(level_B1[:, 0]).sample(left_B.clamp(tiny, 1.0 - tiny), uniform_BL)
+        least = torch.finfo(left_B.dtype).eps  # a uniform of (0, 1) again, whatever rounding did
+        return self._at(level_B1[:, 0]).sample(left_B.clamp(least, 1.0 - least), uniform_BL)
 
     def likeliest(self, uniform_BL: Tensor) -> Tensor:
         """The set of the greedy rule at the likeliest level, bool ``[B, L]``."""

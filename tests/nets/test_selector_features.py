@@ -19,6 +19,7 @@ def test_the_context_of_a_row_is_what_it_has_left() -> None:
     context_BC = row_context(masked_BL, torch.tensor([2, 4]), 0.25)
     waves = {2: [0.0, -1.0, 0.0, 1.0, 1.0, 0.0, -1.0, 0.0], 4: [-1.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
     expected = [[1.0, 0.5, *waves[2], 0.0, 0.5], [2.0, 0.25, *waves[4], -0.462098, 0.5]]
+    assert context_BC.shape[1] == CONTEXT
     torch.testing.assert_close(context_BC, torch.tensor(expected, dtype=context_BC.dtype), rtol=1e-6, atol=1e-6)
 
 
@@ -32,7 +33,3 @@ def test_confidence_is_shown_as_it_is_but_for_the_odds() -> None:
     shown_F = confidence_features(torch.tensor([0.9, 0.85, 0.4, 0.1]))
     torch.testing.assert_close(shown_F, torch.tensor([0.9, 0.85, 0.4, math.log(0.1) / 10.0]))
     assert math.isfinite(float(confidence_features(torch.tensor([1.0, 1.0, 0.0, 0.0]))[3]))
-
-
-def test_the_context_has_its_width() -> None:
-    assert row_context(torch.ones(2, 3, dtype=torch.bool), torch.tensor([1, 5]), 0.0).shape == (2, CONTEXT)
