@@ -15,11 +15,13 @@ Shapes: B rows, A active rows, L positions, Q queried positions per row, V vocab
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from lightning_mdm.decoding.active import Active
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
@@ -27,6 +29,7 @@ from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.orders.budget import StepBudget
 from lightning_mdm.orders.order import Order
+from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 
 EndOfSequence = Literal["as_tokens", "close"]
@@ -87,86 +90,39 @@ def decode(
             not numbers.
     """
     budget = StepBudget(steps).steps
-    if end_of_sequence not in get_args(EndOfSequence):
-        raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
-    if end_of_sequence == "close" and space.eos_id is None:
-        raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
-    if not guidance >= 0.0:
-        raise ValueError(f"guidance={guidance}: give 0 (none) or more")
-    if guidance and policy.sequential:
-        raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
+    check(policy, space, end_of_sequence, guidance)
     token_sampler = token_sampler or Argmax()
     if isolate_rows and len(canvas.index_B) > 0:
-        traces = [
-            decode(
-                denoiser,
-                policy,
-                Rows.alone(canvas, row),
-                space,
-                steps=steps,
-                token_sampler=token_sampler,
-                end_of_sequence=end_of_sequence,
-                seed=seed,
-                observers=observers,
-                guidance=guidance,
-                compile_statistics=compile_statistics,
-            )
-            for row in range(len(canvas.index_B))
-        ]
+        alone = partial(
+            decode, denoiser, policy, space=space, steps=steps, token_sampler=token_sampler, seed=seed,
+            end_of_sequence=end_of_sequence, observers=observers, guidance=guidance,
+            compile_statistics=compile_statistics,
+        )  # fmt: skip
+        traces = [alone(canvas=Rows.alone(canvas, row)) for row in range(len(canvas.index_B))]
         return Trace.stacked(traces, canvas.tokens_BL)
 
-    canvas_BL = canvas.valid_BL & ~canvas.prompt_BL
-    tokens_BL = canvas.tokens_BL.masked_fill(canvas_BL, space.mask_id)
-    step_BL, nfe_B = torch.zeros_like(tokens_BL), torch.zeros_like(canvas.index_B)
+    active = Active.all_of(canvas, space.mask_id, RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD)))
+    tokens_BL, step_BL = active.tokens_AL, active.step_AL
+    nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
     forward_passes, evaluations = 0, 2 if guidance else 1
-    # The rows still active; they go back to where they came from when they are finished.
-    rows_A = torch.arange(len(nfe_B), device=tokens_BL.device)
-    tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = tokens_BL, canvas_BL, canvas_BL, canvas.valid_BL, step_BL
-    noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
-    earlier: tuple[Prediction, ...] = ()
-    left = masked_AL.sum(-1).tolist()
-
     for step in range(1, budget + 1):
-        if 0 in left:
-            tokens_BL, step_BL = tokens_BL.index_copy(0, rows_A, tokens_AL), step_BL.index_copy(0, rows_A, step_AL)
-            left = [n for n in left if n]
-            kept_A = torch.nonzero_static(masked_AL.any(-1), size=len(left))[:, 0]
-            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = (
-                value[kept_A] for value in (rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL)
-            )
-            noise, earlier = noise.rows(kept_A), tuple(prediction.rows(kept_A) for prediction in earlier)
-        if not left:
+        if 0 in active.left:
+            tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
+            active = active.unfinished()
+        if not active.left:
             break
-
-        query_AQ = masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(left)]
-        logits_AQV, hidden_ALD = denoiser(tokens_AL, valid_AL, query_AQ)
-        if guidance:
-            alone_AL = tokens_AL.masked_fill(~canvas_AL & valid_AL, space.mask_id)
-            logits_AQV = torch.lerp(denoiser(alone_AL, valid_AL, query_AQ).logits_BQV, logits_AQV, 1.0 + guidance)
-        if space.forbidden:
-            logits_AQV.index_fill_(-1, forbidden, -torch.inf)
-        nfe_B = nfe_B.index_add(0, rows_A, torch.full_like(rows_A, evaluations))
+        query_AQ = active.query_AQ
+        logits_AQV, hidden_ALD = evaluate(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
+        nfe_B = nfe_B.index_add(0, active.rows_A, torch.full_like(active.rows_A, evaluations))
         forward_passes += evaluations
 
-        prediction = Prediction(logits_AQV, query_AQ, tokens_AL.shape[1], hidden_ALD, compile_statistics)
-        state = DecodingState(
-            tokens_BL=tokens_AL,
-            masked_BL=masked_AL,
-            canvas_BL=canvas_AL,
-            valid_BL=valid_AL,
-            step=step,
-            is_last=step == budget,
-            budget_B=torch.full_like(rows_A, budget),
-            steps_left_B=torch.full_like(rows_A, budget - step + 1),
-            noise=noise,
-            earlier=earlier,
-        )
+        prediction = Prediction(logits_AQV, query_AQ, tokens_BL.shape[1], hidden_ALD, compile_statistics)
+        state = active.state(step, budget)
         chosen_AL = policy(state, prediction)
-        earlier = (prediction, *earlier)[: policy.memory]
-        outside = outside | (chosen_AL & ~masked_AL).any()
-        chosen_AL = chosen_AL & masked_AL
+        outside = outside | (chosen_AL & ~active.masked_AL).any()
+        chosen_AL = chosen_AL & active.masked_AL
         for observer in observers:
             observer(state, prediction, chosen_AL)
 
@@ -179,23 +135,47 @@ def decode(
         logits_NV = logits_AQV.flatten(0, 1)[slot_N]
         broken = broken | logits_NV.amax(-1).isnan().any()  # the largest is no number where any is none
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
-        drawn_N = token_sampler.draw(logits_NV, uniform_N, rows_A[row_N], position_N)
-        tokens_AL = tokens_AL.index_put((row_N, position_N), drawn_N)
-        still_AL = masked_AL & ~chosen_AL
-        left = [before - now for before, now in zip(left, taken, strict=True)]
-        if end_of_sequence == "close" and space.eos_id is not None:
-            ended_AL = ((tokens_AL == space.eos_id) & canvas_AL & ~still_AL).cumsum(-1) > 0
-            tokens_AL = tokens_AL.masked_fill(still_AL & ended_AL, space.eos_id)
-            still_AL = still_AL & ~ended_AL
-            left = still_AL.sum(-1).tolist()  # how many were closed is in the tokens: a second look
-        step_AL = step_AL.masked_fill(masked_AL & ~still_AL, step)
-        masked_AL = still_AL
+        drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
+        eos_id = space.eos_id if end_of_sequence == "close" else None
+        active = active.filled(
+            active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step, eos_id,
+            (prediction, *active.earlier)[: policy.memory],
+        )  # fmt: skip
 
-    tokens_BL, step_BL = tokens_BL.index_copy(0, rows_A, tokens_AL), step_BL.index_copy(0, rows_A, step_AL)
+    tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
     if bool(outside):
         raise RuntimeError(f"policy {policy.name} chose positions that were not masked")
     if bool(broken):
         raise RuntimeError("the denoiser gave logits that are not numbers; has its training diverged?")
-    if any(left):
+    if any(active.left):
         raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)
+
+
+def check(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: EndOfSequence, guidance: float) -> None:
+    """Refuse options that are none, or do not go together; see ``decode``."""
+    if end_of_sequence not in get_args(EndOfSequence):
+        raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
+    if end_of_sequence == "close" and space.eos_id is None:
+        raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
+    if not guidance >= 0.0:
+        raise ValueError(f"guidance={guidance}: give 0 (none) or more")
+    if guidance and policy.sequential:
+        raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
+
+
+def evaluate(
+    denoiser: Denoiser, active: Active, query_AQ: Tensor, mask_id: int, forbidden: Tensor, guidance: float
+) -> DenoiserOutput:
+    """The denoiser's logits with guidance, what may never be sampled at minus infinity, and its hidden states.
+
+    The ids of what may never be sampled are on the device already: to copy them there at every step would wait for it.
+    """
+    logits_AQV, hidden_ALD = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
+    if guidance:
+        alone_AL = active.tokens_AL.masked_fill(~active.canvas_AL & active.valid_AL, mask_id)
+        alone_AQV = denoiser(alone_AL, active.valid_AL, query_AQ).logits_BQV
+        logits_AQV = torch.lerp(alone_AQV, logits_AQV, 1.0 + guidance)
+    if len(forbidden):
+        logits_AQV.index_fill_(-1, forbidden, -torch.inf)
+    return DenoiserOutput(logits_AQV, hidden_ALD)

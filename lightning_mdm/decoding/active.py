@@ -1,0 +1,118 @@
+"""The rows that a decode run has not finished, which alone are evaluated.
+
+Shapes: B rows of the batch, A active rows, L positions, Q queried positions per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.decoding.state import Canvas, DecodingState, Prediction
+from lightning_mdm.noise import RowNoise
+
+
+@dataclass(frozen=True)
+class Active:
+    """Rows in the middle of being decoded, and where they go back to.
+
+    Args:
+        rows_A: int64, their places in the batch.
+        tokens_AL: int64, the mask token at every position of ``masked_AL``.
+        masked_AL: bool, what is to be filled.
+        canvas_AL: bool, what was to be filled at first.
+        valid_AL: bool, the positions that are not padding.
+        step_AL: int64, the step at which each position was filled; 0 where it was not.
+        noise: random numbers of these rows.
+        left: how many positions each row has masked, known without a look at the device.
+        earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
+    """
+
+    rows_A: Tensor
+    tokens_AL: Tensor
+    masked_AL: Tensor
+    canvas_AL: Tensor
+    valid_AL: Tensor
+    step_AL: Tensor
+    noise: RowNoise
+    left: list[int]
+    earlier: tuple[Prediction, ...] = ()
+
+    @classmethod
+    def all_of(cls, canvas: Canvas, mask_id: int, noise: RowNoise) -> Active:
+        """All rows, before the first step."""
+        masked_BL = canvas.valid_BL & ~canvas.prompt_BL
+        tokens_BL = canvas.tokens_BL.masked_fill(masked_BL, mask_id)
+        rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
+        return cls(
+            rows_B, tokens_BL, masked_BL, masked_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), noise,
+            left=masked_BL.sum(-1).tolist(),
+        )  # fmt: skip
+
+    @property
+    def query_AQ(self) -> Tensor:
+        """The masked positions of every row, ascending; shorter rows fill up with others."""
+        return self.masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(self.left)]
+
+    def unfinished(self) -> Active:
+        """Those of the rows that have something masked."""
+        left = [n for n in self.left if n]
+        kept_A = torch.nonzero_static(self.masked_AL.any(-1), size=len(left))[:, 0]
+        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = (
+            value[kept_A]
+            for value in (self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL)
+        )
+        earlier = tuple(prediction.rows(kept_A) for prediction in self.earlier)
+        return Active(
+            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, self.noise.rows(kept_A), left, earlier
+        )
+
+    def put_back(self, tokens_BL: Tensor, step_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch's tokens and steps with those of these rows in their places."""
+        return tokens_BL.index_copy(0, self.rows_A, self.tokens_AL), step_BL.index_copy(0, self.rows_A, self.step_AL)
+
+    def state(self, step: int, budget: int) -> DecodingState:
+        """What a policy sees of them at one of ``budget`` steps."""
+        return DecodingState(
+            tokens_BL=self.tokens_AL,
+            masked_BL=self.masked_AL,
+            canvas_BL=self.canvas_AL,
+            valid_BL=self.valid_AL,
+            step=step,
+            is_last=step == budget,
+            budget_B=torch.full_like(self.rows_A, budget),
+            steps_left_B=torch.full_like(self.rows_A, budget - step + 1),
+            noise=self.noise,
+            earlier=self.earlier,
+        )
+
+    def filled(
+        self,
+        tokens_AL: Tensor,
+        chosen_AL: Tensor,
+        taken: list[int],
+        step: int,
+        eos_id: int | None,
+        earlier: tuple[Prediction, ...],
+    ) -> Active:
+        """The rows after a step.
+
+        Args:
+            tokens_AL: int64, with what was drawn at the chosen positions.
+            chosen_AL: bool, some of what is masked.
+            taken: how many that are in each row.
+            step: its number.
+            eos_id: of the token after which everything masked is closed with it, at no cost; ``None`` closes nothing.
+            earlier: the predictions to remember.
+        """
+        masked_AL = self.masked_AL & ~chosen_AL
+        left = [before - now for before, now in zip(self.left, taken, strict=True)]
+        if eos_id is not None:
+            ended_AL = ((tokens_AL == eos_id) & self.canvas_AL & ~masked_AL).cumsum(-1) > 0
+            tokens_AL = tokens_AL.masked_fill(masked_AL & ended_AL, eos_id)
+            masked_AL = masked_AL & ~ended_AL
+            left = masked_AL.sum(-1).tolist()  # how many were closed is in the tokens: a second look
+        step_AL = self.step_AL.masked_fill(self.masked_AL & ~masked_AL, step)
+        return replace(self, tokens_AL=tokens_AL, masked_AL=masked_AL, step_AL=step_AL, left=left, earlier=earlier)
