@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
 from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.order_batch import BatchModel
@@ -38,7 +38,6 @@ Family = Literal["state_aware", "relative", "max_normalised"]
 Estimator = Literal["all_steps", "one_step"]
 Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
-BudgetDraw = Literal["uniform", "by_cost"]
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
@@ -84,8 +83,10 @@ class OrderModule(L.LightningModule):
             ``orders/finishing_law.py``); not of the max-normalised family.
         selectors: one selector and posterior for every budget (``shared``) or one each (``per_budget``).
         budgets: step budgets T >= 2, one drawn for each update.
-        budget_draw: ``uniform``, or ``by_cost``: with probability in proportion to 1 / T, so that every budget gets
+        budget_draw: ``uniform``, or with probability in proportion to 1 / T (``by_cost``) or to one over the
+            evaluations that trajectories take at that budget so far (``by_evaluations``), so that every budget gets
             about as many denoiser evaluations, and the small ones, whose orders are hardest to find, the most updates.
+            The latter where orders finish early: by 1 / T their large budgets would hardly be learned.
         fewest_first: first updates (after a warm start), all at the smallest budget and without entropy bonus. What
             decides an order there, such as the meaning of a prompt, is learned within few decisions; for larger budgets
             waiting alone gains so much that nobody would look for it.
@@ -214,7 +215,6 @@ class OrderModule(L.LightningModule):
         self.joint = denoiser == "joint"
         self.denoising_weight = denoising_weight
         self.budgets = list(budgets)
-        self.budget_draw: BudgetDraw = budget_draw
         self.fewest_first = fewest_first
         self.prices = list(prices)
         self.wait_price = wait_price
@@ -250,6 +250,7 @@ class OrderModule(L.LightningModule):
         if init_from is not None:
             load_net(self.order_nets, init_from, option="model.init_from")
         self.earlier = EarlierBatches(max(self.budgets), focus)
+        self.draws = BudgetDraws(self.budgets, budget_draw)
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
@@ -321,7 +322,7 @@ class OrderModule(L.LightningModule):
         self.anneal(step)
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
-        budget = min(self.budgets) if self.fewest(step) else self.drawn_budget(float(which[0]))
+        budget = min(self.budgets) if self.fewest(step) else self.draws.draw(float(which[0]))
         price = self.prices[int(which[1] * len(self.prices))]
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
@@ -331,6 +332,9 @@ class OrderModule(L.LightningModule):
         else:
             elbo = self.objective(model, noise, step)
             self.log_objective(elbo, batch, budget)
+            if self.draws.measures:  # and draws alike on every process
+                each = torch.tensor(elbo.evaluations / elbo.steps_BK.numel(), device=self.device)
+                self.draws.add(budget, self.trainer.strategy.reduce(each, reduce_op="mean"))
             surrogate = elbo.surrogate
         if self.joint:
             t_B = training_t(noise, step, 1e-3)
@@ -343,12 +347,6 @@ class OrderModule(L.LightningModule):
     def fewest(self, step: int) -> bool:
         """Whether this update is one of those spent at the smallest budget."""
         return 0 <= step - self.warm_start_steps < self.fewest_first
-
-    def drawn_budget(self, uniform: float) -> int:
-        """The budget of an update, from a uniform of (0, 1)."""
-        weights = [1.0 / budget if self.budget_draw == "by_cost" else 1.0 for budget in self.budgets]
-        reached = list(accumulate(weights))
-        return next(b for b, up_to in zip(self.budgets, reached, strict=True) if uniform * reached[-1] < up_to)
 
     def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
         """The bound and its surrogate on one batch."""

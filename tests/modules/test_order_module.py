@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -856,14 +855,27 @@ def test_the_default_net_is_a_transformer() -> None:
     assert module.hparams["net"] == vars(TransformerConfig())
 
 
-def test_budgets_are_drawn_alike_or_by_cost(ckpt: str) -> None:
-    uniform_N = ((torch.arange(12_000) + 0.5) / 12_000).tolist()
-    for draw, weights in (("uniform", (1.0, 1.0, 1.0)), ("by_cost", (1 / 2, 1 / 3, 1 / 6))):
-        module = build(ckpt, budgets=[2, 3, 6], budget_draw=draw)
-        counts = Counter(module.drawn_budget(uniform) for uniform in uniform_N)
-        for budget, weight in zip((2, 3, 6), weights, strict=True):
-            assert counts[budget] == pytest.approx(12_000 * weight / sum(weights), abs=1.0)
-    with pytest.raises(ValueError, match=r"model.budget_draw='often': choose one of uniform, by_cost"):
+def test_updates_say_how_many_evaluations_their_budget_takes(
+    tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def watched(*arguments: Any, **options: Any) -> OrderElbo:
+        out = all_steps(*arguments, **options)
+        seen.append((options["budget"], out.evaluations / out.steps_BK.numel()))
+        return out
+
+    monkeypatch.setattr(order_module, "all_steps", watched)
+    module = build(ckpt, budgets=[2, 3], budget_draw="by_evaluations")
+    fit(module, tmp_path, steps=12, enable_checkpointing=True)
+    for budget, weight in zip((2, 3), module.draws.weights(), strict=True):
+        total = share = 0.0
+        for evaluations in [evaluations for at, evaluations in seen if at == budget]:
+            total, share = 0.95 * total + 0.05 * evaluations, 0.95 * share + 0.05
+        assert share / total == pytest.approx(weight, rel=1e-5)
+    again = OrderModule.load_from_checkpoint(next(tmp_path.rglob("*.ckpt")))
+    assert again.draws.weights() == module.draws.weights()
+    with pytest.raises(ValueError, match=r"model.budget_draw='often': choose one of uniform, by_cost, by_evaluations"):
         build(ckpt, budget_draw="often")
 
 
