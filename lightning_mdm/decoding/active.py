@@ -26,7 +26,7 @@ class Active:
         valid_AL: bool, the positions that are not padding.
         step_AL: int64, the step at which each position was filled; 0 where it was not.
         noise: random numbers of these rows.
-        left: how many positions each row has masked, known without a look at the device.
+        left: how many positions each row has masked, on the host.
         earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
     """
 

@@ -90,7 +90,7 @@ def decode(
             not numbers.
     """
     budget = StepBudget(steps).steps
-    check(policy, space, end_of_sequence, guidance)
+    check_options(policy, space, end_of_sequence, guidance)
     token_sampler = token_sampler or Argmax()
     if isolate_rows and len(canvas.index_B) > 0:
         alone = partial(
@@ -114,7 +114,7 @@ def decode(
         if not active.left:
             break
         query_AQ = active.query_AQ
-        logits_AQV, hidden_ALD = evaluate(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
+        logits_AQV, hidden_ALD = guided(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
         nfe_B = nfe_B.index_add(0, active.rows_A, torch.full_like(active.rows_A, evaluations))
         forward_passes += evaluations
 
@@ -152,7 +152,7 @@ def decode(
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)
 
 
-def check(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: EndOfSequence, guidance: float) -> None:
+def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: EndOfSequence, guidance: float) -> None:
     """Refuse options that are none, or do not go together; see ``decode``."""
     if end_of_sequence not in get_args(EndOfSequence):
         raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
@@ -164,12 +164,13 @@ def check(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: EndOfSequ
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
 
 
-def evaluate(
+def guided(
     denoiser: Denoiser, active: Active, query_AQ: Tensor, mask_id: int, forbidden: Tensor, guidance: float
 ) -> DenoiserOutput:
-    """The denoiser's logits with guidance, what may never be sampled at minus infinity, and its hidden states.
+    """The denoiser's logits, what may never be sampled at minus infinity, and its hidden states.
 
-    The ids of what may never be sampled are on the device already: to copy them there at every step would wait for it.
+    Without guidance one call, with it two. The ids of what may never be sampled are on the device already: to copy them
+    there at every step would wait for it.
     """
     logits_AQV, hidden_ALD = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
     if guidance:

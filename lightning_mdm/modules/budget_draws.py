@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 BudgetDraw = Literal["uniform", "by_cost", "by_evaluations"]
-MEMORY = 0.95  # per update at the same budget
+MEMORY = 0.95  # per batch at the same budget
 
 
 class BudgetDraws(nn.Module):
@@ -19,9 +19,9 @@ class BudgetDraws(nn.Module):
     Args:
         budgets: T >= 1, each once.
         how: ``uniform``; ``by_cost``, in proportion to 1 / T; or ``by_evaluations``, in proportion to one over the
-            denoiser evaluations that a trajectory took in earlier updates at that budget, T before the first. These
-            averages fade, and are saved with the weights; loaded
-            with those of another largest budget they start anew.
+            denoiser evaluations per trajectory in earlier batches at that budget. One without any is taken to cost what
+            the dearest of the others does, so that it is soon found out. These averages fade and are saved with the
+            weights; where the largest budget is another one, they start anew.
     """
 
     evaluations: Tensor
@@ -30,31 +30,34 @@ class BudgetDraws(nn.Module):
         super().__init__()
         self.budgets = list(budgets)
         self.how = how
-        # By T: evaluations of a trajectory, summed over updates and fading, and how many updates that were.
+        self.latest: tuple[int, int] | None = None  # an update and its budget
+        # By T: evaluations per trajectory, summed over batches and fading, and how many batches that were.
         self.register_buffer("evaluations", torch.zeros(max(budgets) + 1, 2), persistent=self.measures)
 
     @property
     def measures(self) -> bool:
-        """Whether ``add`` has to be told of every update."""
+        """Whether ``add`` has to be told of every batch."""
         return self.how == "by_evaluations"
 
-    def draw(self, uniform: float) -> int:
-        """The budget of an update, from a uniform of (0, 1)."""
-        reached = list(accumulate(self.weights()))
-        return next(b for b, up_to in zip(self.budgets, reached, strict=True) if uniform * reached[-1] < up_to)
+    def draw(self, update: int, uniform: float) -> int:
+        """The budget of an update, one for all its batches, from a uniform of (0, 1)."""
+        if self.latest is None or self.latest[0] != update:
+            reached = list(accumulate(self.weights()))
+            found = next(b for b, up_to in zip(self.budgets, reached, strict=True) if uniform * reached[-1] < up_to)
+            self.latest = update, found
+        return self.latest[1]
 
     def weights(self) -> list[float]:
         """What the probability of each budget is in proportion to."""
         if self.how == "uniform":
             return [1.0] * len(self.budgets)
-        cost = [float(budget) for budget in self.budgets]
-        if self.measures:
-            seen = self.evaluations[self.budgets].tolist()
-            cost = [total / updates if updates else most for (total, updates), most in zip(seen, cost, strict=True)]
-        return [1.0 / each for each in cost]
+        if self.how == "by_cost":
+            return [1.0 / budget for budget in self.budgets]
+        cost = [total / batches if batches else 0.0 for total, batches in self.evaluations[self.budgets].tolist()]
+        return [1.0 / (each or max(cost) or 1.0) for each in cost]
 
     def add(self, budget: int, evaluations: Tensor) -> None:
-        """Remember an update, and the evaluations of a trajectory in its mean, the same on every process."""
+        """Remember a batch at a budget: its evaluations per trajectory, the same number on every process."""
         own_2 = self.evaluations[budget]
         own_2.lerp_(torch.stack((evaluations, torch.ones_like(evaluations))).to(own_2), 1.0 - MEMORY)
 

@@ -83,10 +83,10 @@ class OrderModule(L.LightningModule):
             ``orders/finishing_law.py``); not of the max-normalised family.
         selectors: one selector and posterior for every budget (``shared``) or one each (``per_budget``).
         budgets: step budgets T >= 2, one drawn for each update.
-        budget_draw: ``uniform``, or with probability in proportion to 1 / T (``by_cost``) or to one over the
-            evaluations that trajectories take at that budget so far (``by_evaluations``), so that every budget gets
-            about as many denoiser evaluations, and the small ones, whose orders are hardest to find, the most updates.
-            The latter where orders finish early: by 1 / T their large budgets would hardly be learned.
+        budget_draw: ``uniform``, or with probability in proportion to 1 / T (``by_cost``) or to one over the denoiser
+            evaluations per trajectory at that budget so far (``by_evaluations``; of ``all_steps`` alone), so that every
+            budget gets about as many evaluations, and the small ones, whose orders are hardest to find, the most
+            updates. The latter where orders finish early: by 1 / T their large budgets would hardly be learned.
         fewest_first: first updates (after a warm start), all at the smallest budget and without entropy bonus. What
             decides an order there, such as the meaning of a prompt, is learned within few decisions; for larger budgets
             waiting alone gains so much that nobody would look for it.
@@ -174,6 +174,11 @@ class OrderModule(L.LightningModule):
                 f"model.focus={focus}, model.estimator={estimator!r}: give a number of at least 0, and 0 to one_step, "
                 "which follows no trajectory to its end"
             )
+        if budget_draw == "by_evaluations" and estimator != "all_steps":
+            raise ValueError(
+                f"model.budget_draw='by_evaluations', model.estimator={estimator!r}: choose by_cost or uniform for "
+                "one_step, whose evaluations do not grow with the budget"
+            )
         if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
             raise ValueError(
                 f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a weight of at "
@@ -250,7 +255,7 @@ class OrderModule(L.LightningModule):
         if init_from is not None:
             load_net(self.order_nets, init_from, option="model.init_from")
         self.earlier = EarlierBatches(max(self.budgets), focus)
-        self.draws = BudgetDraws(self.budgets, budget_draw)
+        self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
@@ -322,7 +327,7 @@ class OrderModule(L.LightningModule):
         self.anneal(step)
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
-        budget = min(self.budgets) if self.fewest(step) else self.draws.draw(float(which[0]))
+        budget = min(self.budgets) if self.fewest(step) else self.budget_draws.draw(step, float(which[0]))
         price = self.prices[int(which[1] * len(self.prices))]
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
@@ -332,9 +337,7 @@ class OrderModule(L.LightningModule):
         else:
             elbo = self.objective(model, noise, step)
             self.log_objective(elbo, batch, budget)
-            if self.draws.measures:  # and draws alike on every process
-                each = torch.tensor(elbo.evaluations / elbo.steps_BK.numel(), device=self.device)
-                self.draws.add(budget, self.trainer.strategy.reduce(each, reduce_op="mean"))
+            self.remember_cost(budget, elbo)
             surrogate = elbo.surrogate
         if self.joint:
             t_B = training_t(noise, step, 1e-3)
@@ -347,6 +350,15 @@ class OrderModule(L.LightningModule):
     def fewest(self, step: int) -> bool:
         """Whether this update is one of those spent at the smallest budget."""
         return 0 <= step - self.warm_start_steps < self.fewest_first
+
+    def remember_cost(self, budget: int, elbo: OrderElbo) -> None:
+        """What a batch at a budget took, where that decides which ones come next."""
+        if not self.budget_draws.measures:
+            return
+        each = torch.tensor(elbo.evaluations / elbo.steps_BK.numel(), device=self.device)
+        if self._trainer is not None:  # the mean of all processes: they are to draw the same budgets
+            each = self.trainer.strategy.reduce(each, reduce_op="mean")
+        self.budget_draws.add(budget, each)
 
     def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
         """The bound and its surrogate on one batch."""
