@@ -106,6 +106,7 @@ def decode(
     nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
+    closing_id = space.eos_id if end_of_sequence == "close" else None
     forward_passes, evaluations = 0, 2 if guidance else 1
     for step in range(1, budget + 1):
         if 0 in active.left:
@@ -136,9 +137,8 @@ def decode(
         broken = broken | logits_NV.amax(-1).isnan().any()  # the largest is no number where any is none
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
         drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
-        eos_id = space.eos_id if end_of_sequence == "close" else None
         active = active.filled(
-            active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step, eos_id,
+            active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step, closing_id,
             (prediction, *active.earlier)[: policy.memory],
         )  # fmt: skip
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_mdm.modules.earlier_batches import fade_in
+
 BudgetDraw = Literal["uniform", "by_cost", "by_evaluations"]
-MEMORY = 0.95  # per batch at the same budget
 
 
 class BudgetDraws(nn.Module):
@@ -58,8 +59,7 @@ class BudgetDraws(nn.Module):
 
     def add(self, budget: int, evaluations: Tensor) -> None:
         """Remember a batch at a budget: its evaluations per trajectory, the same number on every process."""
-        own_2 = self.evaluations[budget]
-        own_2.lerp_(torch.stack((evaluations, torch.ones_like(evaluations))).to(own_2), 1.0 - MEMORY)
+        fade_in(self.evaluations[budget], evaluations)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         name = f"{prefix}evaluations"

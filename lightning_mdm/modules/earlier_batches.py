@@ -17,6 +17,11 @@ MEMORY = 0.95  # per batch with the same budget
 LEAST_VARIANCE = 1e-6
 
 
+def fade_in(sum_2: Tensor, value: Tensor) -> None:
+    """Add a value to a sum that fades, and one to the number of values in it, which fades alike: ``[2]``, in place."""
+    sum_2.lerp_(torch.stack((value, torch.ones_like(value))).to(sum_2), 1.0 - MEMORY)
+
+
 class EarlierBatches(nn.Module):
     """Averages over earlier batches, by budget, that fade; saved with the weights.
 
@@ -53,8 +58,7 @@ class EarlierBatches(nn.Module):
         seen_T2.lerp_(batch.control_moments.to(seen_T2.dtype), 1.0 - MEMORY)
         if self.weighs:
             log_mean = batch.log_success_BK.flatten().logsumexp(0) - math.log(batch.log_success_BK.numel())
-            usual_2 = self.usual_success[budget]
-            usual_2.lerp_(torch.stack((log_mean, torch.ones_like(log_mean))).to(usual_2.dtype), 1.0 - MEMORY)
+            fade_in(self.usual_success[budget], log_mean)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         focus = state_dict.get(f"{prefix}focus")
