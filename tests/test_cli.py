@@ -21,7 +21,7 @@ from lightning_mdm.cli import is_given, main, plainly
 from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
-from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.transformer import Block
 from lightning_mdm.outcomes import read_rows
 from runs import N_TEST, N_VALIDATION, REPOSITORY, TINY, WORD_PROBLEMS, program, tiny
 
@@ -501,11 +501,11 @@ def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeyp
         return function
 
     monkeypatch.setattr(torch, "compile", compile)
-    monkeypatch.setattr(TransformerDenoiser, "compile", lambda self, dynamic: asked.append(type(self)))
+    monkeypatch.setattr(Block, "compile", lambda self, dynamic: asked.append(type(self)))
     compiled.cache_clear()
     options = [*tiny(tmp_path), "--run_dir", tmp_path / "run", "--model.compile", "true"]
     program("fit", *options)
-    assert asked == [TransformerDenoiser, categorical.token_losses]
+    assert asked == [Block, categorical.token_losses]
     compiled.cache_clear()
     program("validate", *options, "--ckpt_path", "last")
-    assert asked == [TransformerDenoiser, categorical.token_losses]
+    assert asked == [Block, categorical.token_losses]

@@ -18,6 +18,7 @@ from lightning_mdm.modules.denoiser import DenoiserModule, masked_diffusion, tra
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.selector import SelectorConfig
+from lightning_mdm.nets.transformer import compile_blocks
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.output import DenoiserOutput
 
@@ -120,7 +121,7 @@ def frozen(size: Size, device: torch.device) -> ReadableDenoiser:
     with device:
         denoiser = TransformerDenoiser(size.vocabulary, size.net).requires_grad_(False)
     if device.type == "cuda":
-        denoiser.compile(dynamic=True)
+        compile_blocks(denoiser)
     return denoiser
 
 

@@ -17,7 +17,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.denoiser import adamw_with_warmup
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.causal import CausalDenoiser
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.objectives.denoising import response_query
 from lightning_mdm.objectives.next_token import NextToken, next_token, reads_left_to_right
 
@@ -34,7 +34,7 @@ class AutoregressiveModule(L.LightningModule):
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         init_from: safetensors file of weights to start from (written by ``save_weights``), or a checkpoint.
-        compile: run the net, and the losses of tokens, through ``torch.compile`` while fitting.
+        compile: run the blocks of the net, and the losses of tokens, through ``torch.compile`` while fitting.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class AutoregressiveModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.compile_net and stage == "fit":
-            self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+            compile_blocks(self.denoiser)
             self.compile_losses = True
 
     def objective(self, batch: Batch) -> NextToken:

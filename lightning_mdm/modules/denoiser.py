@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import (
     Denoising,
@@ -53,7 +53,7 @@ class DenoiserModule(L.LightningModule):
         first_update: updates behind the weights of ``init_from``, where they are those of an unfinished training: its
             masks and its learning rate go on from there, after a ramp, as AdamW's moments start from nothing. A
             checkpoint of this run says it by itself.
-        compile: run the net, and the losses of tokens, through ``torch.compile`` while fitting.
+        compile: run the blocks of the net, and the losses of tokens, through ``torch.compile`` while fitting.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
 
     Raises:
@@ -110,7 +110,7 @@ class DenoiserModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.compile_net and stage == "fit":
-            self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+            compile_blocks(self.denoiser)
             self.compile_losses = True
 
     def objective(self, batch: Batch, t_B: torch.Tensor, noise: RowNoise, step: int) -> Denoising:

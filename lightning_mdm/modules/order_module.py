@@ -28,7 +28,7 @@ from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
 from lightning_mdm.nets.selector import OrderNetConfig, Selector, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
@@ -260,7 +260,7 @@ class OrderModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.compile_nets and stage == "fit":
-            self.denoiser.compile(dynamic=True)  # in place: names in the checkpoint stay what they are
+            compile_blocks(self.denoiser)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True

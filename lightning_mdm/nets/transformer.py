@@ -133,6 +133,16 @@ class Block(nn.Module):
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
 
+def compile_blocks(net: nn.Module) -> None:
+    """Run every block of a net through ``torch.compile``, in place, for shapes that vary.
+
+    Blocks alike share one program, so that it takes as long for 18 of them as for one; names in the net's state stay.
+    """
+    for module in net.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=True)
+
+
 class Transformer(nn.Module):
     """A stack of blocks and a final norm: embeddings ``[B, L, D]`` to hidden states ``[B, L, D]``.
 

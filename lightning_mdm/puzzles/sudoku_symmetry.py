@@ -44,7 +44,7 @@ class Symmetries:
     def apply(self, grid: bytes) -> NDArray[np.uint8]:
         """The images ``[N, C]`` of one grid."""
         moved_NC = np.frombuffer(grid, np.uint8)[self.source_NC]
-        return np.take_along_axis(self.relabel_NS, moved_NC.astype(np.int64), axis=1)
+        return self.relabel_NS[np.arange(len(moved_NC))[:, None], moved_NC]
 
     def images(self, puzzle: Puzzle) -> list[Puzzle]:
         """The N images of one puzzle."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import denoiser as denoiser_module
 from lightning_mdm.modules.denoiser import MOST_RAMP, DenoiserModule, learning_rate_factor
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import fixed_t
 from runs import program, tiny
@@ -272,15 +272,15 @@ def test_compiling_is_for_fitting_alone(monkeypatch: pytest.MonkeyPatch) -> None
     module = DenoiserModule(V, NET, compile=True)
     names = set(module.state_dict())
     calls: list[dict[str, object]] = []
-    monkeypatch.setattr(module.denoiser, "compile", lambda **options: calls.append(options))
+    monkeypatch.setattr(Block, "compile", lambda self, **options: calls.append(options))
     for stage in ("validate", "test", "predict"):
         module.setup(stage)
     assert not calls
     module.setup("fit")
-    assert calls == [{"dynamic": True}]  # batches have many lengths
+    assert calls == NET.layers * [{"dynamic": True}]  # batches have many lengths
     assert set(module.state_dict()) == names
     DenoiserModule(V, NET).setup("fit")
-    assert len(calls) == 1
+    assert len(calls) == NET.layers
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from toys import random_rows
 
 V = 11
@@ -88,12 +91,16 @@ def test_it_learns_through_every_parameter() -> None:
 
 @pytest.mark.parametrize("kind", [TransformerDenoiser, CausalDenoiser])
 @pytest.mark.parametrize("positions", [0, 30])
-def test_one_compilation_serves_all_shapes(kind: type[ReadableDenoiser], positions: int) -> None:
+def test_one_compilation_serves_all_blocks_and_shapes(
+    kind: type[ReadableDenoiser], positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows leave a batch and lengths differ from batch to batch; a size of 1 is another matter."""
     torch._dynamo.reset()
     counter = CompileCounter()
-    net = kind(9, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16, positions=positions))
-    compiled = torch.compile(net, dynamic=True, backend=counter)
+    net = kind(9, TransformerConfig(layers=3, width=16, heads=2, mlp_width=16, positions=positions))
+    compiled = copy.deepcopy(net)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    compile_blocks(compiled)
     for B, L, Q in ((7, 30, 12), (6, 30, 9), (4, 21, 17), (2, 5, 3)):
         tokens_BL = torch.randint(0, 9, (B, L))
         query_BQ = torch.rand(B, L).argsort(-1)[:, :Q]
