@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,11 @@ def against_best(logits_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def token_losses(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
     """-log p of target tokens, nats, at least float32 ``[N]``; and whether each is the likeliest one, bool ``[N]``."""
-    nats_N = F.cross_entropy(at_least_float32(logits_NV), target_N, reduction="none")
+    is_target_NV = torch.arange(logits_NV.shape[-1], device=logits_NV.device) == target_N[:, None]
+    # Compiled, logits are read twice, and once more for their gradient: a comparison where a gather's gradient would
+    # write all of [N, V], and no logarithm of every probability, whose gradient sums over the vocabulary again.
+    gap_NV = at_least_float32(logits_NV) - at_least_float32(logits_NV.detach().amax(-1, keepdim=True))
+    nats_N = gap_NV.exp().sum(-1).log() - gap_NV.where(is_target_NV, 0.0).sum(-1)
     return nats_N, logits_NV.argmax(-1) == target_N
 
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import POLICIES, ConfidenceThreshold, TopProbability
+from lightning_mdm.decoding.policies import POLICIES, TopProbability
 from lightning_mdm.output import DenoiserOutput
 
 BENCH = Path(__file__).resolve().parents[1] / "experiments" / "bench"
@@ -165,42 +165,6 @@ def test_works_alternate_and_both_ways(bench: SimpleNamespace, tmp_path: Path) -
     assert len(rounds) == 4
     assert "".join(made) == "aabb" + "baabbaab"
     assert bench.measuring.ratio([[2.0, 1.0], [9.0, 3.0], [1.0, 4.0]], 0, 1) == 2.0
-
-
-def test_a_denoiser_by_graphs_gives_what_it_gives_without(bench: SimpleNamespace) -> None:
-    """Its padding and its bookkeeping; where there is no GPU the recording is only pretended."""
-    size = bench.sizes.SIZES["tiny"]
-    recorded: list[tuple[int, int]] = []
-
-    def record(denoiser: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
-        out = denoiser(*(torch.zeros_like(value) if value.dtype == torch.int64 else value for value in inputs))
-        recorded.append((len(inputs[0]), inputs[2].shape[1]))
-
-        def replay() -> None:
-            again = denoiser(*inputs)
-            out.logits_BQV.copy_(again.logits_BQV)
-            out.hidden_BLD.copy_(again.hidden_BLD)
-
-        return replay, out
-
-    plain, rows = size.denoiser(CPU, torch.float64), size.rows(5, CPU)
-    graphed = bench.graphs.Graphed(plain, record)
-    for policy in (TopProbability(), ConfidenceThreshold(0.5)):
-        first, second = (decode(net, policy, rows, size.space, steps=4) for net in (plain, graphed))
-        assert first.tokens_BL.equal(second.tokens_BL)
-        assert first.order.step_BL.equal(second.order.step_BL)
-    assert len(recorded) == len(set(recorded)) == len(graphed.graphs)
-    assert set(recorded) <= {(n, size.canvas) for n in (1, 2, 4, 8)}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_graphs_of_a_gpu_decode_the_same(bench: SimpleNamespace) -> None:
-    gpu, size = torch.device("cuda"), bench.sizes.SIZES["tiny"]
-    plain, rows = size.denoiser(gpu, torch.float64), size.rows(5, gpu)
-    first, second = (
-        decode(net, TopProbability(), rows, size.space, steps=4) for net in (plain, bench.graphs.Graphed(plain))
-    )
-    assert first.tokens_BL.equal(second.tokens_BL)
 
 
 def test_operators_are_counted_apart(bench: SimpleNamespace, tmp_path: Path) -> None:

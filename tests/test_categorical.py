@@ -19,6 +19,7 @@ from lightning_mdm.categorical import (
     log_total,
     odds_against_best,
     sample_categorical,
+    token_losses,
     top_margin,
     top_n,
 )
@@ -47,6 +48,40 @@ def test_statistics_can_be_compiled_without_writing_the_vocabulary(statistic: Ca
         statistic(torch.randn(3, 5))
     assert {"max", "eq", "masked_fill_"} <= named.names
     assert not any("scatter" in name or "index" in name for name in named.names)
+
+
+def test_losses_of_tokens_can_be_compiled_without_writing_the_vocabulary() -> None:
+    """Nor may their gradient write by index, or sum over the vocabulary."""
+    logits = torch.randn(3, 5, requires_grad=True)
+    with Named() as forward:
+        nats, _ = token_losses(logits, torch.tensor([0, 4, 2]))
+    with Named() as backward:
+        nats.backward(torch.ones(3))
+    assert {"eq", "where", "exp"} <= forward.names
+    assert not any(part in name for name in forward.names | backward.names for part in ("scatter", "index", "gather"))
+    assert not {"sum", "_log_softmax_backward_data"} & backward.names
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_losses_of_tokens_are_cross_entropies(dtype: torch.dtype) -> None:
+    logits = logits_with_holes(dtype)
+    target = torch.arange(len(logits)) % 7
+    wide = torch.promote_types(dtype, torch.float32)
+    (nats, best), expected = token_losses(logits, target), _cross_entropy(logits.to(wide), target)
+    torch.testing.assert_close(nats, expected)
+    assert bool(nats.isinf().any()), "tokens that are impossible"
+    assert best.equal(logits.argmax(-1) == target)
+    possible = expected.isfinite()
+    gradients = []
+    for loss in (lambda x: token_losses(x, target)[0], lambda x: _cross_entropy(x.to(wide), target)):
+        leaf = logits.clone().requires_grad_()
+        loss(leaf)[possible].sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
 
 def logits_with_holes(dtype: torch.dtype) -> Tensor:

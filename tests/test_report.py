@@ -115,7 +115,10 @@ def test_loop_options_are_those_of_the_loop() -> None:
     told = {"denoiser", "precision", "selector", "token_frequency"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
     described = set(DecodingOptions(guidance=0.5).describe(IID())) - set(IID().options)
-    assert {field.name for field in fields(DecodingOptions)} - described == {"compile_statistics"}, "how fast, not what"
+    assert {field.name for field in fields(DecodingOptions)} - described == {
+        "compile_statistics",
+        "cuda_graphs",
+    }, "how fast, not what"
     assert described | told | of_the_task == LOOP_OPTIONS
 
 

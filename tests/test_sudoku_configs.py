@@ -194,7 +194,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize(
     ("size", "steps"),
     [
-        ("paper", (200_000, 10_000)), ("cpu", (10_000, 3600)), ("medium", (6000, 3600)),
+        ("paper", (6400, 500)), ("cpu", (10_000, 3600)), ("medium", (6000, 3600)),
         ("small", (2000, 300)), ("tiny", (40, 40)),
         ("causal", (200_000,)), ("causal_solver", (200_000,)), ("medium_causal", (3000,)),
         ("medium_causal_solver", (3000,)),

@@ -41,6 +41,7 @@ class Batch:
         index_B: int64, the problem's index within its split.
         longest_response: most positions to generate in a row; counted where it is not given (or negative, as for rows
             or prompts that are replaced), which is best done before the batch is on a GPU: it would be waited for.
+        full: whether no row is padded; likewise.
     """
 
     tokens_BL: Tensor
@@ -48,8 +49,11 @@ class Batch:
     valid_BL: Tensor
     index_B: Tensor
     longest_response: int = -1
+    full: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.full is None:
+            self.full = bool(self.valid_BL.all())
         if self.longest_response < 0:
             self.longest_response = int(self.response_BL.sum(-1).max()) if len(self) else 0
 
@@ -61,6 +65,14 @@ class Batch:
     def response_BL(self) -> Tensor:
         """bool, positions to generate: valid and not given."""
         return self.valid_BL & ~self.prompt_BL
+
+    @property
+    def attend_BL(self) -> Tensor | None:
+        """The positions that a net may attend to: those that are no padding, and ``None`` where that is all of them.
+
+        Attention without a mask has faster kernels.
+        """
+        return None if self.full else self.valid_BL
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
         """The same batch on ``device``; what Lightning calls to transfer it.
@@ -76,6 +88,7 @@ class Batch:
             self.valid_BL.to(device, non_blocking=non_blocking),
             self.index_B.to(device, non_blocking=non_blocking),
             self.longest_response,
+            self.full,
         )
 
     def pin_memory(self) -> Batch:
@@ -86,6 +99,7 @@ class Batch:
             self.valid_BL.pin_memory(),
             self.index_B.pin_memory(),
             self.longest_response,
+            self.full,
         )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import nn
+
+from lightning_mdm.decoding.graphs import graphed
 from lightning_mdm.decoding.loop import EndOfSequence, decode
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Canvas, Denoiser
@@ -25,6 +28,8 @@ class DecodingOptions:
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
         compile_statistics: compute statistics of the logits, and what a selector makes of them, through
             ``torch.compile``; for large vocabularies on a GPU.
+        cuda_graphs: replay the denoiser's passes over at most 32 rows from CUDA graphs, where starting their kernels
+            takes longer than running them. Seconds for the first pass of a shape, and memory for its results.
     """
 
     end_of_sequence: EndOfSequence = "as_tokens"
@@ -32,6 +37,7 @@ class DecodingOptions:
     guidance: float = 0.0
     isolate_rows: bool = False
     compile_statistics: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_temperature >= 0.0:
@@ -42,7 +48,15 @@ class DecodingOptions:
     def decode(
         self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
     ) -> Trace:
-        """Decode with these options; see ``lightning_mdm.decoding.loop.decode``."""
+        """Decode with these options; see ``lightning_mdm.decoding.loop.decode``.
+
+        Raises:
+            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU.
+        """
+        if self.cuda_graphs:
+            if not isinstance(denoiser, nn.Module):
+                raise ValueError("cuda_graphs=True: the denoiser is no net; leave it out")
+            denoiser = graphed(denoiser)
         return decode(
             denoiser,
             policy,
@@ -60,7 +74,7 @@ class DecodingOptions:
     def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:
         """Every option of a run that says what is computed, the policy's own among them, ready for JSON."""
         own = asdict(self)
-        del own["compile_statistics"]  # how fast, not what
+        del own["compile_statistics"], own["cuda_graphs"]  # how fast, not what
         if not self.guidance:
             del own["guidance"]  # said where there is any
         return {**policy.options, **own}

@@ -84,7 +84,7 @@ class AutoregressiveModule(L.LightningModule):
                 "choose a layout of the task that begins with all that is given"
             )
         query_BQ = response_query(batch.response_BL, batch.longest_response)
-        logits_BQV = self.denoiser(batch.tokens_BL, batch.valid_BL, query_BQ).logits_BQV
+        logits_BQV = self.denoiser(batch.tokens_BL, batch.attend_BL, query_BQ).logits_BQV
         return next_token(logits_BQV, query_BQ, batch.tokens_BL, batch.response_BL, self.compile_losses)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

@@ -191,7 +191,7 @@ def masked_diffusion(
     uniform_BL = noise.uniform_BL(Stream.MASK, step, batch.tokens_BL.shape[1])
     masked_tokens_BL = mask_tokens(batch.tokens_BL, batch.response_BL, t_B, uniform_BL, mask_id)
     query_BQ = response_query(batch.response_BL, batch.longest_response)
-    logits_BQV = denoiser(masked_tokens_BL, batch.valid_BL, query_BQ).logits_BQV
+    logits_BQV = denoiser(masked_tokens_BL, batch.attend_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
     return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting, compile)
 

@@ -42,7 +42,7 @@ class CausalDenoiser(ReadableDenoiser):
         known_BL = tokens_BL < self.vocab_size
         return self.embedding(tokens_BL.where(known_BL, 0)) * known_BL[:, :, None]
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """See ``ReadableDenoiser``; of tokens that are all known the logits are those of the whole chain rule."""
         before_BLD = torch.cat((self.start.expand(len(tokens_BL), 1, -1), self.embed(tokens_BL[:, :-1])), dim=1)
         hidden_BLD = self.trunk(before_BLD, valid_BL)

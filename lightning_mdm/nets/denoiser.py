@@ -34,14 +34,15 @@ class ReadableDenoiser(nn.Module, ABC):
         """What is known of each token by itself, ``[B, L, D]``: a lookup, no evaluation."""
 
     @abstractmethod
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """Logits ``[B, Q, V]`` at the positions ``query_BQ``, or ``[B, L, V]`` at all of them, and hidden states.
 
         The logits are the caller's, who may write to them: no part of the net's own state, and no view of one.
 
         Args:
             tokens_BL: token ids in [0, V], V being the mask token.
-            valid_BL: True where a position is not padding. Padding changes no valid position's logits.
+            valid_BL: True where a position is not padding; ``None`` where none is. Padding changes no valid position's
+                logits.
             query_BQ: positions in [0, L) whose logits are wanted.
         """
 
@@ -65,7 +66,7 @@ class TransformerDenoiser(ReadableDenoiser):
     def embed(self, tokens_BL: Tensor) -> Tensor:
         return self.embedding(tokens_BL)
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """See ``ReadableDenoiser``; the head runs on the queried positions alone, and reads the hidden states."""
         hidden_BLD = self.trunk(self.embedding(tokens_BL), valid_BL)
         queried_BQD = hidden_BLD

@@ -103,7 +103,7 @@ class HopChainDenoiser(LawDenoiser):
         # y_i less y_0, for i = 0 .. N: two values of the chain differ by the difference of these.
         self.register_buffer("offset_N", torch.tensor((0, *law.chain_values)))
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """See ``ReadableDenoiser``; the logits of masked response positions are log-probabilities."""
         prompt_BR, response_BR = self.split(tokens_BL)
         roles_BR = prompt_BR - self.digits if self.prompt else self.roles_R.expand_as(response_BR)
@@ -143,7 +143,7 @@ class MarkovChainDenoiser(LawDenoiser):
         self.register_buffer("log_before_DSV", law.log_before_DSV.clone())
         self.register_buffer("log_after_DSV", law.log_after_DSV.clone())
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """See ``ReadableDenoiser``; the logits of masked response positions are log-probabilities."""
         _, response_BR = self.split(tokens_BL)
         logits_BRV = log_marginals(response_BR, self.log_before_DSV, self.log_after_DSV)
@@ -169,7 +169,7 @@ class NaeSatDenoiser(LawDenoiser):
         super().__init__(law.n_tokens, len(law.prompt_tokens), law.length)
         self.register_buffer("sequence_SR", all_sequences(law))
 
-    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor | None = None) -> DenoiserOutput:
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor | None, query_BQ: Tensor | None = None) -> DenoiserOutput:
         """See ``ReadableDenoiser``; the logits of masked response positions are log-probabilities."""
         _, response_BR = self.split(tokens_BL)
         one_BR = posterior_ones(response_BR, self.sequence_SR)

@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.qkv = reading(config, config.width, 3 * config.width)
         self.out = writing(config, config.width)
 
-    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
         qkv = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(qkv[:2], cos, sin).to(qkv.dtype)  # together: half the operations to start
@@ -128,7 +128,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, attend_B1LL: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), attend_B1LL, cos, sin)
         return x_BLD + self.mlp(self.mlp_norm(x_BLD))
 
@@ -159,8 +159,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, valid_BL: Tensor, position_BL: Tensor | None = None) -> Tensor:
-        """Hidden states of every position; positions outside ``valid_BL`` are never attended to.
+    def forward(self, x_BLD: Tensor, valid_BL: Tensor | None, position_BL: Tensor | None = None) -> Tensor:
+        """Hidden states of every position; positions outside ``valid_BL`` are never attended to, all are without it.
 
         ``position_BL`` says where each embedding stands; 0, 1, 2, ... where it is not given. A row with no valid
         position at all would have nothing to attend to: callers pass none.
@@ -181,9 +181,11 @@ class Transformer(nn.Module):
             self.config.rope_base,
         )
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
-        attend_B1LL = valid_BL[:, None, None, :]  # of size 1 where all positions may attend to the same ones
+        # Of size 1 where all positions may attend to the same ones.
+        attend_B1LL = None if valid_BL is None else valid_BL[:, None, None, :]
         if self.causal:
-            attend_B1LL = attend_B1LL & valid_BL.new_ones(x_BLD.shape[1], x_BLD.shape[1]).tril()
+            before_LL = torch.ones(x_BLD.shape[1], x_BLD.shape[1], dtype=torch.bool, device=x_BLD.device).tril()
+            attend_B1LL = before_LL if attend_B1LL is None else attend_B1LL & before_LL
         for block in self.blocks:
             x_BLD = block(x_BLD, attend_B1LL, cos, sin)
         return self.norm(x_BLD)

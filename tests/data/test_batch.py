@@ -21,6 +21,13 @@ def test_collate() -> None:
     assert (batch.tokens_BL.dtype, batch.index_B.dtype) == (torch.int64, torch.int64)
     assert len(batch) == 2
     assert batch.longest_response == 2
+    assert batch.attend_BL is batch.valid_BL
+
+
+def test_without_padding_nothing_is_masked_out() -> None:
+    batch = collate(EXAMPLES[:1], pad_id=3)
+    assert batch.attend_BL is None
+    assert move_data_to_device(batch, torch.device("meta")).attend_BL is None, "known before"
 
 
 def test_padding_follows_the_batch_not_the_data() -> None:

@@ -72,6 +72,14 @@ def test_queried_logits_are_those_of_the_full_head() -> None:
     assert denoiser(canvas.tokens_BL, canvas.valid_BL, empty_BQ).logits_BQV.shape == (5, 0, V)
 
 
+@pytest.mark.parametrize("kind", [TransformerDenoiser, CausalDenoiser])
+def test_no_mask_is_a_mask_that_hides_nothing(kind: type[ReadableDenoiser]) -> None:
+    denoiser = kind(V, TransformerConfig(layers=2, width=16, heads=2, mlp_width=24)).double()
+    tokens_BL = torch.arange(12).reshape(2, 6) % (V + 1)
+    masked = denoiser(tokens_BL, torch.ones(2, 6, dtype=torch.bool)).logits_BQV
+    torch.testing.assert_close(denoiser(tokens_BL, None).logits_BQV, masked, rtol=0.0, atol=1e-12)
+
+
 def test_places_matter_and_only_relative_to_each_other() -> None:
     denoiser = net()
     tokens = torch.tensor([[4, V, 7, V]])
