@@ -24,7 +24,7 @@ from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_chec
 
 STANDING = "standing.json"
 LEAST_SECONDS = 5.0  # a stage with less is left to the next slice
-COMPILING = 120.0  # and one whose nets are compiled first
+COMPILING = 60.0  # and one whose nets are compiled first: their blocks take half a minute of a CPU core
 # Of a sweep with a learned order whose bounds are not in question.
 NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")
 

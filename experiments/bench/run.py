@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=[name for name in SIZES if name != "tiny"])
     parser.add_argument("--tiny", action="store_true", help="shapes for nothing but a test of the script")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
-    parser.add_argument("--patience", type=float, help="seconds for one comparison; 2 on a GPU, 6 on a CPU")
+    parser.add_argument("--patience", type=float, help="seconds for one comparison; 0.7 on a GPU, 6 on a CPU")
     parser.add_argument("--out", type=Path, help="folder of rows.csv and figures; this one, or runs/bench with --tiny")
     parser.add_argument(
         "--same_code", action="store_true", help='count rows of an "unknown" or "-dirty" commit: the code is the same'
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device(options.device)
     name = "tiny" if options.tiny else options.size or ("170m" if device.type == "cuda" else "default")
     out = options.out or (REPOSITORY / "runs" / "bench" if options.tiny else HERE)
-    patience = options.patience if options.patience is not None else (2.0 if device.type == "cuda" else 6.0)
+    patience = options.patience if options.patience is not None else (0.7 if device.type == "cuda" else 6.0)
     if device.type == "cpu":
         torch.set_num_threads(1)  # processor time is the measure there
     prefer_kernels_without_plans()

@@ -122,7 +122,7 @@ SIZES = {
     # SMDM's 170M shape on a GSM8K canvas (Nie et al., arXiv 2410.18514).
     "170m": Size(
         TransformerConfig(layers=18, width=768, heads=12, mlp_width=3072), OrderNetConfig(width=256, mlp_width=512),
-        vocabulary=32_000, prompt=64, canvas=256, train_batch=128, order_batch=32, batches=(1, 16, 256), steps=16,
+        vocabulary=32_000, prompt=64, canvas=256, train_batch=256, order_batch=32, batches=(1, 16, 256), steps=16,
         canvases=(64, 128, 256, 512, 1024), half=True,
     ),
     # configs/word_problems/denoiser.yaml

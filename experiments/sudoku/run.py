@@ -3,12 +3,12 @@
 python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--so_far]
 
 Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
-stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M configuration of
-Kim et al. 2025 for one GPU, ``cpu`` that net as hours of a CPU core allow (``medium``'s batches and pool), and
-``medium`` half of it; the weights of their denoisers so far are stored here in ``weights_6m/``, ``weights_cpu/`` and
-``weights_medium/``, from which a run continues where its checkpoints are not at hand. They are also decoded as the
-paper decodes, with noise on the ranking. ``causal`` and ``causal_solver`` are the autoregressive baseline, moves in
-reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape.
+stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M net of Kim et al.
+2025 for minutes of one GPU, and ``medium`` half of it for hours of a CPU core; the weights of their denoisers so far
+are stored here in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints are not at
+hand. They are also decoded as the paper decodes, with noise on the ranking. ``causal`` and ``causal_solver`` are the
+autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver``
+the same of ``medium``'s shape.
 ``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``.
 ``--so_far`` runs nothing and reports on the problems that every policy has decoded, in the run directory alone.
 """
@@ -78,7 +78,7 @@ class Size:
 
     @property
     def least(self) -> float:
-        """Seconds with which a training may begin; all sizes but ``small`` and ``tiny`` compile their nets first."""
+        """Seconds with which a training may begin; denoisers are compiled first, but for ``small`` and ``tiny``."""
         return COMPILING if self.suffix else LEAST_SECONDS
 
 
@@ -90,7 +90,6 @@ SIZES = {
     ),
     "medium": Size(("denoiser", "medium"), ("order", "order_medium"), suffix="_medium"),
     "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
-    "cpu": Size(("denoiser", "medium", "cpu"), ("order", "order_medium", "order_cpu"), suffix="_cpu"),
     "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False, pool_file=True),
     "causal_solver": Size(
         ("autoregressive", "autoregressive_solver_order"), noisy=False, suffix="_causal_solver", stored=False,

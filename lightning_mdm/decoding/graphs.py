@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
@@ -23,43 +24,66 @@ from lightning_mdm.output import DenoiserOutput
 
 QUERIES = 32
 MOST_ROWS = 32  # with more a GPU has enough to do
+MOST_GRAPHS = 64
 Recorded = tuple[Callable[[], object], DenoiserOutput]
 """Runs the recorded work again; and where its results lie then."""
 
 
-def record(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> Recorded:
-    """Record a pass on the tensors ``inputs``, which are read anew at every replay."""
-    kind = inputs[0].device.type
-    # What autocast keeps of a weight lives as long as its context; a graph would read it when it is gone.
-    cast = torch.autocast(
-        kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False
-    )
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    graph = torch.cuda.CUDAGraph()
-    with cast:
-        with torch.cuda.stream(side):  # first calls choose kernels and allocate, which no graph may hold
-            for _ in range(3):
-                denoiser(*inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            out = denoiser(*inputs)
-    return graph.replay, out
+@dataclass
+class Recorder:
+    """Records passes on one stream, with one memory for what they need in between.
+
+    Args:
+        stream: made at the first pass, as is
+        pool: that memory.
+    """
+
+    stream: Any = None
+    pool: Any = None
+
+    def __call__(self, denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> Recorded:
+        """Record a pass on the tensors ``inputs``, which are read anew at every replay."""
+        device = inputs[0].device
+        # What autocast keeps of a weight lives as long as its context; a graph would read it when it is gone.
+        cast = torch.autocast(
+            device.type, torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type),
+            cache_enabled=False,
+        )  # fmt: skip
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), cast:
+            if self.stream is None:
+                self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):  # first calls choose kernels and allocate, which no graph may hold
+                for _ in range(3):
+                    denoiser(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            # Another thread may be page-locking a batch meanwhile; by default that would end the recording.
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                out = denoiser(*inputs)
+
+        def replay() -> None:
+            with torch.cuda.device(device):
+                graph.replay()
+
+        return replay, out
 
 
 @dataclass
 class Graphed:
-    """A denoiser by graphs, for ``decode``. A graph keeps its own logits and activations on the device.
+    """A denoiser by graphs, for ``decode``. A graph keeps its own results on the device.
 
     Args:
         denoiser: on a GPU; no gradients.
         record: how a pass is recorded.
         most_rows: rows up to which it is; with more the denoiser is called plainly.
+        most_graphs: how many are kept; beyond, the oldest goes.
     """
 
     denoiser: Denoiser
-    record: Callable[[Denoiser, tuple[Tensor, ...]], Recorded] = record
+    record: Callable[[Denoiser, tuple[Tensor, ...]], Recorded] = field(default_factory=Recorder)
     most_rows: int = MOST_ROWS
+    most_graphs: int = MOST_GRAPHS
     graphs: dict[tuple[int, int, int], tuple[tuple[Tensor, ...], Recorded]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -76,8 +100,12 @@ class Graphed:
             F.pad(torch.cat((query_BQ, query_BQ[-1:].expand(more, -1))), (0, queries - Q)),
         )
         if (rows, L, queries) not in self.graphs:
-            inputs = tuple(value.clone() for value in padded)
-            self.graphs[rows, L, queries] = inputs, self.record(self.denoiser, inputs)
+            if len(self.graphs) >= self.most_graphs:
+                del self.graphs[next(iter(self.graphs))]
+            # What inference mode made could not be written to outside of it.
+            with torch.inference_mode(False), torch.no_grad():
+                inputs = tuple(value.clone() for value in padded)
+                self.graphs[rows, L, queries] = inputs, self.record(self.denoiser, inputs)
         inputs, (replay, out) = self.graphs[rows, L, queries]
         for held, value in zip(inputs, padded, strict=True):
             held.copy_(value)
@@ -110,11 +138,11 @@ def graphed(net: nn.Module) -> Graphed:
     """A net by graphs, those of earlier calls among them: they read its weights where they lie, whatever they are now.
 
     Raises:
-        ValueError: a net that is not on a GPU.
+        ValueError: a net without weights on a GPU.
     """
     weights = list(net.parameters())
     if not weights or not all(weight.is_cuda for weight in weights):
-        raise ValueError("cuda_graphs=True: the denoiser is not on a GPU; leave it out")
+        raise ValueError("cuda_graphs=True: the denoiser has no weights on a GPU; leave it out")
     cast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
     where = (cast, *(weight.data_ptr() for weight in weights))
     if net not in _kept or _kept[net].where != where:

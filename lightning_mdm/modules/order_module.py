@@ -107,8 +107,8 @@ class OrderModule(L.LightningModule):
         learning_rate: peak of Adam's learning rate.
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
-        compile: run the denoiser, the selector and the statistics of the logits through ``torch.compile`` while
-            fitting.
+        compile: run the blocks of the denoiser, the selector and the statistics of the logits through
+            ``torch.compile`` while fitting.
         noise_seed: seed of all draws; with it training is a function of the data's order alone.
 
     Raises:

@@ -64,6 +64,13 @@ def test_graphs_give_what_the_denoiser_gives() -> None:
     assert set(recorded) <= {(n, q) for n in (1, 2, 4, 8) for q in (32, 64, LONGEST)}
     assert len({queries for _, queries in recorded}) > 1
 
+    with torch.inference_mode():
+        kept = Graphed(plain, pretended, most_graphs=2)
+        decode(kept, TopProbability(), canvas, SPACE, steps=6)
+    assert len(kept.graphs) == 2
+    again = decode(kept, TopProbability(), canvas, SPACE, steps=6)
+    assert again.tokens_BL.equal(decode(plain, TopProbability(), canvas, SPACE, steps=6).tokens_BL)
+
     few = Graphed(plain, pretended, most_rows=4)
     before = len(recorded)
     inputs = canvas.tokens_BL, canvas.valid_BL, torch.arange(3).expand(5, -1)
@@ -112,7 +119,7 @@ def test_graphs_are_kept_for_as_long_as_a_net_and_its_weights(monkeypatch: pytes
 
 def test_graphs_are_for_gpus() -> None:
     options, canvas = DecodingOptions(cuda_graphs=True), rows()
-    with pytest.raises(ValueError, match="cuda_graphs=True: the denoiser is not on a GPU; leave it out"):
+    with pytest.raises(ValueError, match="cuda_graphs=True: the denoiser has no weights on a GPU; leave it out"):
         options.decode(net(), TopProbability(), canvas, SPACE, 3, 0)
     with pytest.raises(ValueError, match="cuda_graphs=True: the denoiser is no net; leave it out"):
         options.decode(lambda *inputs: net()(*inputs), TopProbability(), canvas, SPACE, 3, 0)
@@ -123,7 +130,8 @@ def test_graphs_are_for_gpus() -> None:
 def test_graphs_of_a_gpu_decode_the_same(precision: torch.dtype) -> None:
     """Under autocast, too, where what it keeps of a weight is gone at the second decode."""
     plain, canvas = net().cuda(), rows()
-    plain = plain if precision == torch.float64 else plain.float()
+    if precision == torch.bfloat16:
+        plain = plain.float().requires_grad_()  # or autocast keeps nothing
     gpu = Rows(*(value.cuda() for value in (canvas.tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B)))
     # Padded alike, so that the very same kernels run.
     eager = Graphed(copy.deepcopy(plain), lambda denoiser, inputs: _again(denoiser, inputs))

@@ -24,7 +24,7 @@ from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.laws import law_denoiser
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.outcomes import read_order_rows, read_rows
 from runs import N_TEST, REPOSITORY, TINY, TINY_WORD_PROBLEMS, Answering, few_problems, program, tiny, trainer
 
@@ -49,6 +49,16 @@ def loader(batches: Sequence[Batch]) -> torch.utils.data.DataLoader[Batch]:
 def module(vocab_size: int = V) -> AutoregressiveModule:
     torch.manual_seed(0)
     return AutoregressiveModule(vocab_size, NET, learning_rate=1e-2, warmup_steps=10)
+
+
+def test_compiling_is_for_fitting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(Block, "compile", lambda self, **options: calls.append(options))
+    compiled = AutoregressiveModule(V, NET, compile=True)
+    compiled.setup("test")
+    assert not calls
+    compiled.setup("fit")
+    assert calls == NET.layers * [{"dynamic": True}]
 
 
 def test_training_learns_the_toy(tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ V = 11
 NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=24)
 
 
+def padded(rows: Batch, by: int) -> Batch:
+    """The same rows, longer."""
+    tokens_BL, prompt_BL, valid_BL = (
+        torch.nn.functional.pad(value, (0, by)) for value in (rows.tokens_BL, rows.prompt_BL, rows.valid_BL)
+    )
+    return Batch(tokens_BL, prompt_BL, valid_BL, rows.index_B)
+
+
 def batch(index: list[int]) -> Batch:
     """Rows that are a function of their index: two given tokens, then the same in reverse and a copy of the first."""
     index_B = torch.tensor(index)
@@ -281,6 +289,16 @@ def test_compiling_is_for_fitting_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(module.state_dict()) == names
     DenoiserModule(V, NET).setup("fit")
     assert len(calls) == NET.layers
+
+
+def test_padding_is_no_part_of_the_objective() -> None:
+    torch.manual_seed(0)
+    module, rows = DenoiserModule(V, NET).double(), batch([5, 17, 90])
+    t_B, noise = fixed_t(rows.index_B, 0.25), RowNoise(0, rows.index_B)
+    alone, longer = (module.objective(which, t_B, noise, 0) for which in (rows, padded(rows, 3)))
+    torch.testing.assert_close(longer.bound_nats_B, alone.bound_nats_B)
+    torch.testing.assert_close(longer.surrogate, alone.surrogate)
+    assert alone.n_masked > 0
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own

@@ -34,7 +34,7 @@ from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig, dra
 from lightning_mdm.nets.posterior_net import MaxNormalised
 from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
-from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
@@ -164,6 +164,8 @@ def test_a_compiled_net_and_compiled_statistics_learn_what_plain_ones_do(
     names: dict[bool, set[str]] = {}
     asked: list[object] = []
     monkeypatch.setattr(decoding_state, "compiled", lambda f: asked.append(f) or compiled_function(f))
+    plain = Block.compile
+    monkeypatch.setattr(Block, "compile", lambda self, **how: asked.append(Block) or plain(self, **how))
     for compiled, losses in surrogates.items():
         module = build(ckpt, denoiser=training, compile=compiled)
         module.setup("fit")
@@ -173,7 +175,7 @@ def test_a_compiled_net_and_compiled_statistics_learn_what_plain_ones_do(
         gradients = [p.grad.norm() for p in module.parameters() if p.requires_grad and p.grad is not None]
         losses += [float(out.surrogate.detach()), float(out.bound_nats_B.sum()), float(torch.stack(gradients).norm())]
         names[compiled] = set(module.state_dict())
-        assert (categorical.certainty in asked) == compiled
+        assert (categorical.certainty in asked) == (Block in asked) == compiled
     assert names[True] == names[False]
     assert surrogates[True] == pytest.approx(surrogates[False], rel=1e-4, abs=1e-6)
 

@@ -116,4 +116,8 @@ def test_one_compilation_serves_all_blocks_and_shapes(
             out, plain = (one(tokens_BL, torch.ones(B, L, dtype=torch.bool), query_BQ) for one in (compiled, net))
         torch.testing.assert_close(out.logits_BQV, plain.logits_BQV)
     assert counter.frame_count == 1, "compiled once"
+    for B, L in ((7, 30), (3, 21)):
+        with torch.no_grad():
+            compiled(torch.randint(0, 9, (B, L)), None)
+    assert counter.frame_count == 2, "once more without a mask"
     torch._dynamo.reset()
