@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
@@ -36,23 +37,31 @@ def rows(n: int = 5) -> Rows:
     return random_rows(n, vocab_size=40, pad=0, longest=LONGEST, seed=1, row_token=True, least=50)
 
 
-def test_graphs_give_what_the_denoiser_gives() -> None:
-    """Their padding and their bookkeeping: what was recorded is read and written in place."""
-    recorded: list[tuple[int, int]] = []
+@dataclass
+class Again:
+    """A recorder whose passes are made anew at every replay, into where the first, on other tokens, left its own."""
 
-    def pretended(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> Recorded:
+    recorded: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self, denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> Recorded:
         out = denoiser(*(torch.zeros_like(value) if value.dtype == torch.int64 else value for value in inputs))
         assert out.hidden_BLD is not None
-        recorded.append((len(inputs[0]), inputs[2].shape[1]))
+        self.recorded.append((len(inputs[0]), inputs[2].shape[1]))
 
         def replay() -> None:
             again = denoiser(*inputs)
             assert again.hidden_BLD is not None
             out.logits_BQV.copy_(again.logits_BQV)
+            assert out.hidden_BLD is not None
             out.hidden_BLD.copy_(again.hidden_BLD)
 
         return replay, out
 
+
+def test_graphs_give_what_the_denoiser_gives() -> None:
+    """Their padding and their bookkeeping: what was recorded is read and written in place."""
+    pretended = Again()
+    recorded = pretended.recorded
     plain, canvas = net(), rows()
     replayed = Graphed(plain, pretended)
     for policy in (TopProbability(), ConfidenceThreshold(0.5)):
@@ -134,24 +143,10 @@ def test_graphs_of_a_gpu_decode_the_same(precision: torch.dtype) -> None:
         plain = plain.float().requires_grad_()  # or autocast keeps nothing
     gpu = Rows(*(value.cuda() for value in (canvas.tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B)))
     # Padded alike, so that the very same kernels run.
-    eager = Graphed(copy.deepcopy(plain), lambda denoiser, inputs: _again(denoiser, inputs))
+    eager = Graphed(copy.deepcopy(plain), Again())
     for _ in range(2):
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16):
             first = decode(eager, TopProbability(), gpu, SPACE, steps=6)
             second = DecodingOptions(cuda_graphs=True).decode(plain, TopProbability(), gpu, SPACE, 6, 0)
         assert first.tokens_BL.equal(second.tokens_BL)
         assert first.order.step_BL.equal(second.order.step_BL)
-
-
-def _again(denoiser: Denoiser, inputs: tuple[Tensor, ...]) -> Recorded:
-    """A pass that is not recorded but made anew."""
-    out = denoiser(*inputs)
-    assert out.hidden_BLD is not None
-
-    def replay() -> None:
-        again = denoiser(*inputs)
-        assert again.hidden_BLD is not None
-        out.logits_BQV.copy_(again.logits_BQV)
-        out.hidden_BLD.copy_(again.hidden_BLD)
-
-    return replay, out
