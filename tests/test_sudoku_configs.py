@@ -21,7 +21,8 @@ from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
 from lightning_mdm.nets.causal import CausalDenoiser
-from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
+from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows
 from runs import REPOSITORY, load_script, program, write_checkpoint

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.nets.denoiser import TransformerDenoiser
-from lightning_mdm.nets.selector import OrderNetConfig
+from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.vocabulary import TokenSpace
 

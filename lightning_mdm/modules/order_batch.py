@@ -19,8 +19,9 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
 from lightning_mdm.nets.denoiser import ReadableDenoiser
+from lightning_mdm.nets.order_net import OrderReading
 from lightning_mdm.nets.posterior_net import PosteriorNet
-from lightning_mdm.nets.selector import OrderReading, Selector
+from lightning_mdm.nets.selector import Selector
 from lightning_mdm.objectives.order_elbo import States
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 

@@ -25,8 +25,9 @@ from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
+from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
-from lightning_mdm.nets.selector import OrderNetConfig, Selector, SelectorConfig
+from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import RowNoise, Stream

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.selector import FIRST_FINISH, OrderNet, OrderNetConfig, OrderReading, RowHead
+from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet, OrderNetConfig, OrderReading, RowHead
 from lightning_mdm.nets.selector_features import LEAST_NATS, WAVES, step_features
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.orders.finishing_law import FinishingBernoulli

@@ -31,8 +31,9 @@ from lightning_mdm.modules import order_module
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig, draw_sets, trajectories
+from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.posterior_net import MaxNormalised
-from lightning_mdm.nets.selector import OrderNetConfig, SelectorConfig
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream

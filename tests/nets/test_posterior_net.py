@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.modules.order_module import PosteriorConfig
+from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNetConfig, OrderReading
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
-from lightning_mdm.nets.selector import FIRST_FINISH, OrderNetConfig, OrderReading
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw

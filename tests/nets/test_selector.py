@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
-from lightning_mdm.nets.selector import FIRST_FINISH, FIRST_SHARE, OrderNet, Selector, SelectorConfig
-from lightning_mdm.nets.selector_features import CONTEXT, LEAST_NATS, row_context
+from lightning_mdm.nets.selector import FIRST_SHARE, Selector, SelectorConfig
+from lightning_mdm.nets.selector_features import LEAST_NATS, row_context
 from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
@@ -214,27 +215,6 @@ def test_the_shares_of_a_row_are_told_apart_by_what_the_start_takes_of_it() -> N
     torch.testing.assert_close(seen[0][:, 5:], context_BC.repeat_interleave(len(SHARES), 0))
 
 
-def test_which_share_to_take_is_told_by_what_it_stakes_and_what_it_leaves() -> None:
-    """By hand: two positions of three at stake, entropies and expected losses of theirs and of the other."""
-    torch.manual_seed(0)
-    selector = Selector(WIDTH, replace(CONFIG, start="quota", start_shares=(1.0, 1.5))).double()
-    seen: list[Tensor] = []
-    assert selector.share is not None
-    selector.share.register_forward_hook(lambda head, given, out: seen.append(given[1]))
-    taken_BJL = torch.tensor([[[True, True, False, False], [True, True, True, True]]])
-    masked_BL = torch.tensor([[True, False, True, True]])  # position 1 is given: whatever is taken there
-    cost_BL2 = torch.tensor([[[0.5, 0.2], [0.0, 0.0], [0.25, 0.1], [1.0, 0.7]]], dtype=torch.float64)
-    context_BC = torch.randn(1, CONTEXT, dtype=torch.float64)
-    mean_BD = torch.randn(1, CONFIG.width, dtype=torch.float64)
-    logit_BJ = selector.share_logits(taken_BJL, cost_BL2, masked_BL, context_BC, mean_BD)
-    nats = torch.tensor([[0.5, 0.2, 1.25, 0.8], [1.75, 1.0, 0.0, 0.0]], dtype=torch.float64)
-    part = torch.tensor([[1.0 / 3.0], [1.0]], dtype=torch.float64)
-    expected_JF = torch.cat(((nats + LEAST_NATS).log(), part, context_BC.expand(2, -1)), dim=-1)
-    torch.testing.assert_close(seen[0], expected_JF)
-    torch.testing.assert_close(logit_BJ[0], selector.share_bias.detach())
-    assert logit_BJ[0, 0] > logit_BJ[0, 1]
-
-
 @pytest.mark.parametrize("start", ["confidence", "quota", "entropy_bound"])
 def test_a_start_with_a_bound_of_its_own(start: str) -> None:
     """The start's logit is bounded by it alone, and what the net says is added in full."""
@@ -377,24 +357,6 @@ def test_a_row_alone_has_the_levels_that_it_has_in_a_batch(config: SelectorConfi
         torch.testing.assert_close(numbers(alone), numbers(whole.rows(torch.tensor([row]))), rtol=0.0, atol=1e-12)
 
 
-def test_under_low_precision_the_nats_left_are_not_lost() -> None:
-    """Where next to nothing is left, their logarithm tells 0.001 from 0.01."""
-    selector = trained(started(CONFIG, "shares"))
-    seen: list[Tensor] = []
-    assert selector.share is not None
-    selector.share.register_forward_hook(lambda head, given, out: seen.append(given[1]))
-    cost_BL2 = torch.full((1, 40, 2), 2.7) * torch.rand(1, 40, 1, generator=torch.Generator().manual_seed(0))
-    cost_BL2[0, 39] = 0.004
-    taken_BJL = torch.arange(40) < torch.tensor([20, 39, 40])[None, :, None]
-    masked_BL = torch.ones(1, 40, dtype=torch.bool)
-    args = (taken_BJL, cost_BL2, masked_BL, torch.zeros(1, CONTEXT), torch.zeros(1, CONFIG.width))
-    selector.float()
-    selector.share_logits(*args)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        selector.share_logits(*args)
-    torch.testing.assert_close(seen[1].float(), seen[0], rtol=0.0, atol=1e-5)
-
-
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("attends", ["masked", "all"])
 def test_it_sees_what_it_attends_to_and_nothing_else(attends: str, start: str) -> None:
@@ -454,22 +416,6 @@ def test_steps_left_and_price_are_read() -> None:
     }
     assert not torch.allclose(logits[3, 0.0], logits[6, 0.0], rtol=0.0, atol=1e-4)
     assert not torch.allclose(logits[3, 0.0], logits[3, 1.0], rtol=0.0, atol=1e-4)
-
-
-@pytest.mark.parametrize("config", [PLACED, replace(CONFIG, step_readouts=True)], ids=["tables", "readouts"])
-def test_every_number_of_steps_has_a_table_of_positions_or_a_readout(config: SelectorConfig) -> None:
-    """From 16 on they share one. Features apart: rows that differ in the number of steps alone."""
-    hidden_BLD, _, valid_BL, masked_BL = canvas()
-    torch.manual_seed(0)
-    net, nothing_BLF = OrderNet(WIDTH, 1, config, 1.0).double(), torch.zeros(4, 9, 1, dtype=torch.float64)
-    value = {
-        left: net(hidden_BLD, nothing_BLF, valid_BL, masked_BL, torch.full((4,), left)).value_BL
-        for left in (2, 3, 15, 16, 17, 100)
-    }
-    for first, second in ((2, 3), (3, 15), (15, 16)):
-        assert not torch.allclose(value[first], value[second], rtol=0.0, atol=1e-4)
-    assert value[16].equal(value[17])
-    assert value[16].equal(value[100])
 
 
 def test_a_readout_is_that_of_its_rows_own_number_of_steps() -> None:
