@@ -114,7 +114,7 @@ def test_display_name_refuses(options: str) -> None:
 def test_loop_options_are_those_of_the_loop() -> None:
     told = {"denoiser", "precision", "selector", "token_frequency"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
-    described = set(DecodingOptions(guidance=0.5).describe(IID())) - set(IID().options)
+    described = set(DecodingOptions(guidance=0.5, search=True).describe(IID())) - set(IID().options)
     assert {field.name for field in fields(DecodingOptions)} - described == {
         "compile_statistics",
         "cuda_graphs",
@@ -129,6 +129,9 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     ]
     assert list(distinct_names(cells).values()) == ["iid [end_of_sequence=close]", "iid [end_of_sequence=as_tokens]"]
     assert distinct_names(cells[:1]) == {cells[0]: "iid"}
+    searched = ("iid", '{"end_of_sequence":"close","search":true,"token_temperature":0}')
+    assert list(distinct_names([cells[0], searched]).values()) == ["iid", "iid [search=true]"]
+    assert distinct_names([searched]) == {searched: "iid"}
     learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
     assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
     assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]

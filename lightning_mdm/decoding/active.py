@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_mdm.decoding.state import Canvas, DecodingState, Prediction
+from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Prediction
 from lightning_mdm.noise import RowNoise
 
 
@@ -25,6 +25,7 @@ class Active:
         canvas_AL: bool, what was to be filled at first.
         valid_AL: bool, the positions that are not padding.
         step_AL: int64, the step at which each position was filled; 0 where it was not.
+        spent_A: int64, the steps of the budget that earlier runs have spent.
         noise: random numbers of these rows.
         left: how many positions each row has masked, on the host.
         earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
@@ -36,18 +37,20 @@ class Active:
     canvas_AL: Tensor
     valid_AL: Tensor
     step_AL: Tensor
+    spent_A: Tensor
     noise: RowNoise
     left: list[int]
     earlier: tuple[Prediction, ...] = ()
 
     @classmethod
-    def all_of(cls, canvas: Canvas, mask_id: int, noise: RowNoise) -> Active:
+    def all_of(cls, canvas: Canvas, begun: Begun, mask_id: int, noise: RowNoise) -> Active:
         """All rows, before the first step."""
-        masked_BL = canvas.valid_BL & ~canvas.prompt_BL
+        canvas_BL = canvas.valid_BL & ~canvas.prompt_BL
+        masked_BL = canvas_BL & ~begun.filled_BL
         tokens_BL = canvas.tokens_BL.masked_fill(masked_BL, mask_id)
         rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
         return cls(
-            rows_B, tokens_BL, masked_BL, masked_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), noise,
+            rows_B, tokens_BL, masked_BL, canvas_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), begun.spent_B, noise,
             left=masked_BL.sum(-1).tolist(),
         )  # fmt: skip
 
@@ -60,13 +63,15 @@ class Active:
         """Those of the rows that have something masked."""
         left = [n for n in self.left if n]
         kept_A = torch.nonzero_static(self.masked_AL.any(-1), size=len(left))[:, 0]
-        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL = (
+        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, spent_A = (
             value[kept_A]
-            for value in (self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL)
-        )
+            for value in (
+                self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL, self.spent_A,
+            )
+        )  # fmt: skip
         earlier = tuple(prediction.rows(kept_A) for prediction in self.earlier)
         return Active(
-            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, self.noise.rows(kept_A), left, earlier
+            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, spent_A, self.noise.rows(kept_A), left, earlier
         )
 
     def put_back(self, tokens_BL: Tensor, step_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +88,7 @@ class Active:
             step=step,
             is_last=step == budget,
             budget_B=torch.full_like(self.rows_A, budget),
-            steps_left_B=torch.full_like(self.rows_A, budget - step + 1),
+            steps_left_B=budget - step + 1 - self.spent_A,
             noise=self.noise,
             earlier=self.earlier,
         )
@@ -107,12 +112,21 @@ class Active:
             eos_id: of the token after which everything masked is closed with it, at no cost; ``None`` closes nothing.
             earlier: the predictions to remember.
         """
-        masked_AL = self.masked_AL & ~chosen_AL
         left = [before - now for before, now in zip(self.left, taken, strict=True)]
-        if eos_id is not None:
-            ended_AL = ((tokens_AL == eos_id) & self.canvas_AL & ~masked_AL).cumsum(-1) > 0
-            tokens_AL = tokens_AL.masked_fill(masked_AL & ended_AL, eos_id)
-            masked_AL = masked_AL & ~ended_AL
-            left = masked_AL.sum(-1).tolist()  # how many were closed is in the tokens: a second look
-        step_AL = self.step_AL.masked_fill(self.masked_AL & ~masked_AL, step)
-        return replace(self, tokens_AL=tokens_AL, masked_AL=masked_AL, step_AL=step_AL, left=left, earlier=earlier)
+        step_AL = self.step_AL.masked_fill(chosen_AL, step)
+        filled = replace(
+            self, tokens_AL=tokens_AL, masked_AL=self.masked_AL & ~chosen_AL, step_AL=step_AL, left=left,
+            earlier=earlier,
+        )  # fmt: skip
+        return filled if eos_id is None else filled.closed(step, eos_id)
+
+    def closed(self, step: int, eos_id: int) -> Active:
+        """The rows with everything masked behind an end-of-sequence closed with it at a step."""
+        ended_AL = ((self.tokens_AL == eos_id) & self.canvas_AL & ~self.masked_AL).cumsum(-1) > 0
+        closed_AL = self.masked_AL & ended_AL
+        masked_AL = self.masked_AL & ~ended_AL
+        return replace(
+            self, tokens_AL=self.tokens_AL.masked_fill(closed_AL, eos_id), masked_AL=masked_AL,
+            step_AL=self.step_AL.masked_fill(closed_AL, step),
+            left=masked_AL.sum(-1).tolist(),  # how many were closed is in the tokens: another look
+        )  # fmt: skip

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lightning_mdm.decoding.active import Active
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Canvas, DecodingState, Denoiser, Prediction, Rows
+from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.noise import RowNoise, Stream
@@ -53,6 +53,7 @@ def decode(
     *,
     steps: int,
     token_sampler: TokenSampler | None = None,
+    begun: Begun | None = None,
     end_of_sequence: EndOfSequence = "as_tokens",
     seed: int = 0,
     observers: Sequence[Observer] = (),
@@ -69,6 +70,7 @@ def decode(
         space: mask token, end-of-sequence, and what may never be sampled.
         steps: the budget T >= 1.
         token_sampler: draws tokens; argmax if not given.
+        begun: goes on with rows that earlier runs have begun; what is counted and recorded is this run's alone.
         end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything still
             masked after a committed end-of-sequence with end-of-sequence, at no cost.
         seed: seed of all noise; together with its problem index it determines a row's result.
@@ -98,15 +100,21 @@ def decode(
             end_of_sequence=end_of_sequence, observers=observers, guidance=guidance,
             compile_statistics=compile_statistics,
         )  # fmt: skip
-        traces = [alone(canvas=Rows.alone(canvas, row)) for row in range(len(canvas.index_B))]
+        traces = [
+            alone(canvas=Rows.alone(canvas, row), begun=begun and begun.alone(canvas, row))
+            for row in range(len(canvas.index_B))
+        ]
         return Trace.stacked(traces, canvas.tokens_BL)
 
-    active = Active.all_of(canvas, space.mask_id, RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD)))
+    noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
+    closing_id = space.eos_id if end_of_sequence == "close" else None
+    active = Active.all_of(canvas, begun or Begun.nothing(canvas), space.mask_id, noise)
+    if begun is not None and closing_id is not None:
+        active = active.closed(0, closing_id)  # behind what was filled between the runs
     tokens_BL, step_BL = active.tokens_AL, active.step_AL
     nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
-    closing_id = space.eos_id if end_of_sequence == "close" else None
     forward_passes, evaluations = 0, 2 if guidance else 1
     for step in range(1, budget + 1):
         if 0 in active.left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from lightning_mdm.decoding.graphs import graphed
 from lightning_mdm.decoding.loop import EndOfSequence, decode
 from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.search import search
 from lightning_mdm.decoding.state import Canvas, Denoiser
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.decoding.trace import Trace
@@ -25,6 +27,8 @@ class DecodingOptions:
             masked after a committed end-of-sequence at no cost.
         token_temperature: 0 takes the likeliest token, above 0 tokens are drawn.
         guidance: weight of classifier-free guidance, at the cost of a second evaluation per step; 0 is none.
+        search: spend what is left of the budget on a likelier sequence (``decoding/search.py``); policies that finish
+            early have something left. Only with the likeliest tokens.
         isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
         compile_statistics: compute statistics of the logits, and what a selector makes of them, through
             ``torch.compile``; for large vocabularies on a GPU.
@@ -35,6 +39,7 @@ class DecodingOptions:
     end_of_sequence: EndOfSequence = "as_tokens"
     token_temperature: float = 0.0
     guidance: float = 0.0
+    search: bool = False
     isolate_rows: bool = False
     compile_statistics: bool = False
     cuda_graphs: bool = False
@@ -44,6 +49,11 @@ class DecodingOptions:
             raise ValueError(f"token_temperature={self.token_temperature}: a temperature is 0 (argmax) or above")
         if not self.guidance >= 0.0:
             raise ValueError(f"guidance={self.guidance}: give 0 (none) or more")
+        if self.search and self.token_temperature:
+            raise ValueError(
+                f"search=True, token_temperature={self.token_temperature}: what is searched for is the likeliest; give "
+                "a temperature of 0"
+            )
 
     def decode(
         self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
@@ -57,24 +67,19 @@ class DecodingOptions:
             if not isinstance(denoiser, nn.Module):
                 raise ValueError("cuda_graphs=True: the denoiser is no net; leave it out")
             denoiser = graphed(denoiser)
-        return decode(
-            denoiser,
-            policy,
-            canvas,
-            space,
-            steps=steps,
-            token_sampler=token_sampler(self.token_temperature),
-            end_of_sequence=self.end_of_sequence,
-            seed=seed,
-            guidance=self.guidance,
-            isolate_rows=self.isolate_rows,
-            compile_statistics=self.compile_statistics,
-        )
+        run = partial(
+            decode, denoiser, policy, space=space, steps=steps, end_of_sequence=self.end_of_sequence, seed=seed,
+            guidance=self.guidance, isolate_rows=self.isolate_rows, compile_statistics=self.compile_statistics,
+        )  # fmt: skip
+        if self.search:
+            return search(run, canvas, steps, self.isolate_rows)
+        return run(canvas=canvas, token_sampler=token_sampler(self.token_temperature))
 
     def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:
         """Every option of a run that says what is computed, the policy's own among them, ready for JSON."""
         own = asdict(self)
         del own["compile_statistics"], own["cuda_graphs"]  # how fast, not what
-        if not self.guidance:
-            del own["guidance"]  # said where there is any
+        for name in ("guidance", "search"):  # said where there is any
+            if not own[name]:
+                del own[name]
         return {**policy.options, **own}

@@ -11,12 +11,14 @@ from typing import Any
 
 LOOP_OPTIONS = frozenset(
     {
-        "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "selector",
+        "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "search", "selector",
         "stages", "token_frequency", "token_temperature",
     }
 )  # fmt: skip
 """Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share
 a panel; every other option is a parameter of the policy."""
+SAID_WHERE_USED = frozenset({"guidance", "search"})
+"""Those that options leave out where there is none."""
 
 
 def display_name(policy: str, options: str) -> str:
@@ -45,7 +47,10 @@ def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], st
     cells = list(dict.fromkeys(cells))
     loop = {cell: {key: value for key, value in _parse(cell[1]).items() if key in LOOP_OPTIONS} for cell in cells}
     # A policy without an option, as the heuristics have no selector, says nothing about those with it.
-    values = {key: {json.dumps(options[key]) for options in loop.values() if key in options} for key in LOOP_OPTIONS}
+    values = {
+        key: {json.dumps(options.get(key)) for options in loop.values() if key in options or key in SAID_WHERE_USED}
+        for key in LOOP_OPTIONS
+    }
     varying = [key for key in sorted(LOOP_OPTIONS) if len(values[key]) > 1]
     names = {}
     for cell in cells:

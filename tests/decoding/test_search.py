@@ -1,0 +1,275 @@
+"""Looking back: the mode of the law along an order, what it costs, and that nothing else changes."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding.reference import instances, label
+from lightning_mdm.decoding.likelihood import true_token_nats
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import (
+    IID,
+    Blocks,
+    ConfidenceThreshold,
+    Entropy,
+    EntropyBounded,
+    LeftToRight,
+    TopMargin,
+    TopProbability,
+)
+from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.search import OTHERS, search
+from lightning_mdm.decoding.state import Begun, Denoiser, Rows
+from lightning_mdm.decoding.trace import Trace
+from lightning_mdm.output import DenoiserOutput
+from lightning_mdm.vocabulary import TokenSpace
+from toys import Fixed, Mixing, Recording, Tabular, random_rows, repeated, rows, subset
+
+LENGTH, VOCABULARY = 4, 3
+SPACE = TokenSpace(VOCABULARY, eos_id=None, pad_id=0)
+ENDED = TokenSpace(VOCABULARY, eos_id=1, pad_id=0)
+TWELVE = TokenSpace(12, eos_id=None, pad_id=0, forbidden=(1,))
+MIXED = TokenSpace(6, eos_id=None, pad_id=0, forbidden=(1,))
+ENOUGH = 2000
+"""Steps for every branch of these trees."""
+SEARCHING = DecodingOptions(search=True)
+FINISHING_EARLY: list[UnmaskingPolicy] = [
+    ConfidenceThreshold(0.3), ConfidenceThreshold(0.5), EntropyBounded(0.9), Blocks(ConfidenceThreshold(0.4), 3),
+]  # fmt: skip
+
+
+class Unsure(Mixing):
+    """``Mixing``, but flatter."""
+
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        logits_BQV, hidden_BLD = super().__call__(tokens_BL, valid_BL, query_BQ)
+        return DenoiserOutput(0.2 * logits_BQV, hidden_BLD)
+
+
+def blank() -> Rows:
+    return repeated([None] * LENGTH, 1, pad=0)
+
+
+def every_sequence() -> Rows:
+    tokens_BL = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
+    nothing_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
+    return Rows(tokens_BL, nothing_BL, ~nothing_BL, torch.zeros(len(tokens_BL), dtype=torch.int64))
+
+
+def nats_along(denoiser: Denoiser, space: TokenSpace, canvas: Rows, trace: Trace) -> Tensor:
+    """What the tokens of a trace cost along its order, by evaluating its states one after the other, ``[B]``."""
+    nats_B = torch.zeros(len(trace.tokens_BL), dtype=torch.float64)
+    every_BL = torch.arange(trace.tokens_BL.shape[1]).expand(trace.tokens_BL.shape)
+    for step, set_BL in enumerate(trace.order.sets(), start=1):
+        state_BL = trace.tokens_BL.masked_fill(trace.order.masked_before(step), space.mask_id)
+        logits_BLV = denoiser(state_BL, canvas.valid_BL, every_BL).logits_BQV
+        logits_BLV[..., list(space.forbidden)] = -torch.inf
+        log_BL = logits_BLV.log_softmax(-1).gather(-1, trace.tokens_BL[:, :, None])[:, :, 0]
+        nats_B -= log_BL.masked_fill(~set_BL, 0.0).sum(-1)
+    return nats_B
+
+
+@pytest.mark.parametrize("policy", [LeftToRight(), TopProbability(), TopMargin(), Entropy(), ConfidenceThreshold(1.0)])
+def test_with_steps_enough_it_finds_the_mode_of_the_law_along_the_order(policy: UnmaskingPolicy) -> None:
+    """One position per step: every sequence's likelihood along the order is known."""
+    better = 0
+    for seed in range(40):
+        denoiser = Tabular(LENGTH, VOCABULARY, scale=0.5, seed=seed)
+        nats_B, _ = true_token_nats(denoiser, policy, every_sequence(), SPACE, steps=ENOUGH)
+        trace = SEARCHING.decode(denoiser, policy, blank(), SPACE, ENOUGH, 0)
+        assert trace.tokens_BL.tolist() == every_sequence().tokens_BL[nats_B.argmin()][None].tolist()
+        torch.testing.assert_close(nats_along(denoiser, SPACE, blank(), trace), nats_B.min()[None])
+        greedy = decode(denoiser, policy, blank(), SPACE, steps=ENOUGH)
+        better += not trace.tokens_BL.equal(greedy.tokens_BL)
+        assert trace.nfe_B[0] >= greedy.nfe_B[0]
+    assert better >= 4, "or there is nothing to find"
+
+
+def test_an_end_of_sequence_is_searched_for_as_the_law_has_it() -> None:
+    """From left to right, everything behind the first end-of-sequence being closed at no cost."""
+    endings = 0
+    for seed in range(25):
+        denoiser = Tabular(LENGTH, VOCABULARY, seed=seed)
+        options = DecodingOptions(search=True, end_of_sequence="close")
+        trace = options.decode(denoiser, LeftToRight(), blank(), ENDED, ENOUGH, 0)
+
+        def nats(tokens: tuple[int, ...], denoiser: Tabular = denoiser) -> float:
+            total, state = 0.0, [ENDED.mask_id] * LENGTH
+            for position, token in enumerate(tokens):
+                row = denoiser.table[int(denoiser.state(torch.tensor([state])))].detach().log_softmax(-1)
+                total -= float(row[position, token])
+                state[position] = token
+                if token == ENDED.eos_id:
+                    break
+            return total
+
+        whole = [
+            x for x in itertools.product(range(VOCABULARY), repeat=LENGTH)
+            if ENDED.eos_id not in x or set(x[x.index(1) :]) == {1}
+        ]  # fmt: skip
+        best = min(whole, key=nats)
+        assert trace.tokens_BL[0].tolist() == list(best)
+        ended = 1 in best
+        steps = best.index(1) + 1 if ended else LENGTH
+        assert trace.order.step_BL[0].tolist() == [min(i + 1, steps) for i in range(LENGTH)]
+        greedy = decode(denoiser, LeftToRight(), blank(), ENDED, steps=ENOUGH, end_of_sequence="close")
+        endings += ended and greedy.tokens_BL[0].tolist() != list(best)
+    assert endings >= 3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 40])
+@pytest.mark.parametrize("policy", instances(), ids=label)
+def test_of_every_policy_it_finds_what_is_as_likely_or_likelier_within_the_budget(
+    policy: UnmaskingPolicy, steps: int
+) -> None:
+    """Counted by the denoiser; and the order is one along which the sequence costs what was found."""
+    canvas = random_rows(12, vocab_size=12, pad=0, longest=7, seed=steps, row_token=True)
+    denoiser = Unsure(12, seed=3)
+    counted = Recording(denoiser, TWELVE.mask_id)
+    greedy = decode(denoiser, policy, canvas, TWELVE, steps=steps)
+    trace = SEARCHING.decode(counted, policy, canvas, TWELVE, steps, 0)
+    assert bool((trace.nfe_B >= greedy.nfe_B).all())
+    assert bool((trace.nfe_B <= steps).all())
+    assert bool((trace.order.n_steps_B <= trace.nfe_B).all())
+    assert trace.forward_passes == len(counted.calls)
+    assert [counted.evaluations(row) for row in range(12)] == trace.nfe_B.tolist()
+    found_B, first_B = (nats_along(denoiser, TWELVE, canvas, t) for t in (trace, greedy))
+    assert bool((found_B <= first_B + 1e-12).all())
+    changed_B = (trace.tokens_BL != greedy.tokens_BL).any(-1)
+    assert bool((found_B < first_B)[changed_B].all())
+    assert trace.tokens_BL[canvas.prompt_BL].equal(canvas.tokens_BL[canvas.prompt_BL])
+    assert not bool((trace.tokens_BL == TWELVE.mask_id).any())
+    assert not bool((trace.tokens_BL[canvas.valid_BL & ~canvas.prompt_BL] == 1).any()), "may never be sampled"
+    spent_B = greedy.nfe_B == steps
+    assert trace.tokens_BL[spent_B].equal(greedy.tokens_BL[spent_B])
+    assert trace.order.step_BL[spent_B].equal(greedy.order.step_BL[spent_B])
+
+
+@pytest.mark.parametrize("policy", FINISHING_EARLY, ids=str)
+def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy) -> None:
+    """Of policies whose first attempt does not depend on the budget, unless it runs out."""
+    canvas = random_rows(40, vocab_size=6, pad=0, longest=6, seed=2)
+    denoiser, gained = Unsure(6, seed=5), 0
+    nats = [
+        nats_along(denoiser, MIXED, canvas, SEARCHING.decode(denoiser, policy, canvas, MIXED, steps, 0))
+        for steps in (12, 24, 48, 400)
+    ]
+    for fewer_B, more_B in itertools.pairwise(nats):
+        if not isinstance(policy, Blocks):  # blocks divide the budget
+            assert bool((more_B <= fewer_B + 1e-12).all())
+        gained += int((more_B < fewer_B - 1e-9).sum())
+    assert gained > 0
+
+
+def test_it_stops_where_no_branch_can_be_likelier() -> None:
+    """By hand: a branch is at most as likely as its other token and what stands before it."""
+    law = Fixed(torch.tensor([[0.89, 0.1, 0.01], [0.8, 0.15, 0.05], [0.5, 0.3, 0.2]], dtype=torch.float64).log())
+    sure = rows([[None, None, 0]], pad=0)
+    trace = SEARCHING.decode(law, ConfidenceThreshold(0.7), sure, SPACE, 50, 0)
+    assert trace.nfe_B.tolist() == [1], "0.712 in one step; 0.1 and 0.15 at most otherwise"
+    # All at once 0.356; 0.3 at most with another token at the last position.
+    trace = SEARCHING.decode(law, ConfidenceThreshold(0.4), rows([[None] * 3], pad=0), SPACE, 50, 0)
+    assert trace.tokens_BL.tolist() == [[0, 0, 0]]
+    assert trace.nfe_B.tolist() == [1]
+    # One after the other it is 0.356 again.
+    trace = SEARCHING.decode(law, ConfidenceThreshold(0.85), rows([[None] * 3], pad=0), SPACE, 50, 0)
+    assert trace.tokens_BL.tolist() == [[0, 0, 0]]
+    assert trace.nfe_B.tolist() == [3], "0.89; 0.8; 0.5: others cost 0.1, 0.89 x 0.15 and 0.712 x 0.3"
+
+
+def test_a_contradiction_is_found_and_undone() -> None:
+    """Position 0 looks like token 0, which leaves nothing sensible for position 1; token 1 leaves a sure thing."""
+    denoiser = Tabular(2, 3)
+    with torch.no_grad():
+        denoiser.table.zero_()
+
+        def says(tokens: list[int], position: int, p: list[float]) -> None:
+            denoiser.table[int(denoiser.state(torch.tensor([tokens]))), position] = torch.tensor(p).double().log()
+
+        says([3, 3], 0, [0.6, 0.39, 0.01])
+        says([3, 3], 1, [0.34, 0.33, 0.33])
+        says([0, 3], 1, [0.34, 0.33, 0.33])
+        says([1, 3], 1, [0.01, 0.01, 0.98])
+    canvas = repeated([None, None], 1, pad=0)
+    assert decode(denoiser, TopMargin(), canvas, SPACE, steps=9).tokens_BL.tolist() == [[0, 0]]
+    trace = SEARCHING.decode(denoiser, TopMargin(), canvas, SPACE, 9, 0)
+    assert trace.tokens_BL.tolist() == [[1, 2]]
+    assert trace.order.step_BL.tolist() == [[1, 2]]
+    assert trace.nfe_B.tolist() == [3], "two steps, and one from the branch"
+    assert SEARCHING.decode(denoiser, TopMargin(), canvas, SPACE, 2, 0).tokens_BL.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("isolate_rows", [False, True])
+@pytest.mark.parametrize("policy", [*FINISHING_EARLY, IID(), TopMargin()], ids=str)
+def test_a_row_alone_gives_what_it_gives_in_a_batch(policy: UnmaskingPolicy, isolate_rows: bool) -> None:
+    canvas = random_rows(9, vocab_size=6, pad=0, longest=7, seed=4)
+    options = DecodingOptions(search=True, isolate_rows=isolate_rows)
+    whole = options.decode(Unsure(6), policy, canvas, MIXED, 30, 5)
+    assert bool((whole.nfe_B > decode(Unsure(6), policy, canvas, MIXED, steps=30, seed=5).nfe_B).any())
+    for batch, padding in (([4, 0, 8], 3), ([1, 2, 3, 5, 6, 7], 0), ([8], 2)):
+        part = SEARCHING.decode(Unsure(6), policy, subset(canvas, batch, pad=0, padding=padding), MIXED, 30, 5)
+        for row, of in enumerate(batch):
+            length = int(canvas.valid_BL[of].sum())
+            assert part.tokens_BL[row, :length].equal(whole.tokens_BL[of, :length])
+            assert part.order.step_BL[row, :length].equal(whole.order.step_BL[of, :length])
+            assert part.nfe_B[row] == whole.nfe_B[of]
+
+
+def test_with_guidance_every_step_counts_twice() -> None:
+    canvas = random_rows(9, vocab_size=6, pad=0, longest=7, seed=4)
+    options = DecodingOptions(search=True, guidance=0.7)
+    trace = options.decode(Unsure(6), ConfidenceThreshold(0.4), canvas, MIXED, 12, 0)
+    greedy = DecodingOptions(guidance=0.7).decode(Unsure(6), ConfidenceThreshold(0.4), canvas, MIXED, 12, 0)
+    assert bool((trace.nfe_B % 2 == 0).all())
+    assert bool((trace.nfe_B <= 24).all())
+    assert bool((trace.nfe_B > greedy.nfe_B).any())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [TopProbability(), Entropy(), ConfidenceThreshold(0.4), EntropyBounded(0.8), LeftToRight(), Blocks(TopMargin(), 2)],
+    ids=str,
+)
+def test_a_run_that_is_begun_goes_on_as_if_it_had_not_stopped(policy: UnmaskingPolicy) -> None:
+    canvas = random_rows(12, vocab_size=6, pad=0, longest=8, seed=6)
+    for steps in (3, 5, 8):
+        whole = decode(Unsure(6), policy, canvas, MIXED, steps=steps)
+        for at in range(1, steps):
+            filled_BL = (whole.order.step_BL > 0) & (whole.order.step_BL <= at)
+            begun_tokens_BL = torch.where(filled_BL | canvas.prompt_BL, whole.tokens_BL, canvas.tokens_BL)
+            part = Rows(begun_tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B)
+            begun = Begun(filled_BL, torch.full_like(canvas.index_B, at))
+            rest = decode(Unsure(6), policy, part, MIXED, steps=steps, begun=begun)
+            assert rest.tokens_BL.equal(whole.tokens_BL)
+            assert rest.order.step_BL.equal((whole.order.step_BL - at).clamp(min=0))
+            assert rest.nfe_B.equal((whole.nfe_B - at).clamp(min=0))
+
+
+def test_an_empty_canvas_and_rows_with_nothing_to_fill() -> None:
+    none = Rows(torch.zeros(0, 3, dtype=torch.int64), *[torch.zeros(0, 3, dtype=torch.bool)] * 2, torch.zeros(0).long())
+    assert SEARCHING.decode(Unsure(6), TopMargin(), none, MIXED, 5, 0).tokens_BL.shape == (0, 3)
+    given = rows([[2, 3], [4, None]], pad=0)
+    trace = SEARCHING.decode(Unsure(6), ConfidenceThreshold(0.1), given, MIXED, 5, 0)
+    assert trace.nfe_B.tolist() == [0, 1]
+    assert trace.order.step_BL.tolist() == [[0, 0], [0, 1]]
+
+
+def test_the_tokens_of_a_large_vocabulary_are_tried_as_far_as_that_goes() -> None:
+    space = TokenSpace(40, eos_id=None, pad_id=0)
+    run = partial(decode, Unsure(40), TopMargin(), space=space, steps=60)
+    trace = search(run, repeated([None] * 4, 3, pad=0), 60)
+    assert bool((trace.nfe_B == 60).all())
+    assert OTHERS == 8
+
+
+def test_what_is_drawn_is_not_searched_for() -> None:
+    with pytest.raises(ValueError, match=r"search=True, token_temperature=0.7: .*give a temperature of 0"):
+        DecodingOptions(search=True, token_temperature=0.7)
+    assert "search" not in DecodingOptions().describe(TopMargin()), "rows without it are what they were"
+    assert SEARCHING.describe(TopMargin())["search"] is True
