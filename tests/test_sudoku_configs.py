@@ -19,7 +19,8 @@ from lightning_mdm.callbacks.frontier import weights_hash
 from lightning_mdm.cli import main
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
-from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.selector import SelectorConfig

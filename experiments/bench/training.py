@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mdm.modules.denoiser import DenoiserModule, masked_diffusion, training_t
-from lightning_mdm.modules.order_module import OrderModule, PosteriorConfig
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import compile_blocks

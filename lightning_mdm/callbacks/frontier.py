@@ -127,7 +127,7 @@ class Frontier(EvaluationCallback):
         self.active = []
         if runs:
             self.facts = SplitFacts(problems_of(trainer), split)
-            self.active = runs_of(runs, all_policies, module, self.facts)
+            self.active = runs_of(runs, all_policies, module, self.facts, self.decoding.search)
         self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
         self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
         if trainer.sanity_checking or not self.active:
@@ -150,7 +150,7 @@ class Frontier(EvaluationCallback):
                 data=fingerprint,
                 policy=run.policy.name,
                 options=self.options(trainer, module, run),
-                adaptive=run.policy.adaptive,
+                adaptive=self.decoding.adaptive(run.policy),
                 steps=run.steps,
                 seed=run.seed,
             )
@@ -322,13 +322,15 @@ def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
     return selector_for(steps)
 
 
-def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, facts: SplitFacts) -> list[Run]:
+def runs_of(
+    runs: Sequence[Run], all_policies: bool, module: L.LightningModule, facts: SplitFacts, searching: bool = False
+) -> list[Run]:
     """The runs to make: the one answer to which policies a module can run on the problems of a split.
 
     Of all policies those are run that are learned only where the module has a selector, and then at every price it was
     trained with, those that follow an order only where the task knows one, and a sequential one only with a causal net,
     which in turn runs nothing else. A sequential policy takes one step per token: it is run once, with the smallest
-    budget that is enough for every problem.
+    budget that is enough for every problem, unless what is left of larger ones is used for ``searching``.
 
     Raises:
         ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
@@ -360,7 +362,8 @@ def runs_of(runs: Sequence[Run], all_policies: bool, module: L.LightningModule, 
             f"policy {type(sequential[0].policy).__name__} takes one step per token, and the longest response of the "
             f"{facts.split} problems has {facts.longest_response}: give a budget of at least that"
         )
-    return [run for run in runs if not run.policy.sequential or run.steps == min(enough)]
+    wanted = enough if searching else [min(enough)]
+    return [run for run in runs if not run.policy.sequential or run.steps in wanted]
 
 
 def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:

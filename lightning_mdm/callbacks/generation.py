@@ -88,7 +88,7 @@ def joined(before: Generated, part: Generated) -> Generated:
     return Generated(
         f"{before.text} {part.text}",
         before.tokens + part.tokens,
-        before.steps + [before.nfe + step for step in part.steps],
+        before.steps + [max(before.steps, default=0) + step for step in part.steps],
         before.nfe + part.nfe,
         before.length + part.length,
     )

@@ -142,7 +142,7 @@ class Subproblems(EvaluationCallback):
         seeds = [0] if fitting else self.seeds
         if data.one_answer:
             runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
-            self.runs = runs_of(runs, all_policies, module, self.facts)
+            self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search)
             if len({run.name for run in self.runs}) < len(self.runs):
                 raise ValueError("subproblems.policies: a policy occurs twice with the same options, budget and seed")
         self.metric = SubproblemMetric([run.name for run in self.runs], len(self.kinds), longest).to(module.device)
@@ -236,7 +236,8 @@ class Subproblems(EvaluationCallback):
         for run in self.runs:
             if run.name in committed:
                 options = canonical_json(decoding_options(trainer, module, run, self.decoding, self.facts))
-                commits += commit_rows(where, device, self.kinds, options, run, committed[run.name])
+                adaptive = self.decoding.adaptive(run.policy)
+                commits += commit_rows(where, device, self.kinds, options, adaptive, run, committed[run.name])
         if trainer.state.fn != TrainerFn.FITTING:
             self.publish(Path(trainer.default_root_dir), losses, commits)
         log_subproblems(trainer.loggers, losses, commits, trainer.global_step)
@@ -314,7 +315,13 @@ def subproblem_rows(
 
 
 def commit_rows(
-    where: tuple[str, str, str], device: str, kinds: Sequence[SubproblemKind], options: str, run: Run, sums: Committed
+    where: tuple[str, str, str],
+    device: str,
+    kinds: Sequence[SubproblemKind],
+    options: str,
+    adaptive: bool,
+    run: Run,
+    sums: Committed,
 ) -> list[CommitRow]:
     """A row of one run per kind and bin that holds tokens; ``where`` is task, split and checkpoint."""
     rows = []
@@ -326,7 +333,7 @@ def commit_rows(
                 continue
             row = CommitRow(
                 *where, run.policy.name, options, run.steps, run.seed, sums.problems, sums.failed, kind.name,
-                kind.ready, first, last, int(n), int(wrong), mistakes, run.policy.adaptive, device, commit_hash(),
+                kind.ready, first, last, int(n), int(wrong), mistakes, adaptive, device, commit_hash(),
             )  # fmt: skip
             rows.append(row)
     return rows

@@ -25,7 +25,7 @@ class Active:
         canvas_AL: bool, what was to be filled at first.
         valid_AL: bool, the positions that are not padding.
         step_AL: int64, the step at which each position was filled; 0 where it was not.
-        spent_A: int64, the steps of the budget that earlier runs have spent.
+        budget_A: int64, the steps that each row may take.
         noise: random numbers of these rows.
         left: how many positions each row has masked, on the host.
         earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
@@ -37,7 +37,7 @@ class Active:
     canvas_AL: Tensor
     valid_AL: Tensor
     step_AL: Tensor
-    spent_A: Tensor
+    budget_A: Tensor
     noise: RowNoise
     left: list[int]
     earlier: tuple[Prediction, ...] = ()
@@ -50,8 +50,8 @@ class Active:
         tokens_BL = canvas.tokens_BL.masked_fill(masked_BL, mask_id)
         rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
         return cls(
-            rows_B, tokens_BL, masked_BL, canvas_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), begun.spent_B, noise,
-            left=masked_BL.sum(-1).tolist(),
+            rows_B, tokens_BL, masked_BL, canvas_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), begun.budget_B,
+            noise, left=masked_BL.sum(-1).tolist(),
         )  # fmt: skip
 
     @property
@@ -63,32 +63,32 @@ class Active:
         """Those of the rows that have something masked."""
         left = [n for n in self.left if n]
         kept_A = torch.nonzero_static(self.masked_AL.any(-1), size=len(left))[:, 0]
-        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, spent_A = (
+        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A = (
             value[kept_A]
             for value in (
-                self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL, self.spent_A,
+                self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL, self.budget_A,
             )
         )  # fmt: skip
         earlier = tuple(prediction.rows(kept_A) for prediction in self.earlier)
         return Active(
-            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, spent_A, self.noise.rows(kept_A), left, earlier
+            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A, self.noise.rows(kept_A), left, earlier
         )
 
     def put_back(self, tokens_BL: Tensor, step_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The batch's tokens and steps with those of these rows in their places."""
         return tokens_BL.index_copy(0, self.rows_A, self.tokens_AL), step_BL.index_copy(0, self.rows_A, self.step_AL)
 
-    def state(self, step: int, budget: int) -> DecodingState:
-        """What a policy sees of them at one of ``budget`` steps."""
+    def state(self, step: int, last: bool) -> DecodingState:
+        """What a policy sees of them at a step, which may be the last one of all."""
         return DecodingState(
             tokens_BL=self.tokens_AL,
             masked_BL=self.masked_AL,
             canvas_BL=self.canvas_AL,
             valid_BL=self.valid_AL,
             step=step,
-            is_last=step == budget,
-            budget_B=torch.full_like(self.rows_A, budget),
-            steps_left_B=budget - step + 1 - self.spent_A,
+            is_last=last,
+            budget_B=self.budget_A,
+            steps_left_B=self.budget_A - step + 1,
             noise=self.noise,
             earlier=self.earlier,
         )

@@ -66,11 +66,12 @@ def decode(
     Args:
         denoiser: gives logits at queried positions.
         policy: chooses what to unmask.
-        canvas: rows to decode; its tokens are read only where they are given.
+        canvas: rows to decode; its tokens are read only where they are given, or filled by an earlier run.
         space: mask token, end-of-sequence, and what may never be sampled.
         steps: the budget T >= 1.
         token_sampler: draws tokens; argmax if not given.
-        begun: goes on with rows that earlier runs have begun; what is counted and recorded is this run's alone.
+        begun: goes on with rows that earlier runs have begun, each with a budget of its own of at most ``steps``; what
+            is counted and recorded is this run's alone.
         end_of_sequence: ``as_tokens`` fills the canvas like any other text; ``close`` fills everything still
             masked after a committed end-of-sequence with end-of-sequence, at no cost.
         seed: seed of all noise; together with its problem index it determines a row's result.
@@ -86,8 +87,8 @@ def decode(
             first call; sums may round differently.
 
     Raises:
-        ValueError: a budget below 1, an unknown ``end_of_sequence``, ``close`` without such a token, guidance below 0,
-            or of a policy for causal nets.
+        ValueError: a budget below 1 or, of a row that was begun, above ``steps``; an unknown ``end_of_sequence``,
+            ``close`` without such a token; guidance below 0, or of a policy for causal nets.
         RuntimeError: the policy chose positions that were not masked, or none at all; the denoiser gave logits that are
             not numbers.
     """
@@ -108,9 +109,11 @@ def decode(
 
     noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
     closing_id = space.eos_id if end_of_sequence == "close" else None
-    active = Active.all_of(canvas, begun or Begun.nothing(canvas), space.mask_id, noise)
-    if begun is not None and closing_id is not None:
-        active = active.closed(0, closing_id)  # behind what was filled between the runs
+    active = Active.all_of(canvas, begun or Begun.nothing(canvas, budget), space.mask_id, noise)
+    if begun is not None:
+        budget = check_budgets(begun, budget)
+        if closing_id is not None:
+            active = active.closed(0, closing_id)  # behind what was filled between the runs
     tokens_BL, step_BL = active.tokens_AL, active.step_AL
     nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
@@ -128,7 +131,7 @@ def decode(
         forward_passes += evaluations
 
         prediction = Prediction(logits_AQV, query_AQ, tokens_BL.shape[1], hidden_ALD, compile_statistics)
-        state = active.state(step, budget)
+        state = active.state(step, step == budget)
         chosen_AL = policy(state, prediction)
         outside = outside | (chosen_AL & ~active.masked_AL).any()
         chosen_AL = chosen_AL & active.masked_AL
@@ -170,6 +173,14 @@ def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: E
         raise ValueError(f"guidance={guidance}: give 0 (none) or more")
     if guidance and policy.sequential:
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
+
+
+def check_budgets(begun: Begun, steps: int) -> int:
+    """The largest of the rows' own budgets, of which none may be below 1 or above ``steps``; see ``decode``."""
+    budgets = begun.budget_B.tolist()
+    if any(not 1 <= budget <= steps for budget in budgets):
+        raise ValueError(f"budgets of begun rows from {min(budgets)} to {max(budgets)}: give 1 to steps={steps}")
+    return max(budgets, default=steps)
 
 
 def guided(

@@ -72,8 +72,12 @@ class DecodingOptions:
             guidance=self.guidance, isolate_rows=self.isolate_rows, compile_statistics=self.compile_statistics,
         )  # fmt: skip
         if self.search:
-            return search(run, canvas, steps, self.isolate_rows)
+            return search(run, canvas, steps, policy.adaptive, self.isolate_rows)
         return run(canvas=canvas, token_sampler=token_sampler(self.token_temperature))
+
+    def adaptive(self, policy: UnmaskingPolicy) -> bool:
+        """Whether how many steps are taken depends on the row, and not on the budget alone."""
+        return policy.adaptive or self.search
 
     def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:
         """Every option of a run that says what is computed, the policy's own among them, ready for JSON."""

@@ -182,14 +182,10 @@ class Blocks(UnmaskingPolicy):
         block_BL = (state.canvas_BL.cumsum(-1) - 1) // length_B1
         current_B1 = block_BL.masked_fill(~state.masked_BL, torch.iinfo(torch.int64).max).amin(-1, keepdim=True)
         first_B1, last_B1 = (block_B1 * budget_B1 // n_blocks_B1 for block_B1 in (current_B1, current_B1 + 1))
-        steps_left_B1 = state.steps_left_B[:, None]
-        left_B1 = last_B1 - budget_B1 + steps_left_B1
-        # Rows that have gone back behind their schedule divide what is left.
-        left_B1 = torch.where(left_B1 > 0, left_B1, (steps_left_B1 // (n_blocks_B1 - current_B1)).clamp(min=1))
         within = state.within(
             block_BL == current_B1,
             budget_B=(last_B1 - first_B1).squeeze(-1),
-            steps_left_B=left_B1.squeeze(-1),
+            steps_left_B=(last_B1 - state.step + 1).squeeze(-1),
         )
         return self.policy(within, prediction)
 

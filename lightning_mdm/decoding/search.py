@@ -3,13 +3,19 @@
 A decode run with the likeliest tokens is the first branch of a tree: once a token stands, all that follows builds on
 it, and one wrong token among fifty is enough for a wrong answer. A row that is finished early goes back: a *branch*
 keeps what stood before some step, puts the next likelier token at one of the positions unmasked at that step, masks
-the rest again and decodes on. A sequence costs the sum of what its tokens cost when they were unmasked, -log p in nats,
-so that nothing that goes on from a branch costs less than what it begins with. Branches are therefore followed from
-the cheapest up, and a row stops where none is cheaper than the sequence it has found, or where its steps are spent
-(best first search with a bound; Land and Doig, 1960). Sure rows stop at once.
+the rest again and lets the policy go on. A sequence costs the sum of what its tokens cost when they were unmasked,
+-log p in nats, so that nothing that goes on from a branch costs less than what it begins with. Branches are therefore
+followed from the cheapest up, and a row stops where none is cheaper than the sequence it has found, or where its steps
+are spent (best first search with a bound; Land and Doig, 1960). Sure rows stop at once.
 
-Where a policy unmasks one position per step and draws no random numbers, and there are steps enough, what is found is
-the mode of p(x | order) (``decoding/likelihood.py``), exactly. Knows nothing of tasks; the loop knows nothing of it.
+Tokens unmasked in haste look likelier than they are together. So an attempt that the end of the budget has cut short
+counts for nothing, and where the budget decides how many positions go at once, a branch begins only if it has as many
+steps as what it replaces took.
+
+For policies that unmask one position per step, draw no random numbers, remember nothing and do not ask how many steps
+are left, with steps enough and at most ``OTHERS`` + 1 tokens, what is found is the mode of p(x | order)
+(``decoding/likelihood.py``), exactly. Others begin each branch as a run of its own: the order found is one that the
+policy's choices have led to, not always the one that it takes undisturbed. Knows nothing of tasks.
 
 Shapes: B rows, R of them that go on, L positions, K next likelier tokens, N positions being unmasked, V vocabulary.
 """
@@ -18,12 +24,14 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_mdm.categorical import odds_against_best
 from lightning_mdm.decoding.state import Begun, Canvas, Rows
 from lightning_mdm.decoding.tokens import TokenSampler
 from lightning_mdm.decoding.trace import Trace
@@ -53,13 +61,13 @@ class Recording(TokenSampler):
 
     def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         best_N1 = logits_NV.argmax(-1, keepdim=True)  # the lowest id among equals, as without looking back
-        nats_NV = -logits_NV.double().log_softmax(-1)
-        self.nats_BL[row_N, position_N] = nats_NV.gather(-1, best_N1)[:, 0]
-        others = min(OTHERS, nats_NV.shape[-1] - 1)
-        # In the order of their ids among equals, on every device.
-        nats_NK, token_NK = nats_NV.scatter(-1, best_N1, torch.inf).sort(dim=-1, stable=True)
-        self.other_BLK[row_N, position_N, :others] = token_NK[:, :others]
-        self.other_nats_BLK[row_N, position_N, :others] = nats_NK[:, :others]
+        nats_N1 = odds_against_best(logits_NV)[:, None].log1p()  # relatively precise, however sure the token is
+        others = min(OTHERS, logits_NV.shape[-1] - 1)
+        found_NK = logits_NV.scatter(-1, best_N1, -torch.inf).topk(others, dim=-1)
+        self.nats_BL[row_N, position_N] = nats_N1[:, 0]
+        self.other_BLK[row_N, position_N, :others] = found_NK.indices
+        gap_NK = logits_NV.gather(-1, best_N1).double() - found_NK.values.double()
+        self.other_nats_BLK[row_N, position_N, :others] = nats_N1 + gap_NK
         return best_N1[:, 0]
 
 
@@ -81,16 +89,24 @@ class Attempt:
     other_LK: Tensor
     other_nats_LK: Tensor
 
-    @property
+    @cached_property
     def nats(self) -> float:
         """What the sequence costs."""
         return float(self.nats_L.sum())
 
+    @cached_property
+    def steps(self) -> int:
+        """How many steps it took."""
+        return int(self.step_L.max())
+
     def before(self) -> Tensor:
         """What stood before the step of each position had cost, ``[L]``."""
-        by_step_S = torch.zeros(int(self.step_L.max()) + 1, dtype=torch.float64)
-        by_step_S = by_step_S.index_add(0, self.step_L, self.nats_L)
+        by_step_S = torch.zeros(self.steps + 1, dtype=torch.float64).index_add(0, self.step_L, self.nats_L)
         return F.pad(by_step_S.cumsum(0)[:-1], (1, 0))[self.step_L]
+
+    def cut_short(self, budget: int) -> bool:
+        """Whether several positions were unmasked at the last step of a budget, as all that is left is."""
+        return self.steps == budget and int((self.step_L == budget).sum()) > 1
 
 
 @dataclass(order=True)
@@ -114,14 +130,23 @@ class Branch:
     rank: int = field(compare=False)
 
     @property
-    def kept_L(self) -> Tensor:
-        """Positions that keep their tokens."""
-        return self.attempt.step_L < self.attempt.step_L[self.position]
+    def step(self) -> int:
+        """When it branches off."""
+        return int(self.attempt.step_L[self.position])
 
     @property
-    def token(self) -> int:
-        """The other token."""
-        return int(self.attempt.other_LK[self.position, self.rank])
+    def filled_L(self) -> Tensor:
+        """Positions that were not given and hold a token at the beginning: those unmasked before, and this one."""
+        filled_L = (self.attempt.step_L > 0) & (self.attempt.step_L < self.step)
+        filled_L[self.position] = True
+        return filled_L
+
+    @property
+    def token_L(self) -> Tensor:
+        """The attempt's tokens with the other one in its place."""
+        token_L = self.attempt.token_L.clone()
+        token_L[self.position] = self.attempt.other_LK[self.position, self.rank]
+        return token_L
 
 
 class Row:
@@ -129,85 +154,93 @@ class Row:
 
     Args:
         attempt: the first one.
+        left: the steps that the row has left after it.
+        adaptive: whether the policy decides how many positions go at once.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, left: int, adaptive: bool) -> None:
         self.found = attempt
+        self.left = left
+        self.adaptive = adaptive
         self.open: list[Branch] = []
+        self.begun: set[bytes] = set()
         self.numbered = 0
         self.grow(attempt, attempt.step_L > 0)
 
-    def grow(self, attempt: Attempt, open_L: Tensor) -> None:
-        """Keep an attempt if it is cheaper, and open its branches at some of its positions."""
+    def grow(self, attempt: Attempt, since_L: Tensor) -> None:
+        """Keep an attempt if it is cheaper, and open branches at the positions that it was the first to unmask."""
         if attempt.nats < self.found.nats:
             self.found = attempt
+            self.open = [branch for branch in self.open if branch.nats < attempt.nats]
+            heapq.heapify(self.open)
         before_L = attempt.before()
-        for position in (open_L & (before_L + attempt.other_nats_LK[:, 0] < self.found.nats)).nonzero()[:, 0].tolist():
+        open_L = since_L & (before_L + attempt.other_nats_LK[:, 0] < self.found.nats)
+        for position in open_L.nonzero()[:, 0].tolist():
             self.push(float(before_L[position]), attempt, position, 0)
 
     def push(self, before: float, attempt: Attempt, position: int, rank: int) -> None:
+        """Open a branch, if what is found costs more than it begins with."""
         nats = before + float(attempt.other_nats_LK[position, rank])
         if nats < self.found.nats:
             heapq.heappush(self.open, Branch(nats, self.numbered, before, attempt, position, rank))
             self.numbered += 1
 
     def pop(self) -> Branch | None:
-        """The cheapest open branch, whose place the next token there takes; ``None`` where all cost too much."""
-        if not self.open or self.open[0].nats >= self.found.nats:
-            return None
-        branch = heapq.heappop(self.open)
-        if branch.rank + 1 < OTHERS:
-            self.push(branch.before, branch.attempt, branch.position, branch.rank + 1)
-        return branch
+        """The cheapest open branch that there are steps for, each state once; ``None`` where there is none."""
+        while self.open and self.left:
+            branch = heapq.heappop(self.open)
+            if branch.rank + 1 < OTHERS:
+                self.push(branch.before, branch.attempt, branch.position, branch.rank + 1)
+            state = branch.token_L.masked_fill(~branch.filled_L, -1).numpy().tobytes()
+            enough = self.adaptive or branch.attempt.steps - branch.step <= self.left
+            if enough and state not in self.begun:
+                self.begun.add(state)
+                return branch
+        return None
+
+    def went_on(self, branch: Branch, attempt: Attempt) -> None:
+        """Count what a branch has led to."""
+        if not attempt.cut_short(self.left):
+            self.grow(joined(branch, attempt), attempt.step_L > 0)
+        self.left -= attempt.steps
 
 
-def search(run: Run, canvas: Canvas, steps: int, isolate_rows: bool = False) -> Trace:
+def search(run: Run, canvas: Canvas, steps: int, adaptive: bool, isolate_rows: bool = False) -> Trace:
     """Decode, and look back as long as there are steps left and something likelier may be found.
 
     Args:
         run: the decode run, of at most ``steps`` steps.
         canvas: rows to decode.
         steps: the budget T of all that is done for a row.
+        adaptive: whether the policy decides how many positions go at once, or the budget.
         isolate_rows: one row after the other; see ``lightning_mdm.decoding.loop.decode``.
 
     Returns:
-        The sequences found and the orders along which they were, each as if it had been decoded at once; evaluations
-        and passes of everything that was tried.
+        The sequences found and the orders in which they came about; evaluations and passes of all that was tried.
 
     Raises:
         ValueError: as ``decode``.
         RuntimeError: likewise.
     """
     if isolate_rows and len(canvas.index_B) > 1:
-        alone = [search(run, Rows.alone(canvas, row), steps) for row in range(len(canvas.index_B))]
+        alone = [search(run, Rows.alone(canvas, row), steps, adaptive) for row in range(len(canvas.index_B))]
         return Trace.stacked(alone, canvas.tokens_BL)
-    trace, attempts = recorded(run, canvas, Begun.nothing(canvas))
+    trace, attempts = recorded(run, canvas, Begun.nothing(canvas, steps))
     if not attempts:
         return trace
-    rows = [Row(attempt) for attempt in attempts]
-    nfe_B, spent_B, passes = trace.nfe_B, trace.order.n_steps_B, trace.forward_passes
-    device = canvas.tokens_BL.device
-    while True:
-        left = [steps - spent for spent in spent_B.tolist()]
-        branches = {r: branch for r, row in enumerate(rows) if left[r] and (branch := row.pop()) is not None}
-        if not branches:
-            break
+    rows = [Row(attempt, steps - attempt.steps, adaptive) for attempt in attempts]
+    nfe_B, passes, device = trace.nfe_B, trace.forward_passes, canvas.tokens_BL.device
+    while branches := {r: branch for r, row in enumerate(rows) if (branch := row.pop()) is not None}:
         row_R = torch.tensor(list(branches), device=device)
-        kept_RL = torch.stack([branch.kept_L for branch in branches.values()]).to(device)
-        token_RL = torch.stack([branch.attempt.token_L for branch in branches.values()]).to(device)
-        position_R = torch.tensor([branch.position for branch in branches.values()], device=device)
-        other_R = torch.tensor([branch.token for branch in branches.values()], device=device)
-        each_R = torch.arange(len(row_R), device=device)
-        token_RL[each_R, position_R] = other_R
+        token_RL = torch.stack([branch.token_L for branch in branches.values()]).to(device)
         part = Rows(token_RL, canvas.prompt_BL[row_R], canvas.valid_BL[row_R], canvas.index_B[row_R])
-        filled_RL = kept_RL & ~part.prompt_BL & part.valid_BL
-        filled_RL[each_R, position_R] = True
-        trace, attempts = recorded(run, part, Begun(filled_RL, spent_B[row_R]))
+        filled_RL = torch.stack([branch.filled_L for branch in branches.values()]).to(device)
+        left_R = torch.tensor([rows[r].left for r in branches], device=device)
+        trace, attempts = recorded(run, part, Begun(filled_RL, left_R))
         nfe_B = nfe_B.index_add(0, row_R, trace.nfe_B)
-        spent_B = spent_B.index_add(0, row_R, trace.order.n_steps_B)
         passes += trace.forward_passes
         for (r, branch), attempt in zip(branches.items(), attempts, strict=True):
-            rows[r].grow(joined(branch, attempt), attempt.step_L > 0)
+            rows[r].went_on(branch, attempt)
     token_BL = torch.stack([row.found.token_L for row in rows]).to(device)
     step_BL = torch.stack([row.found.step_L for row in rows]).to(device)
     return Trace(token_BL, Order(step_BL), nfe_B, passes)
@@ -220,15 +253,15 @@ def recorded(run: Run, canvas: Canvas, begun: Begun) -> tuple[Trace, list[Attemp
     parts = (
         trace.tokens_BL, trace.order.step_BL, recording.nats_BL, recording.other_BLK, recording.other_nats_BLK,
     )  # fmt: skip
-    return trace, [Attempt(*of_row) for of_row in zip(*(part.cpu() for part in parts), strict=True)]
+    # Each row's own: an open branch is not to keep the other rows in memory.
+    return trace, [Attempt(*(value.clone() for value in row)) for row in zip(*(p.cpu() for p in parts), strict=True)]
 
 
 def joined(branch: Branch, attempt: Attempt) -> Attempt:
     """What goes on from a branch as one attempt: what was kept, the other token, and what followed."""
-    origin, position = branch.attempt, branch.position
-    at = int(origin.step_L[position])
+    origin, position, at = branch.attempt, branch.position, branch.step
     # The other token, and what it closed if it ends the sequence, stand since the step at which it branches off.
     step_L = torch.where(attempt.step_L > 0, at + attempt.step_L, origin.step_L.clamp(max=at))
-    nats_L = torch.where(branch.kept_L, origin.nats_L, attempt.nats_L)
+    nats_L = torch.where(branch.filled_L, origin.nats_L, attempt.nats_L)
     nats_L[position] = origin.other_nats_LK[position, branch.rank]
     return Attempt(attempt.token_L, step_L, nats_L, attempt.other_LK, attempt.other_nats_LK)

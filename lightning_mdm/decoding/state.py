@@ -66,25 +66,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Begun:
-    """How far earlier runs have brought the rows of a canvas.
+    """How far earlier runs have brought the rows of a canvas, and what they have left.
 
     Args:
-        filled_BL: bool, positions that hold their tokens already, though they were not given.
-        spent_B: int64, the steps of the budget that are spent, fewer than all.
+        filled_BL: bool, positions of the canvas that hold their tokens already, though they were not given.
+        budget_B: int64, the steps that each row has left, at least 1.
     """
 
     filled_BL: Tensor
-    spent_B: Tensor
+    budget_B: Tensor
 
     @classmethod
-    def nothing(cls, canvas: Canvas) -> Begun:
-        """The beginning."""
-        return cls(torch.zeros_like(canvas.prompt_BL), torch.zeros_like(canvas.index_B))
+    def nothing(cls, canvas: Canvas, steps: int) -> Begun:
+        """The beginning, with ``steps`` ahead."""
+        return cls(torch.zeros_like(canvas.prompt_BL), torch.full_like(canvas.index_B, steps))
 
     def alone(self, canvas: Canvas, row: int) -> Begun:
         """Of one row of a canvas, cut to its own length; see ``Rows.alone``."""
         one = slice(row, row + 1)
-        return Begun(self.filled_BL[one, : int(canvas.valid_BL[row].sum())], self.spent_B[one])
+        return Begun(self.filled_BL[one, : int(canvas.valid_BL[row].sum())], self.budget_B[one])
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class DecodingState:
     Args:
         tokens_BL: int64, the mask token at every position of ``masked_BL`` and perhaps at others not shown here.
         masked_BL: bool, the positions a policy may choose from.
-        canvas_BL: bool, the positions that were masked when decoding of the part at hand first began.
+        canvas_BL: bool, the positions that were masked when decoding of the part at hand began, in the first run.
         valid_BL: bool, the positions that are not padding.
         step: number of this pass of the loop, from 1.
-        is_last: whether no row has another one; everything masked is unmasked then.
-        budget_B: int64, T: the steps allowed in all for the positions at hand.
+        is_last: whether it is the last one of all rows; everything masked is unmasked then.
+        budget_B: int64, T: the steps allowed in all for the positions at hand, in this run.
         steps_left_B: int64, steps left including this one; where it is 1, everything masked is unmasked.
         noise: random numbers of these rows.
         earlier: the predictions of the steps before, the latest first, for policies with a ``memory``.

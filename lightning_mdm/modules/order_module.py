@@ -7,10 +7,10 @@ Knows nothing of heuristics or of text. What is optimised is in ``objectives/ord
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 import torch
@@ -23,6 +23,7 @@ from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusio
 from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
+from lightning_mdm.modules.order_options import Estimator, PosteriorConfig, Sharing, Training, check_options
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.order_net import OrderNetConfig
@@ -35,37 +36,8 @@ from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
-Family = Literal["state_aware", "relative", "max_normalised"]
-Estimator = Literal["all_steps", "one_step"]
-Training = Literal["frozen", "joint"]
-Sharing = Literal["shared", "per_budget"]
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
-
-
-@dataclass(frozen=True)
-class PosteriorConfig:
-    """The approximate posterior.
-
-    Args:
-        family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law), or
-            ``max_normalised`` (following Fox et al., arXiv 2602.23968).
-        net: shape of the net that reads the clean sequence.
-        order_temperature: of the max-normalised family, at the beginning of training.
-        final_order_temperature: what it is lowered to linearly until training ends.
-    """
-
-    family: Family = "state_aware"
-    net: OrderNetConfig = field(default_factory=OrderNetConfig)
-    order_temperature: float = 0.3
-    final_order_temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.family not in get_args(Family):
-            raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
-        for name in ("order_temperature", "final_order_temperature"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"posterior.{name}={getattr(self, name)}: give a number above 0")
 
 
 class OrderModule(L.LightningModule):
@@ -125,7 +97,7 @@ class OrderModule(L.LightningModule):
         denoiser: Training = "frozen",
         denoising_weight: float = 1.0,
         selector: SelectorConfig = SelectorConfig(),  # noqa: B008 (frozen)
-        posterior: PosteriorConfig = PosteriorConfig(),
+        posterior: PosteriorConfig = PosteriorConfig(),  # noqa: B008 (frozen)
         finishing: bool = False,
         selectors: Sharing = "shared",
         budgets: Sequence[int] = (2, 3, 4, 5, 6, 8, 10),
@@ -149,64 +121,16 @@ class OrderModule(L.LightningModule):
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("denoiser", denoiser, get_args(Training)),
-            ("selectors", selectors, get_args(Sharing)),
-            ("budget_draw", budget_draw, get_args(BudgetDraw)),
-            ("estimator", estimator, get_args(Estimator)),
-        ):
-            if value not in choices:
-                raise ValueError(f"model.{name}={value!r}: choose one of {', '.join(choices)}")
-        if not budgets or min(budgets) < 2:
-            raise ValueError(f"model.budgets={list(budgets)}: give step budgets of at least 2; one step has no order")
-        if fewest_first < 0:
-            raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
-        if not prices or min(prices) < 0.0:
-            raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
-        if not wait_price >= 0.0:
-            raise ValueError(f"model.wait_price={wait_price}: give a number of nats, at least 0")
-        if samples < 2 or validation_samples < 1:
-            raise ValueError(
-                f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
-                "2 trajectories, validation at least 1"
-            )
-        if not focus >= 0.0 or (focus and estimator != "all_steps"):
-            raise ValueError(
-                f"model.focus={focus}, model.estimator={estimator!r}: give a number of at least 0, and 0 to one_step, "
-                "which follows no trajectory to its end"
-            )
-        if budget_draw == "by_evaluations" and estimator != "all_steps":
-            raise ValueError(
-                f"model.budget_draw='by_evaluations', model.estimator={estimator!r}: choose by_cost or uniform for "
-                "one_step, whose evaluations do not grow with the budget"
-            )
-        if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
-            raise ValueError(
-                f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a weight of at "
-                "least 0 and a share of training in (0, 1]"
-            )
-        if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
-            raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
-        family = posterior["family"] if isinstance(posterior, dict) else posterior.family
-        if finishing and family == "max_normalised":
-            raise ValueError(
-                "model.finishing=true, model.posterior.family='max_normalised': this family cannot decide about "
-                "finishing; choose state_aware or relative"
-            )
         net = net_from_plain(net)  # plain where restored from a checkpoint
         selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
-        if selector.start_stake is not None and selector.start != "entropy_bound" and not finishing:
-            raise ValueError(
-                f"model.selector.start_stake={selector.start_stake}: with start={selector.start!r} it says when to "
-                "finish; give model.finishing=true, or leave it out"
-            )
-        if len(selector.start_shares) > 1 and family != "relative":
-            raise ValueError(
-                f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={family!r}: choose "
-                "relative, the family that draws one of several shares, or give one share"
-            )
         if isinstance(posterior, dict):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
+        check_options(
+            denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
+            budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, wait_price=wait_price,
+            estimator=estimator, samples=samples, focus=focus, validation_samples=validation_samples,
+            entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by, offset_fades_by=offset_fades_by,
+        )  # fmt: skip
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
         # without the command line's way to build a module, which would lay a law's options over the default net's.
         self.save_hyperparameters(

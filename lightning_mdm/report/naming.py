@@ -18,7 +18,7 @@ LOOP_OPTIONS = frozenset(
 """Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share
 a panel; every other option is a parameter of the policy."""
 SAID_WHERE_USED = frozenset({"guidance", "search"})
-"""Those that options leave out where there is none."""
+"""Options that rows leave out where they are off."""
 
 
 def display_name(policy: str, options: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lightning_mdm.metrics.statistics import Paired, holm, mcnemar, sign_by_problem
 from lightning_mdm.outcomes import OutcomeRow
+from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.points import Panel, Point, by_name, is_adaptive
 
 Pairs = Mapping[tuple[int, int], bool]
@@ -200,8 +201,9 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
 def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualNfeRow]:
     """Every adaptive point against each other policy, which is given at least as many evaluations on average.
 
-    Of a policy with several options and budgets the cheapest point at or above the mean NFE in question counts, the
-    most accurate of equally cheap ones: the best that this number of evaluations buys it. Holm-corrected over all.
+    A policy that is searched with (``decoding.search``) and the same without are two. Of a policy with several options
+    and budgets the cheapest point at or above the mean NFE in question counts, the most accurate of equally cheap ones:
+    the best that this number of evaluations buys it. Holm-corrected over all.
 
     Args:
         points: the points of one panel.
@@ -214,8 +216,8 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
     pairs = [
         pair
         for point in adaptive
-        for policy in dict.fromkeys(rival.policy for rival in known if rival.policy != point.policy)
-        for pair in _compare(point, [rival_at(point.nfe_mean, [r for r in known if r.policy == policy])], solved)
+        for kind in dict.fromkeys(_kind(rival) for rival in known if _kind(rival) != _kind(point))
+        for pair in _compare(point, [rival_at(point.nfe_mean, [r for r in known if _kind(r) == kind])], solved)
     ]
     return [
         EqualNfeRow(
@@ -241,6 +243,11 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
         )
         for c in _correct(pairs)
     ]
+
+
+def _kind(point: Point) -> tuple[str, bool]:
+    """The policy, whatever its options, and whether it is searched with."""
+    return point.policy, bool(loop_options(point.options).get("search"))
 
 
 def rival_at(nfe_mean: float, points: Sequence[Point]) -> Point:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from lightning_mdm.decoding.policies import (
     IID,
     Blocks,
     ConfidenceThreshold,
+    Dilated,
     Entropy,
     EntropyBounded,
     LeftToRight,
@@ -26,6 +26,7 @@ from lightning_mdm.decoding.policies import (
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.search import OTHERS, search
 from lightning_mdm.decoding.state import Begun, Denoiser, Rows
+from lightning_mdm.decoding.tokens import TokenSampler
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
@@ -39,6 +40,8 @@ MIXED = TokenSpace(6, eos_id=None, pad_id=0, forbidden=(1,))
 ENOUGH = 2000
 """Steps for every branch of these trees."""
 SEARCHING = DecodingOptions(search=True)
+JOINT = (0.24, 0.26, 0.26, 0.24)
+"""Of positions 1 and 2 where position 0 is 0: four sequences of at most 0.156."""
 FINISHING_EARLY: list[UnmaskingPolicy] = [
     ConfidenceThreshold(0.3), ConfidenceThreshold(0.5), EntropyBounded(0.9), Blocks(ConfidenceThreshold(0.4), 3),
 ]  # fmt: skip
@@ -151,20 +154,45 @@ def test_of_every_policy_it_finds_what_is_as_likely_or_likelier_within_the_budge
     assert trace.order.step_BL[spent_B].equal(greedy.order.step_BL[spent_B])
 
 
-@pytest.mark.parametrize("policy", FINISHING_EARLY, ids=str)
-def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy) -> None:
-    """Of policies whose first attempt does not depend on the budget, unless it runs out."""
-    canvas = random_rows(40, vocab_size=6, pad=0, longest=6, seed=2)
-    denoiser, gained = Unsure(6, seed=5), 0
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("policy", [ConfidenceThreshold(0.5), ConfidenceThreshold(0.7), EntropyBounded(0.9)], ids=str)
+def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy, seed: int) -> None:
+    """Of policies that ask for no budget: only the end of it, at which all is unmasked, makes a difference to them."""
+    canvas = random_rows(40, vocab_size=6, pad=0, longest=6, seed=seed)
+    denoiser, gained = Unsure(6, seed=seed), 0
     nats = [
         nats_along(denoiser, MIXED, canvas, SEARCHING.decode(denoiser, policy, canvas, MIXED, steps, 0))
-        for steps in (12, 24, 48, 400)
+        for steps in (6, 8, 10, 12, 24, 48, 400)  # no canvas takes more than six
     ]
     for fewer_B, more_B in itertools.pairwise(nats):
-        if not isinstance(policy, Blocks):  # blocks divide the budget
-            assert bool((more_B <= fewer_B + 1e-12).all())
+        assert bool((more_B <= fewer_B + 1e-12).all())
         gained += int((more_B < fewer_B - 1e-9).sum())
     assert gained > 0
+
+
+@pytest.mark.parametrize("policy", [LeftToRight(), TopProbability(), ConfidenceThreshold(0.9)], ids=str)
+def test_haste_finds_nothing(policy: UnmaskingPolicy) -> None:
+    """Exact conditionals of a law in which 1 at position 0 forbids 0 at both others, and at neither: 0.4 x 0.5 x 0.5 in
+    parallel looks likelier than 0.6 x 0.3 does, and is impossible."""
+    joint = {(0, b, c): 0.6 * p for (b, c), p in zip(itertools.product(range(2), repeat=2), JOINT, strict=True)}
+    joint |= {(1, 0, 1): 0.2, (1, 1, 0): 0.2}
+    denoiser = Tabular(3, 2)
+    with torch.no_grad():
+        for state in itertools.product(range(3), repeat=3):
+            alike = {x: p for x, p in joint.items() if all(t in (2, y) for t, y in zip(state, x, strict=True))}
+            for position in range(3):
+                p = [sum(p for x, p in alike.items() if x[position] == token) for token in range(2)]
+                row = torch.tensor(p, dtype=torch.float64).clamp(min=1e-30).log()
+                denoiser.table[int(denoiser.state(torch.tensor([state]))), position] = row
+    space = TokenSpace(2, eos_id=None, pad_id=0)
+    greedy = decode(denoiser, policy, repeated([None] * 3, 1, pad=0), space, steps=3)
+    found = [
+        SEARCHING.decode(denoiser, policy, repeated([None] * 3, 1, pad=0), space, steps, 0) for steps in (3, 4, 5, 9)
+    ]
+    first = tuple(greedy.tokens_BL[0].tolist())
+    for trace in found:
+        assert joint[tuple(trace.tokens_BL[0].tolist())] >= joint[first]
+    assert joint[tuple(found[-1].tokens_BL[0].tolist())] == max(joint.values()) > joint[first]
 
 
 def test_it_stops_where_no_branch_can_be_likelier() -> None:
@@ -221,19 +249,30 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(policy: UnmaskingPolicy, iso
             assert part.nfe_B[row] == whole.nfe_B[of]
 
 
-def test_with_guidance_every_step_counts_twice() -> None:
+def test_with_guidance_the_guided_law_is_searched_and_every_step_counts_twice() -> None:
     canvas = random_rows(9, vocab_size=6, pad=0, longest=7, seed=4)
-    options = DecodingOptions(search=True, guidance=0.7)
-    trace = options.decode(Unsure(6), ConfidenceThreshold(0.4), canvas, MIXED, 12, 0)
-    greedy = DecodingOptions(guidance=0.7).decode(Unsure(6), ConfidenceThreshold(0.4), canvas, MIXED, 12, 0)
-    assert bool((trace.nfe_B % 2 == 0).all())
-    assert bool((trace.nfe_B <= 24).all())
-    assert bool((trace.nfe_B > greedy.nfe_B).any())
+    plain, policy = Unsure(6), ConfidenceThreshold(0.4)
+
+    def by_hand(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        rows_A = [int((canvas.index_B == index).nonzero()) for index in asked]
+        given_BL = canvas.prompt_BL[rows_A][:, : tokens_BL.shape[1]]
+        alone_BL = tokens_BL.masked_fill(given_BL, MIXED.mask_id)
+        with_BQV, hidden_BLD = plain(tokens_BL, valid_BL, query_BQ)
+        return DenoiserOutput(1.7 * with_BQV - 0.7 * plain(alone_BL, valid_BL, query_BQ).logits_BQV, hidden_BLD)
+
+    for row in range(9):
+        one = subset(canvas, [row], pad=0)
+        asked = one.index_B.tolist()
+        guided = DecodingOptions(search=True, guidance=0.7).decode(plain, policy, one, MIXED, 12, 0)
+        expected = SEARCHING.decode(by_hand, policy, one, MIXED, 12, 0)
+        assert guided.tokens_BL.equal(expected.tokens_BL)
+        assert guided.order.step_BL.equal(expected.order.step_BL)
+        assert guided.nfe_B.equal(2 * expected.nfe_B)
 
 
 @pytest.mark.parametrize(
     "policy",
-    [TopProbability(), Entropy(), ConfidenceThreshold(0.4), EntropyBounded(0.8), LeftToRight(), Blocks(TopMargin(), 2)],
+    [TopProbability(), Entropy(), ConfidenceThreshold(0.4), EntropyBounded(0.8), LeftToRight(), Dilated()],
     ids=str,
 )
 def test_a_run_that_is_begun_goes_on_as_if_it_had_not_stopped(policy: UnmaskingPolicy) -> None:
@@ -244,7 +283,7 @@ def test_a_run_that_is_begun_goes_on_as_if_it_had_not_stopped(policy: UnmaskingP
             filled_BL = (whole.order.step_BL > 0) & (whole.order.step_BL <= at)
             begun_tokens_BL = torch.where(filled_BL | canvas.prompt_BL, whole.tokens_BL, canvas.tokens_BL)
             part = Rows(begun_tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B)
-            begun = Begun(filled_BL, torch.full_like(canvas.index_B, at))
+            begun = Begun(filled_BL, torch.full_like(canvas.index_B, steps - at))
             rest = decode(Unsure(6), policy, part, MIXED, steps=steps, begun=begun)
             assert rest.tokens_BL.equal(whole.tokens_BL)
             assert rest.order.step_BL.equal((whole.order.step_BL - at).clamp(min=0))
@@ -260,12 +299,51 @@ def test_an_empty_canvas_and_rows_with_nothing_to_fill() -> None:
     assert trace.order.step_BL.tolist() == [[0, 0], [0, 1]]
 
 
-def test_the_tokens_of_a_large_vocabulary_are_tried_as_far_as_that_goes() -> None:
-    space = TokenSpace(40, eos_id=None, pad_id=0)
-    run = partial(decode, Unsure(40), TopMargin(), space=space, steps=60)
-    trace = search(run, repeated([None] * 4, 3, pad=0), 60)
-    assert bool((trace.nfe_B == 60).all())
-    assert OTHERS == 8
+def test_of_a_large_vocabulary_the_next_likelier_tokens_are_tried() -> None:
+    """Nine at a position: whichever of them leads to a sure thing is found, and no other is looked at."""
+    law_V = torch.linspace(1.0, 0.5, 12).double().log()  # all of them nearly alike, the lower the id the likelier
+    for good in range(12):
+
+        def denoiser(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor, good: int = good) -> DenoiserOutput:
+            sure_V = torch.full((12,), -40.0, dtype=torch.float64).index_fill(0, torch.tensor([7]), 0.0)
+            known_B11 = (tokens_BL[:, :1] == good)[:, :, None]
+            first_BQ1 = (query_BQ == 0)[:, :, None]
+            logits_BQV = torch.where(~first_BQ1 & known_B11, sure_V, torch.where(first_BQ1, law_V, torch.zeros(12)))
+            return DenoiserOutput(logits_BQV, None)
+
+        space = TokenSpace(12, eos_id=None, pad_id=0)
+        trace = SEARCHING.decode(denoiser, LeftToRight(), repeated([None] * 2, 1, pad=0), space, 200, 0)
+        assert trace.tokens_BL[0].tolist() == ([good, 7] if good <= OTHERS else [0, 0])
+
+
+def test_no_state_is_gone_on_from_twice() -> None:
+    """The same two tokens may be exchanged in either order."""
+    again = 0
+    for seed in range(30):
+        states: list[bytes] = []
+
+        def run(*, canvas: Rows, token_sampler: TokenSampler, begun: Begun, seed: int = seed) -> Trace:
+            known_BL = begun.filled_BL | canvas.prompt_BL
+            states.extend(row.numpy().tobytes() for row in canvas.tokens_BL.masked_fill(~known_BL, -1))  # noqa: B023
+            return decode(
+                Unsure(6, seed=seed), ConfidenceThreshold(0.3), canvas, MIXED, steps=100, token_sampler=token_sampler,
+                begun=begun,
+            )  # fmt: skip
+
+        search(run, random_rows(1, vocab_size=6, pad=0, longest=7, seed=seed), 100, adaptive=True)
+        assert len(set(states)) == len(states)
+        again += len(states) > 10
+    assert again >= 5
+
+
+@pytest.mark.parametrize("budget", [0, 6])
+def test_a_row_without_steps_left_is_not_gone_on_with(budget: int) -> None:
+    canvas = random_rows(3, vocab_size=6, pad=0, longest=4, seed=0)
+    begun = Begun(torch.zeros_like(canvas.prompt_BL), torch.tensor([1, budget, 2]))
+    with pytest.raises(
+        ValueError, match=f"budgets of begun rows from {min(budget, 1)} to {max(budget, 2)}: give 1 to steps=5"
+    ):
+        decode(Unsure(6), TopMargin(), canvas, MIXED, steps=5, begun=begun)
 
 
 def test_what_is_drawn_is_not_searched_for() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_mdm.modules.order_module import PosteriorConfig
+from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNetConfig, OrderReading
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
 from lightning_mdm.orders.finishing_law import FinishingBernoulli

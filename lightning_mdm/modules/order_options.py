@@ -1,0 +1,121 @@
+"""The options of learning an order: their kinds, and which go together. Builds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from lightning_mdm.modules.budget_draws import BudgetDraw
+from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.selector import SelectorConfig
+
+Family = Literal["state_aware", "relative", "max_normalised"]
+Estimator = Literal["all_steps", "one_step"]
+Training = Literal["frozen", "joint"]
+Sharing = Literal["shared", "per_budget"]
+
+
+@dataclass(frozen=True)
+class PosteriorConfig:
+    """The approximate posterior.
+
+    Args:
+        family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law), or
+            ``max_normalised`` (following Fox et al., arXiv 2602.23968).
+        net: shape of the net that reads the clean sequence.
+        order_temperature: of the max-normalised family, at the beginning of training.
+        final_order_temperature: what it is lowered to linearly until training ends.
+    """
+
+    family: Family = "state_aware"
+    net: OrderNetConfig = field(default_factory=OrderNetConfig)
+    order_temperature: float = 0.3
+    final_order_temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
+        for name in ("order_temperature", "final_order_temperature"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"posterior.{name}={getattr(self, name)}: give a number above 0")
+
+
+def check_options(
+    *,
+    denoiser: Training,
+    selector: SelectorConfig,
+    posterior: PosteriorConfig,
+    finishing: bool,
+    selectors: Sharing,
+    budgets: Sequence[int],
+    budget_draw: BudgetDraw,
+    fewest_first: int,
+    prices: Sequence[float],
+    wait_price: float,
+    estimator: Estimator,
+    samples: int,
+    focus: float,
+    validation_samples: int,
+    entropy_bonus: float,
+    entropy_fades_by: float,
+    offset_fades_by: float | None,
+) -> None:
+    """Refuse options out of their ranges, or that do not go together; what they mean is said at ``OrderModule``.
+
+    Raises:
+        ValueError: names the option.
+    """
+    for name, value, choices in (
+        ("denoiser", denoiser, get_args(Training)),
+        ("selectors", selectors, get_args(Sharing)),
+        ("budget_draw", budget_draw, get_args(BudgetDraw)),
+        ("estimator", estimator, get_args(Estimator)),
+    ):
+        if value not in choices:
+            raise ValueError(f"model.{name}={value!r}: choose one of {', '.join(choices)}")
+    if not budgets or min(budgets) < 2:
+        raise ValueError(f"model.budgets={list(budgets)}: give step budgets of at least 2; one step has no order")
+    if fewest_first < 0:
+        raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
+    if not prices or min(prices) < 0.0:
+        raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
+    if not wait_price >= 0.0:
+        raise ValueError(f"model.wait_price={wait_price}: give a number of nats, at least 0")
+    if samples < 2 or validation_samples < 1:
+        raise ValueError(
+            f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
+            "2 trajectories, validation at least 1"
+        )
+    if not focus >= 0.0 or (focus and estimator != "all_steps"):
+        raise ValueError(
+            f"model.focus={focus}, model.estimator={estimator!r}: give a number of at least 0, and 0 to one_step, "
+            "which follows no trajectory to its end"
+        )
+    if budget_draw == "by_evaluations" and estimator != "all_steps":
+        raise ValueError(
+            f"model.budget_draw='by_evaluations', model.estimator={estimator!r}: choose by_cost or uniform for "
+            "one_step, whose evaluations do not grow with the budget"
+        )
+    if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
+        raise ValueError(
+            f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a weight of at "
+            "least 0 and a share of training in (0, 1]"
+        )
+    if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
+        raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
+    if finishing and posterior.family == "max_normalised":
+        raise ValueError(
+            "model.finishing=true, model.posterior.family='max_normalised': this family cannot decide about "
+            "finishing; choose state_aware or relative"
+        )
+    if selector.start_stake is not None and selector.start != "entropy_bound" and not finishing:
+        raise ValueError(
+            f"model.selector.start_stake={selector.start_stake}: with start={selector.start!r} it says when to "
+            "finish; give model.finishing=true, or leave it out"
+        )
+    if len(selector.start_shares) > 1 and posterior.family != "relative":
+        raise ValueError(
+            f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={posterior.family!r}: "
+            "choose relative, the family that draws one of several shares, or give one share"
+        )

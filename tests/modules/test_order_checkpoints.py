@@ -1,0 +1,149 @@
+"""Checkpoints of orders: resumed, moved, of other options, and refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.nets.transformer import TransformerConfig
+from modules.orders import (
+    CHAIN,
+    FROM_CONFIDENCE,
+    MAX_NORMALISED,
+    OF_SHARES,
+    RELATIVE,
+    SMALL,
+    build,
+    chain_batch,
+    denoiser_file,
+    fit,
+    same,
+    state,
+    validate,
+)
+from modules.test_denoiser_module import SaveAt, batch, loader, trainer
+
+
+def order_checkpoint(module: OrderModule, folder: Path) -> Path:
+    run = fit(module, folder, steps=2)
+    run.save_checkpoint(folder / "order.ckpt")
+    return folder / "order.ckpt"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"selectors": "per_budget", "posterior": MAX_NORMALISED, "denoiser": "joint", "offset_fades_by": 0.7},
+        {"budgets": (2, 3), "prices": (0.0, 1.0), "selector": replace(SMALL, positions=6)},
+        {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_margin": 0.5},
+        {"finishing": True, "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_margin": 0.5},
+    ],
+    ids=["default", "per_budget", "prices", "finishing", "shares"],
+)
+def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any]) -> None:
+    source = denoiser_file(tmp_path, "safetensors")
+    module = build(source, **options)
+    path = order_checkpoint(module, tmp_path)
+    Path(source).unlink()
+    plain = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert "denoiser_ckpt" not in plain
+    assert set(plain["net"]) == set(vars(TransformerConfig()))
+    loaded = OrderModule.load_from_checkpoint(path)
+    assert same(state(module), state(loaded))
+    assert (loaded.budgets, loaded.prices, loaded.joint) == (module.budgets, module.prices, module.joint)
+    assert loaded.posterior_config == module.posterior_config
+    assert loaded.hparams == module.hparams
+    assert loaded.selector_for(2).net.config == module.selector_for(2).net.config
+    assert loaded.warm_start_margin == module.warm_start_margin
+    fit(loaded, tmp_path, steps=1)  # its denoiser is a trained one
+
+
+def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
+    module = build(None, vocab_size=CHAIN.n_tokens, net=CHAIN)
+    run = trainer(tmp_path, max_steps=2)
+    data = torch.utils.data.DataLoader([chain_batch(range(4))] * 2, batch_size=None)  # type: ignore[arg-type]
+    run.fit(module, data)
+    run.save_checkpoint(tmp_path / "law.ckpt")
+    loaded = OrderModule.load_from_checkpoint(tmp_path / "law.ckpt")
+    assert same(state(module), state(loaded))
+    found, expected = (validate(m, [chain_batch(range(50, 54))], tmp_path) for m in (loaded, module))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"denoiser": "joint", "offset_fades_by": 0.9, "prices": (0.0, 1.0), "focus": 0.4},
+        {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
+        {"selectors": "per_budget", "warm_start_steps": 4},
+        {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
+        {"selectors": "per_budget", "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_steps": 2},
+        {"budget_draw": "by_evaluations", "budgets": [2, 6]},
+    ],
+    ids=["joint", "max_normalised", "per_budget", "relative", "shares", "by_evaluations"],
+)
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, ckpt: str, options: dict[str, Any]
+) -> None:
+    class Save(SaveAt):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+            if trainer.global_step == self.step:
+                trainer.save_checkpoint(self.path)
+
+    whole, half = build(ckpt, **options), Save(3, tmp_path / "half.ckpt")
+    fit(whole, tmp_path, steps=6, callbacks=[half])
+    resumed = build(None, **options)  # as the same command without the denoiser's file, which may be gone
+    trainer(tmp_path, max_steps=6).fit(resumed, loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
+    assert same(state(whole), state(resumed))
+    assert not same(state(whole), torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"])
+
+
+def test_a_denoiser_comes_from_either_kind_of_file(tmp_path: Path) -> None:
+    found = [build(denoiser_file(tmp_path, kind)) for kind in ("ckpt", "safetensors")]
+    assert same(state(found[0].denoiser), state(found[1].denoiser))
+    assert not same(state(found[0].denoiser), state(build(None).denoiser))
+    order = order_checkpoint(found[0], tmp_path)
+    assert same(state(build(str(order)).denoiser), state(found[0].denoiser)), "of an OrderModule's checkpoint as well"
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"model.denoiser_ckpt=.*a.ckpt: this file is no checkpoint, or a damaged one"):
+        build(str(tmp_path / "a.ckpt"))
+    torch.save({"state_dict": {"other.weight": torch.zeros(1)}}, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match=r"model.denoiser_ckpt=.*b.ckpt: this checkpoint holds no denoiser"):
+        build(str(tmp_path / "b.ckpt"))
+
+
+def test_a_frozen_denoiser_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.denoiser_ckpt is missing"):
+        fit(build(None), tmp_path)
+    fit(build(None, denoiser="joint"), tmp_path, steps=1)
+    validate(build(None), [batch([1])], tmp_path)
+
+
+def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_path: Path, ckpt: str) -> None:
+    """As one that has them elsewhere, or knows nothing of a focus, does."""
+    fit(build(ckpt, focus=0.3), tmp_path, steps=4, enable_checkpointing=True)
+    path = next(tmp_path.rglob("*.ckpt"))
+    saved = torch.load(path, weights_only=False)
+    assert saved["state_dict"]["earlier.usual_success"][:, 1].any()
+    assert OrderModule.load_from_checkpoint(path).earlier.usual_success.equal(
+        saved["state_dict"]["earlier.usual_success"]
+    )
+    for other in ({"budgets": [2, 9]}, {"focus": 0.1}, {"focus": 0.0}):
+        again = OrderModule.load_from_checkpoint(path, **other)
+        assert not again.earlier.usual_success.any()
+        assert again.earlier.control_moments.any() == ("focus" in other)
+    for name in [name for name in saved["state_dict"] if name.startswith("earlier.")]:
+        saved["state_dict"][name.removeprefix("earlier.")] = saved["state_dict"].pop(name)
+    del saved["state_dict"]["focus"]
+    torch.save(saved, tmp_path / "without.ckpt")
+    assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").earlier.usual_success.any()
