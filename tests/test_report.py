@@ -272,6 +272,22 @@ def test_comparisons_at_equal_evaluations() -> None:
     }  # fmt: skip
 
 
+def test_what_is_searched_is_compared_with_the_same_policy_as_it_is() -> None:
+    rows, outcomes = sweep((0,))
+
+    def searched(row: Any) -> Any:
+        return replace(row, options=json.dumps({**json.loads(row.options), "search": True}))
+
+    more_rows = [replace(searched(row), adaptive=True) for row in rows if row.policy != "iid"]
+    more = [searched(row) for row in outcomes if row.policy != "iid"]
+    found = at_equal_evaluations(pool_seeds(rows + more_rows), solved_pairs(outcomes + more))
+    pairs = {(r.first, r.second) for r in found}
+    assert ("threshold 0.9 [search=true]", "threshold 0.9") in pairs
+    assert ("top margin [search=true]", "top margin") in pairs
+    assert ("top margin [search=true]", "threshold 0.9 [search=true]") in pairs
+    assert not any(first == second for first, second in pairs)
+
+
 def test_budgets_that_change_nothing_are_not_compared_again() -> None:
     rows, outcomes = sweep((0,))
     eight = [replace(row, T=8) for row in rows if row.T == 4]

@@ -130,6 +130,25 @@ def test_evaluations_of_both_parts_count(folder: Path, answer_steps: int | None)
     assert forward_passes == 2
 
 
+def test_steps_count_on_from_part_to_part_whatever_was_tried_in_between(folder: Path) -> None:
+    """Looking back takes evaluations that are no steps of the order."""
+    data = made(folder, answer_steps=None)
+
+    class Wavering(Knowing):
+        def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+            return DenoiserOutput(0.2 * super().forward(tokens_BL, valid_BL, query_BQ).logits_BQV)
+
+        def known(self, tokens: list[int]) -> list[int]:
+            return next(iter(self.rows.values()))
+
+    found, _ = run(data, ConfidenceThreshold(0.01), 9, Wavering(data), search=True)
+    plain, _ = run(data, ConfidenceThreshold(0.01), 9, Wavering(data))
+    for got in found:
+        assert sorted(set(got.steps)) == list(range(1, max(got.steps) + 1))
+    assert any(got.nfe > max(got.steps) for got in found)
+    assert all(got.nfe >= before.nfe for got, before in zip(found, plain, strict=True))
+
+
 def test_what_is_wrong_in_the_thought_reaches_the_answer(folder: Path) -> None:
     data = made(folder)
     problems = data.problems("test")

@@ -19,6 +19,7 @@ from lightning_mdm.data.facts import COUNTED, SplitFacts
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.markov_chain import MarkovChainProblems
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import POLICIES, Autoregressive, GivenOrder, PCSampler, TopMargin
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
@@ -140,6 +141,9 @@ def test_a_step_per_token_is_run_once_with_the_smallest_budget_that_is_enough() 
     assert mixed == ["T=2/top_margin", "T=99/top_margin", "T=99/autoregressive"]
     with pytest.raises(ValueError, match=rf"longest response of the test problems has {n}: give a budget"):
         names(causal, law_data(), None, [1, n - 1])
+    frontier = Frontier(None, [1, n, n + 1, 99], decoding=DecodingOptions(search=True))
+    searched = runs_of(frontier.runs, True, causal, SplitFacts(law_data(), "test"), frontier.decoding.search)
+    assert [run.steps for run in searched] == [n, n + 1, 99], "where what is left of a budget is used"
 
 
 def test_what_an_order_costs_is_the_exact_likelihood(tmp_path: Path) -> None:
