@@ -374,8 +374,10 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     rows = read_rows(path / "frontier.csv")
     ours = [row for row in rows if row.T == 2]
     assert [(row.split, row.policy, row.n) for row in ours] == [
-        (split, policy, 4) for split in ("easy", "hard") for policy in ("top_margin", "learned")
-    ]
+        (split, policy, 4) for _ in ("as it is", "looking back") for split in ("easy", "hard")
+        for policy in ("top_margin", "learned")
+    ]  # fmt: skip
+    assert ["search" in row.options for row in ours] == [False] * 4 + [True] * 4
     as_published = [(row.split, row.T) for row in rows if row.policy == "noisy"]
     assert as_published == [("easy", 50)] * 3 + [("hard", 50)] * 3
     assert len({row.checkpoint for row in rows}) == 1

@@ -52,7 +52,7 @@ def files(layers: list[str]) -> list[Path | str]:
     "layers",
     [
         ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
-        ["order", "order_medium"],
+        ["order", "order_medium"], ["order", "search"],
         *AUTOREGRESSIVE,
     ],
     ids="+".join,
@@ -69,7 +69,7 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
     assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
 
 
-@pytest.mark.parametrize("name", ["order_small", "order_medium"])
+@pytest.mark.parametrize("name", ["order_small", "order_medium", "search"])
 def test_policies_take_no_options_from_the_file_below(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Lists are merged item by item: an option that is not said stays what it is in that place of ``order.yaml``."""
     with pytest.raises(SystemExit):
@@ -109,7 +109,7 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
         "autoregressive", "autoregressive_medium", "autoregressive_small", "autoregressive_solver_order",
-        "denoiser", "kim_2025", "medium", "order", "order_medium", "order_small", "small",
+        "denoiser", "kim_2025", "medium", "order", "order_medium", "order_small", "search", "small",
     ]  # fmt: skip
 
 
@@ -247,12 +247,14 @@ def test_the_stages_of_the_runner_parse(
         ("denoiser", "fit", "easy"),
         *([] if causal else [("order", "fit", "easy")]),
         *sweeps,
+        *([(f"{folder}_search", command, difficulty) for folder, command, difficulty in sweeps] if noisy else []),
         *([(f"{folder}_noisy", command, difficulty) for folder, command, difficulty in sweeps] if noisy else []),
     ]
     assert [("Learned" in kinds[split], "Noisy" in kinds[split]) for split in ("easy", "hard")] == [
         (not causal, False)
     ] * 2
     assert all("Noisy" in kinds[f"{split}_noisy"] for split in ("easy", "hard") if noisy), "the paper's decoding"
+    assert all("Learned" in kinds[f"{split}_search"] for split in ("easy", "hard") if noisy)
     assert tuple(updates for _, command, _, updates in parsed if command == "fit") == steps
     assert (tmp_path / "weights").exists() == noisy
     made = len(parsed)

@@ -6,9 +6,9 @@ Give the same command until it says that all is complete. What is complete is no
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M net of Kim et al.
 2025 for minutes of one GPU, and ``medium`` half of it for hours of a CPU core; the weights of their denoisers so far
 are stored here in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints are not at
-hand. They are also decoded as the paper decodes, with noise on the ranking. ``causal`` and ``causal_solver`` are the
-autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver``
-the same of ``medium``'s shape.
+hand. They are also decoded as the paper decodes, with noise on the ranking, and looking back. ``causal`` and
+``causal_solver`` are the autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and
+``medium_causal_solver`` the same of ``medium``'s shape.
 ``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``.
 ``--so_far`` runs nothing and reports on the problems that every policy has decoded, in the run directory alone.
 """
@@ -58,6 +58,7 @@ class Size:
         sweep: options of both sweeps.
         hard: of the sweep of hard puzzles.
         noisy: whether the denoiser is decoded as in the paper too.
+        searched: whether it is decoded looking back, too; of sizes with an order.
         suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
@@ -71,6 +72,7 @@ class Size:
     sweep: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
     noisy: bool = True
+    searched: bool = True
     suffix: str | None = None
     stored: bool = True
     reserve: float = 75.0
@@ -86,7 +88,8 @@ SIZES = {
     "small": Size(
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
-        hard=("--data.min_clues", "26", "--data.max_clues", "34"), noisy=False, suffix="", stored=False,
+        hard=("--data.min_clues", "26", "--data.max_clues", "34"), noisy=False, searched=False, suffix="",
+        stored=False,
     ),
     "medium": Size(("denoiser", "medium"), ("order", "order_medium"), suffix="_medium"),
     "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
@@ -171,13 +174,16 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
         learned = (*layers(*files(size.order)), *size.options, *frozen)
         order = fit_of(size, size.order, run_dir / "order", frozen)
         stages.append(("order", order))
-        decoded[""] = (*learned, *NO_BOUNDS, "--ckpt_path", str(order.last))
+        of_order = (*NO_BOUNDS, "--ckpt_path", str(order.last))
+        decoded[""] = (*learned, *of_order)
+        if size.searched:
+            decoded["_search"] = (*layers(*files((*size.order, "search"))), *size.options, *frozen, *of_order)
     if size.noisy:
         decoded["_noisy"] = (*layers(*files((*size.denoiser, "kim_2025"))), *size.options, *weights)
     for suffix, options in decoded.items():
         for split in SPLITS:
             hard = size.hard if split == "hard" else ()
-            budgets = () if suffix else size.sweep
+            budgets = () if suffix == "_noisy" else size.sweep
             sweep = (*options, "--data.test_difficulty", split, *hard, *budgets)
             stages.append((split + suffix, Sweep(run_dir / (split + suffix), sweep)))
     return stages
@@ -191,7 +197,7 @@ def run(size: Size, run_dir: Path, weights: Path, clock: Clock) -> bool:
 
 def sweeps(run_dir: Path) -> list[Path]:
     """The folders that sweeps may have left."""
-    return [run_dir / (split + suffix) for suffix in ("", "_noisy") for split in SPLITS]
+    return [run_dir / (split + suffix) for suffix in ("", "_search", "_noisy") for split in SPLITS]
 
 
 def so_far(run_dir: Path) -> Path:
