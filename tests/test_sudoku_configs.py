@@ -53,6 +53,7 @@ def files(layers: list[str]) -> list[Path | str]:
     [
         ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
         ["order", "order_medium"], ["order", "search"],
+        ["order", "order_medium", "search"],
         *AUTOREGRESSIVE,
     ],
     ids="+".join,
@@ -76,12 +77,10 @@ def test_policies_take_no_options_from_the_file_below(capsys: pytest.CaptureFixt
         main(["fit", *map(str, files(["order", name])), "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)["frontier"]["policies"]
     said = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["frontier"]["policies"]
+    defaults = {"Learned": {"beta": 1.0}, "EntropyBounded": {"gamma": 0.1}}
     for policy, own in zip(found, said, strict=True):
-        if own["class_path"] == "Learned":
-            options = own["init_args"]
-            assert (policy["init_args"]["price"], policy["init_args"]["beta"]) == (
-                options["price"], options.get("beta", 1.0),
-            )  # fmt: skip
+        options = {**defaults.get(own["class_path"], {}), **own.get("init_args", {})}
+        assert {name: policy["init_args"][name] for name in options} == options
 
 
 @pytest.mark.parametrize("layers", [["denoiser"], ["denoiser", "small"], ["denoiser", "medium"]], ids="+".join)

@@ -79,7 +79,7 @@ class Frontier(EvaluationCallback):
             where not given (see ``runs_of``).
         budgets: step budgets T.
         seeds: seeds of the decoding noise; one cell each.
-        decoding: end-of-sequence handling and token sampling.
+        decoding: how policies are decoded: end-of-sequence handling, token sampling, guidance, looking back.
         fit_policies: policies decoded at every validation while fitting; none by default.
         fit_budgets: their budgets.
         fit_problems: how many validation problems they decode, the first ones.

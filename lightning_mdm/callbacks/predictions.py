@@ -27,7 +27,7 @@ class Predictions(Callback):
         policy: unmasking policy.
         steps: step budget T.
         seed: seed of the decoding noise.
-        decoding: end-of-sequence handling and token sampling.
+        decoding: how policies are decoded: end-of-sequence handling, token sampling, guidance, looking back.
     """
 
     def __init__(

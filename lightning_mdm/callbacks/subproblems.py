@@ -71,7 +71,7 @@ class Subproblems(EvaluationCallback):
             telling which token is wrong, none; those given are refused.
         budgets: step budgets T; where not given, one step per token.
         seeds: seeds of the decoding noise; one run each.
-        decoding: end-of-sequence handling and token sampling.
+        decoding: how policies are decoded: end-of-sequence handling, token sampling, guidance, looking back.
         n_problems: how many problems of the split, the first ones; all where not given.
         masks: masked versions of each problem on which the denoiser is asked.
         fit_policies: policies analysed at every validation while fitting, in one step per token.

@@ -76,7 +76,7 @@ class DecodingOptions:
         return run(canvas=canvas, token_sampler=token_sampler(self.token_temperature))
 
     def adaptive(self, policy: UnmaskingPolicy) -> bool:
-        """Whether how many steps are taken depends on the row, and not on the budget alone."""
+        """Whether the number of steps depends on the row: the policy decides it, or what is left is searched with."""
         return policy.adaptive or self.search
 
     def describe(self, policy: UnmaskingPolicy) -> dict[str, Any]:

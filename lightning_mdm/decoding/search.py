@@ -2,20 +2,22 @@
 
 A decode run with the likeliest tokens is the first branch of a tree: once a token stands, all that follows builds on
 it, and one wrong token among fifty is enough for a wrong answer. A row that is finished early goes back: a *branch*
-keeps what stood before some step, puts the next likelier token at one of the positions unmasked at that step, masks
-the rest again and lets the policy go on. A sequence costs the sum of what its tokens cost when they were unmasked,
--log p in nats, so that nothing that goes on from a branch costs less than what it begins with. Branches are therefore
-followed from the cheapest up, and a row stops where none is cheaper than the sequence it has found, or where its steps
-are spent (best first search with a bound; Land and Doig, 1960). Sure rows stop at once.
+keeps what stood before some step, puts the second-likeliest token (or the third, ...) at one of the positions unmasked
+at that step, masks everything else since then again and lets the policy go on. A sequence costs the sum of what its
+tokens cost when they were unmasked, -log p in nats, so that nothing that goes on from a branch costs less than what it
+begins with. Branches are therefore followed from the cheapest up, and a row stops where none is cheaper than the
+sequence it has found, or where its steps are spent (best first search with a bound; Land and Doig, 1960). Sure rows
+stop at once.
 
-Tokens unmasked in haste look likelier than they are together. So an attempt that the end of the budget has cut short
-counts for nothing, and where the budget decides how many positions go at once, a branch begins only if it has as many
-steps as what it replaces took.
+Tokens unmasked in haste look likelier than they are together. So an attempt that the end of the budget may have cut
+short counts for nothing, and where the budget decides how many positions go at once, a branch begins only if no more
+have to than at the step it branches off. A policy that decides that itself is trusted with it.
 
 For policies that unmask one position per step, draw no random numbers, remember nothing and do not ask how many steps
-are left, with steps enough and at most ``OTHERS`` + 1 tokens, what is found is the mode of p(x | order)
-(``decoding/likelihood.py``), exactly. Others begin each branch as a run of its own: the order found is one that the
-policy's choices have led to, not always the one that it takes undisturbed. Knows nothing of tasks.
+are left, with steps enough and at most ``OTHERS`` + 1 tokens, what is found is the mode of p(x | order), exactly: of
+the law in ``decoding/likelihood.py``, or where sequences are closed, of the one in which what is closed follows. Others
+begin each branch as a run of its own: the order found is one that the policy's choices have led to, not always the one
+that it takes undisturbed. Knows nothing of tasks.
 
 Shapes: B rows, R of them that go on, L positions, K next likelier tokens, N positions being unmasked, V vocabulary.
 """
@@ -41,13 +43,13 @@ OTHERS = 8
 """How many tokens besides the likeliest are tried at a position: all others of a Sudoku's cell."""
 
 
-class Run(Protocol):
+class DecodeRun(Protocol):
     """A decode run with everything settled but these; see ``lightning_mdm.decoding.loop.decode``."""
 
     def __call__(self, *, canvas: Canvas, token_sampler: TokenSampler, begun: Begun) -> Trace: ...
 
 
-class Recording(TokenSampler):
+class CostRecorder(TokenSampler):
     """The likeliest tokens, and an account of what they and the next likelier ones cost.
 
     Args:
@@ -105,7 +107,7 @@ class Attempt:
         return F.pad(by_step_S.cumsum(0)[:-1], (1, 0))[self.step_L]
 
     def cut_short(self, budget: int) -> bool:
-        """Whether several positions were unmasked at the last step of a budget, as all that is left is."""
+        """Whether several positions were unmasked at the last step of a budget, at which all are that are left."""
         return self.steps == budget and int((self.step_L == budget).sum()) > 1
 
 
@@ -140,6 +142,17 @@ class Branch:
         filled_L = (self.attempt.step_L > 0) & (self.attempt.step_L < self.step)
         filled_L[self.position] = True
         return filled_L
+
+    @property
+    def masked(self) -> int:
+        """How many positions are masked again."""
+        return int((self.attempt.step_L >= self.step).sum()) - 1
+
+    @property
+    def at_once(self) -> int:
+        """How many positions were unmasked at the step that it branches off, those that were closed left out."""
+        at_step_L = self.attempt.step_L == self.step
+        return int((at_step_L & self.attempt.other_nats_LK[:, 0].isfinite()).sum())
 
     @property
     def token_L(self) -> Tensor:
@@ -186,14 +199,22 @@ class Row:
             self.numbered += 1
 
     def pop(self) -> Branch | None:
-        """The cheapest open branch that there are steps for, each state once; ``None`` where there is none."""
+        """The cheapest open branch that there are steps for, each state once; ``None`` where there is none.
+
+        Where an adaptive policy has no steps for the cheapest one, dearer ones are not followed in its place: with more
+        steps it would not find less.
+        """
         while self.open and self.left:
             branch = heapq.heappop(self.open)
             if branch.rank + 1 < OTHERS:
                 self.push(branch.before, branch.attempt, branch.position, branch.rank + 1)
             state = branch.token_L.masked_fill(~branch.filled_L, -1).numpy().tobytes()
-            enough = self.adaptive or branch.attempt.steps - branch.step <= self.left
-            if enough and state not in self.begun:
+            if state in self.begun:
+                continue
+            if self.adaptive and self.left == 1 and branch.masked > 1:
+                self.open.clear()  # all would be unmasked at once
+                break
+            if self.adaptive or branch.masked <= self.left * branch.at_once:
                 self.begun.add(state)
                 return branch
         return None
@@ -205,7 +226,7 @@ class Row:
         self.left -= attempt.steps
 
 
-def search(run: Run, canvas: Canvas, steps: int, adaptive: bool, isolate_rows: bool = False) -> Trace:
+def search(run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, isolate_rows: bool = False) -> Trace:
     """Decode, and look back as long as there are steps left and something likelier may be found.
 
     Args:
@@ -246,13 +267,11 @@ def search(run: Run, canvas: Canvas, steps: int, adaptive: bool, isolate_rows: b
     return Trace(token_BL, Order(step_BL), nfe_B, passes)
 
 
-def recorded(run: Run, canvas: Canvas, begun: Begun) -> tuple[Trace, list[Attempt]]:
+def recorded(run: DecodeRun, canvas: Canvas, begun: Begun) -> tuple[Trace, list[Attempt]]:
     """A decode run, and what it cost."""
-    recording = Recording(canvas.tokens_BL)
-    trace = run(canvas=canvas, token_sampler=recording, begun=begun)
-    parts = (
-        trace.tokens_BL, trace.order.step_BL, recording.nats_BL, recording.other_BLK, recording.other_nats_BLK,
-    )  # fmt: skip
+    costs = CostRecorder(canvas.tokens_BL)
+    trace = run(canvas=canvas, token_sampler=costs, begun=begun)
+    parts = (trace.tokens_BL, trace.order.step_BL, costs.nats_BL, costs.other_BLK, costs.other_nats_BLK)
     # Each row's own: an open branch is not to keep the other rows in memory.
     return trace, [Attempt(*(value.clone() for value in row)) for row in zip(*(p.cpu() for p in parts), strict=True)]
 

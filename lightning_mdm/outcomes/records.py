@@ -42,7 +42,7 @@ class Cell:
             would read them back (tuples become lists, ``1.0`` becomes ``1``).
         steps: T, the step budget, >= 1.
         seed: seed of the decoding noise.
-        adaptive: whether the policy decides the number of steps; otherwise the budget does.
+        adaptive: whether the number of steps depends on the row and not on the budget alone.
 
     Raises:
         ValueError: for options that are not JSON, and a budget below 1.

@@ -37,7 +37,7 @@ class Row:
         device: device names, joined with ``+`` when a sweep was resumed elsewhere.
         commit: source versions, joined likewise.
         left_out: problems of the split that were not decoded, e.g. because they do not fit the canvas.
-        adaptive: whether the policy decides the number of steps; otherwise the budget does.
+        adaptive: whether the number of steps depends on the row and not on the budget alone.
         score: mean share of an answer that is right, a fraction, where the task can tell; its standard error over
             problems is ``score_sem``, empty of a single one.
         problems: hash of the split's questions and answers; empty where it is not known. Rows of two are not compared.

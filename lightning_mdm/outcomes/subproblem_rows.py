@@ -72,7 +72,7 @@ class CommitRow:
         n: tokens.
         wrong: how many of them are wrong.
         first_mistakes: problems whose first mistake it was; of several in one step each counts for its share.
-        adaptive: whether the policy decides the number of steps; otherwise the budget does.
+        adaptive: whether the number of steps depends on the row and not on the budget alone.
         device: device name.
         commit: source version.
     """

@@ -58,7 +58,7 @@ class Point:
             decode the same problems again, so they do not narrow what is known about problems in general.
         nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
         tokens_per_forward: answer tokens over evaluations.
-        adaptive: whether the policy decides the number of steps.
+        adaptive: whether the number of steps depends on the row and not on the budget alone.
         score: mean share of an answer that is right, a fraction, where the task can tell.
         score_error: half of its 95 % interval (normal approximation), of as many problems as are different.
     """
@@ -124,7 +124,7 @@ def by_name(points: Iterable[AnyPoint]) -> dict[str, list[AnyPoint]]:
 
 
 def is_adaptive(curve: Iterable[Named]) -> bool:
-    """Whether the points are those of a policy that decides the number of steps itself."""
+    """Whether the number of steps depends on the row."""
     return any(point.adaptive for point in curve)
 
 

@@ -40,8 +40,6 @@ MIXED = TokenSpace(6, eos_id=None, pad_id=0, forbidden=(1,))
 ENOUGH = 2000
 """Steps for every branch of these trees."""
 SEARCHING = DecodingOptions(search=True)
-JOINT = (0.24, 0.26, 0.26, 0.24)
-"""Of positions 1 and 2 where position 0 is 0: four sequences of at most 0.156."""
 FINISHING_EARLY: list[UnmaskingPolicy] = [
     ConfidenceThreshold(0.3), ConfidenceThreshold(0.5), EntropyBounded(0.9), Blocks(ConfidenceThreshold(0.4), 3),
 ]  # fmt: skip
@@ -170,29 +168,57 @@ def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy, seed:
     assert gained > 0
 
 
-@pytest.mark.parametrize("policy", [LeftToRight(), TopProbability(), ConfidenceThreshold(0.9)], ids=str)
-def test_haste_finds_nothing(policy: UnmaskingPolicy) -> None:
-    """Exact conditionals of a law in which 1 at position 0 forbids 0 at both others, and at neither: 0.4 x 0.5 x 0.5 in
-    parallel looks likelier than 0.6 x 0.3 does, and is impossible."""
-    joint = {(0, b, c): 0.6 * p for (b, c), p in zip(itertools.product(range(2), repeat=2), JOINT, strict=True)}
-    joint |= {(1, 0, 1): 0.2, (1, 1, 0): 0.2}
-    denoiser = Tabular(3, 2)
+def forbidding() -> tuple[Tabular, dict[tuple[int, ...], float]]:
+    """Exact conditionals of a law over five bits: 1 at position 0 wants one other 1, 0 leaves the rest nearly uniform.
+
+    In parallel 0.4 x 0.75^4 looks likelier than any sequence is, and is impossible.
+    """
+    others = list(itertools.product(range(2), repeat=4))
+    law = {(0, *x): 0.6 * (1.0 + 0.01 * (8 - k)) for k, x in enumerate(others)}
+    total = sum(law.values())
+    law = {x: 0.6 * p / total for x, p in law.items()}
+    law |= {(1, *(int(k == one) for k in range(4))): 0.1 for one in range(4)}
+    denoiser = Tabular(5, 2)
     with torch.no_grad():
-        for state in itertools.product(range(3), repeat=3):
-            alike = {x: p for x, p in joint.items() if all(t in (2, y) for t, y in zip(state, x, strict=True))}
-            for position in range(3):
+        for state in itertools.product(range(3), repeat=5):
+            alike = {x: p for x, p in law.items() if all(t in (2, y) for t, y in zip(state, x, strict=True))}
+            for position in range(5):
                 p = [sum(p for x, p in alike.items() if x[position] == token) for token in range(2)]
                 row = torch.tensor(p, dtype=torch.float64).clamp(min=1e-30).log()
                 denoiser.table[int(denoiser.state(torch.tensor([state]))), position] = row
+    return denoiser, law
+
+
+@pytest.mark.parametrize("steps", [5, 6, 7, 8, 9, 10, 40])
+@pytest.mark.parametrize("policy", [LeftToRight(), TopProbability(), ConfidenceThreshold(0.9)], ids=str)
+def test_haste_finds_nothing(policy: UnmaskingPolicy, steps: int) -> None:
+    """One position per step is what the first attempt takes, and what every later one has to."""
+    denoiser, law = forbidding()
     space = TokenSpace(2, eos_id=None, pad_id=0)
-    greedy = decode(denoiser, policy, repeated([None] * 3, 1, pad=0), space, steps=3)
-    found = [
-        SEARCHING.decode(denoiser, policy, repeated([None] * 3, 1, pad=0), space, steps, 0) for steps in (3, 4, 5, 9)
-    ]
-    first = tuple(greedy.tokens_BL[0].tolist())
-    for trace in found:
-        assert joint[tuple(trace.tokens_BL[0].tolist())] >= joint[first]
-    assert joint[tuple(found[-1].tokens_BL[0].tolist())] == max(joint.values()) > joint[first]
+    canvas = repeated([None] * 5, 1, pad=0)
+    greedy = decode(denoiser, policy, canvas, space, steps=5)
+    trace = SEARCHING.decode(denoiser, policy, canvas, space, steps, 0)
+    first, found = (law.get(tuple(t.tokens_BL[0].tolist()), 0.0) for t in (greedy, trace))
+    assert 0.0 < first <= found
+    assert sorted(trace.order.step_BL[0].tolist()) == [1, 2, 3, 4, 5]
+    if steps == 40:
+        assert found == max(law.values())
+        assert found > first or not isinstance(policy, LeftToRight)
+
+
+def test_no_evaluation_is_spent_on_what_cannot_count() -> None:
+    """With one step left over and several positions masked again."""
+    canvas = repeated([None] * 5, 1, pad=0)
+    for seed in range(20):
+        denoiser = Unsure(6, seed=seed)
+        for policy in (ConfidenceThreshold(0.3), EntropyBounded(0.9)):
+            greedy = decode(denoiser, policy, canvas, MIXED, steps=5)
+            if int((greedy.order.step_BL == 1).sum()) > 1 and int(greedy.nfe_B) == 1:
+                assert int(SEARCHING.decode(denoiser, policy, canvas, MIXED, 2, 0).nfe_B) == 1
+    everything = ConfidenceThreshold(0.01)
+    assert int(decode(Unsure(6), everything, canvas, MIXED, steps=5).nfe_B) == 1
+    assert int(SEARCHING.decode(Unsure(6), everything, canvas, MIXED, 2, 0).nfe_B) == 1
+    assert int(SEARCHING.decode(Unsure(6), everything, canvas, MIXED, 3, 0).nfe_B) > 1
 
 
 def test_it_stops_where_no_branch_can_be_likelier() -> None:
