@@ -151,7 +151,11 @@ def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
     """Copies the files of a report to ``folder``, the rows as ``rows.csv``, each with ``suffix`` after its stem."""
     for name in REPORT:
         kept = Path("rows.csv" if name == "frontier.csv" else name)
-        copyfile(report_dir / name, folder / f"{kept.stem}{suffix}{kept.suffix}")
+        path = folder / f"{kept.stem}{suffix}{kept.suffix}"
+        if kept.suffix == ".md":  # shows the figure that lies beside it
+            path.write_text((report_dir / name).read_text().replace("(frontier.png)", f"(frontier{suffix}.png)"))
+        else:
+            copyfile(report_dir / name, path)
 
 
 def _rows(directory: Path) -> list[Row]:
