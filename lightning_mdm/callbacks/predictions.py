@@ -50,8 +50,7 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.facts = SplitFacts(problems_of(trainer), "predict")
-        # Or says why it cannot.
-        runs_of([Run(self.policy, self.steps, self.seed)], False, pl_module, self.facts, self.decoding.search)
+        runs_of([Run(self.policy, self.steps, self.seed)], False, pl_module, self.facts)  # or says why it cannot
         self.path(trainer).parent.mkdir(parents=True, exist_ok=True)
         self.path(trainer).write_text("")
         self.problems = {problem.index: problem for problem in problems_of(trainer).problems("predict")}

@@ -94,7 +94,7 @@ def decode(
     """
     budget = StepBudget(steps).steps
     check_options(policy, space, end_of_sequence, guidance)
-    token_sampler = token_sampler or Argmax()
+    token_sampler, begun = token_sampler or Argmax(), begun or Begun.nothing(canvas, budget)
     if isolate_rows and len(canvas.index_B) > 0:
         alone = partial(
             decode, denoiser, policy, space=space, steps=steps, token_sampler=token_sampler, seed=seed,
@@ -102,18 +102,16 @@ def decode(
             compile_statistics=compile_statistics,
         )  # fmt: skip
         traces = [
-            alone(canvas=Rows.alone(canvas, row), begun=begun and begun.alone(canvas, row))
-            for row in range(len(canvas.index_B))
+            alone(canvas=Rows.alone(canvas, row), begun=begun.alone(canvas, row)) for row in range(len(canvas.index_B))
         ]
         return Trace.stacked(traces, canvas.tokens_BL)
 
     noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
     closing_id = space.eos_id if end_of_sequence == "close" else None
-    active = Active.all_of(canvas, begun or Begun.nothing(canvas, budget), space.mask_id, noise)
-    if begun is not None:
-        budget = check_budgets(begun, budget)
-        if closing_id is not None:
-            active = active.closed(0, closing_id)  # behind what was filled between the runs
+    active = Active.all_of(canvas, begun, space.mask_id, noise)
+    if closing_id is not None:
+        active = active.closed(0, closing_id)  # behind what earlier runs have filled
+    budget = check_budgets(begun, budget)
     tokens_BL, step_BL = active.tokens_AL, active.step_AL
     nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)

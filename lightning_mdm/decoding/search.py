@@ -162,7 +162,7 @@ class Branch:
         return token_L
 
 
-class Row:
+class RowSearch:
     """One row: the cheapest sequence found, and the open branches.
 
     Args:
@@ -249,7 +249,7 @@ def search(run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, isolate_r
     trace, attempts = recorded(run, canvas, Begun.nothing(canvas, steps))
     if not attempts:
         return trace
-    rows = [Row(attempt, steps - attempt.steps, adaptive) for attempt in attempts]
+    rows = [RowSearch(attempt, steps - attempt.steps, adaptive) for attempt in attempts]
     nfe_B, passes, device = trace.nfe_B, trace.forward_passes, canvas.tokens_BL.device
     while branches := {r: branch for r, row in enumerate(rows) if (branch := row.pop()) is not None}:
         row_R = torch.tensor(list(branches), device=device)
