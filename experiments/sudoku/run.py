@@ -57,8 +57,7 @@ class Size:
         steps: updates of both trainings, where they are not those of the files.
         sweep: options of both sweeps.
         hard: of the sweep of hard puzzles.
-        noisy: whether the denoiser is decoded as in the paper too.
-        searched: whether it is decoded looking back, too; of sizes with an order.
+        variants: whether the denoiser is also decoded as in the paper and, of sizes with an order, looking back.
         suffix: of the names of rows, figure, report and weights in this folder; none are kept of a rehearsal.
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
@@ -71,8 +70,7 @@ class Size:
     steps: int | None = None
     sweep: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
-    noisy: bool = True
-    searched: bool = True
+    variants: bool = True
     suffix: str | None = None
     stored: bool = True
     reserve: float = 75.0
@@ -88,21 +86,21 @@ SIZES = {
     "small": Size(
         ("denoiser", "small"), ("order", "order_small"),
         sweep=("--data.n_test", "1000", "--data.eval_batch_size", "250"),
-        hard=("--data.min_clues", "26", "--data.max_clues", "34"), noisy=False, searched=False, suffix="",
+        hard=("--data.min_clues", "26", "--data.max_clues", "34"), variants=False, suffix="",
         stored=False,
     ),
     "medium": Size(("denoiser", "medium"), ("order", "order_medium"), suffix="_medium"),
     "paper": Size(("denoiser",), ("order",), suffix="_6m", pool_file=True),
-    "causal": Size(("autoregressive",), noisy=False, suffix="_causal", stored=False, pool_file=True),
+    "causal": Size(("autoregressive",), variants=False, suffix="_causal", stored=False, pool_file=True),
     "causal_solver": Size(
-        ("autoregressive", "autoregressive_solver_order"), noisy=False, suffix="_causal_solver", stored=False,
+        ("autoregressive", "autoregressive_solver_order"), variants=False, suffix="_causal_solver", stored=False,
         pool_file=True,
     ),
     "medium_causal": Size(
-        ("autoregressive", "medium", "autoregressive_medium"), noisy=False, suffix="_medium_causal", stored=False,
+        ("autoregressive", "medium", "autoregressive_medium"), variants=False, suffix="_medium_causal", stored=False,
     ),
     "medium_causal_solver": Size(
-        ("autoregressive", "medium", "autoregressive_medium", "autoregressive_solver_order"), noisy=False,
+        ("autoregressive", "medium", "autoregressive_medium", "autoregressive_solver_order"), variants=False,
         suffix="_medium_causal_solver", stored=False,
     ),
     "tiny": Size(
@@ -176,9 +174,9 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
         stages.append(("order", order))
         of_order = (*NO_BOUNDS, "--ckpt_path", str(order.last))
         decoded[""] = (*learned, *of_order)
-        if size.searched:
+        if size.variants:
             decoded["_search"] = (*layers(*files((*size.order, "search"))), *size.options, *frozen, *of_order)
-    if size.noisy:
+    if size.variants:
         decoded["_noisy"] = (*layers(*files((*size.denoiser, "kim_2025"))), *size.options, *weights)
     for suffix, options in decoded.items():
         for split in SPLITS:
