@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -204,12 +205,26 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
     assert (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes() == before, "nothing is done twice"
 
 
-def test_matched_budgets(script: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("options", "budgets"),
+    [
+        ({"stages": "two", "answer_steps": 1}, [2, 4, 5, 10]),
+        ({"stages": "two", "answer_steps": 4}, [5, 10]),
+        ({"stages": "one"}, [2, 4, 5, 10]),
+        ({"stages": "two", "answer_steps": None}, [2, 3, 5]),  # T steps for each part
+        ({"stages": "one", "guidance": 0.1}, [2, 3, 5]),  # two evaluations a step
+        ({"stages": "two", "answer_steps": None, "guidance": 0.1}, [2, 3]),
+    ],
+)
+def test_matched_budgets(script: ModuleType, options: dict[str, Any], budgets: list[int]) -> None:
+    """What a heuristic spends at these budgets is what the learned order takes, or hardly more."""
+
     def row(adaptive: bool, mean: float, most: int) -> Any:
-        return type("Row", (), {"adaptive": adaptive, "nfe_mean": mean, "nfe_max": most})
+        said = json.dumps(options)
+        return type("Row", (), {"adaptive": adaptive, "nfe_mean": mean, "nfe_max": most, "options": said})
 
     rows = [row(True, 4.01, 5), row(True, 9.57, 10), row(True, 1.2, 1), row(False, 30.0, 30)]
-    assert script.matched_budgets(rows) == [2, 4, 5, 10]
+    assert script.matched_budgets(rows) == budgets
 
 
 def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +280,15 @@ def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.Monkey
     assert commands[0][place + 1] == "1"
     with pytest.raises(SystemExit, match=r"an update is 4 batches; give one of \[1, 2, 4\]"):
         script.main(["order", "--devices", "3"])
+    commands.clear()
+    everywhere = ["--data.answer_steps", "null", "--frontier.decoding.guidance=0.1"]
+    for stage in ("denoiser", "order", "control", "sweep"):
+        script.main([stage, *everywhere])
+    for command in commands:
+        assert command[0] == "export" or any(command[k : k + 3] == everywhere for k in range(len(command)))
+    for other in (["--model.learning_rate", "1"], ["stray"], ["--data.stages", "one", "--trainer.max_steps=1"]):
+        with pytest.raises(SystemExit):
+            script.main(["order", *other])
 
 
 def test_stages_of_the_larger_denoiser(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def test_ours_are_at_the_evaluations_of_our_own_learned_order() -> None:
     assert beside(pool_seeds(swept("word_problems")[0]), read_published(PAPER)) == {}
     heuristics = [row for row in swept()[0] if not row.adaptive]
     assert beside(pool_seeds(heuristics), read_published(PAPER)) == {}
+
+
+def test_ours_are_at_as_many_evaluations_where_a_step_is_two() -> None:
+    """As with guidance, or where both parts of an answer have T steps: a heuristic's T is half of what it takes."""
+    twice = {"learned": 1, "top_margin": 2, "iid": 2}
+    rows = [
+        replace(row, nfe_mean=times * row.nfe_mean, nfe_max=times * row.nfe_max)
+        for row in swept()[0] if (times := twice[row.policy])
+    ]  # fmt: skip
+    found = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"]
+    own = [None if pair.ours is None else (pair.ours.policy, pair.ours.T, pair.ours.nfe_max) for pair in found]
+    assert own[3:6] == [("top_margin", 3, 6), ("learned", 10, 8), ("top_margin", 4, 8)], "at most 8, by a T of 4"
 
 
 def test_what_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

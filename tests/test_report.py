@@ -248,6 +248,15 @@ def test_comparisons_at_evaluations() -> None:
     assert [m.comparison for m in compare_at_evaluations(without_4, solved_pairs(outcomes))][-1] is None
 
 
+def test_comparisons_where_a_step_is_two_evaluations() -> None:
+    """What a fixed budget costs decides which one is compared, not its T."""
+    rows, outcomes = sweep((0,))
+    guided = [row if row.adaptive else replace(row, nfe_mean=2 * row.nfe_mean, nfe_max=2 * row.T) for row in rows]
+    matched = compare_at_evaluations(pool_seeds(guided), solved_pairs(outcomes))
+    found = [(m.kind, m.wanted, m.comparison and m.comparison.second.T) for m in matched]
+    assert found == [("@Avg", 2, 1), ("@Avg", 2, 1), ("@Max", 2, 1), ("@Max", 3, 2)]
+
+
 def test_comparisons_at_equal_evaluations() -> None:
     """The other policy has at least as many on average, or its most; adaptive or not, whatever its T."""
     rows, outcomes = sweep((0,))

@@ -1,18 +1,22 @@
 """Fox et al.'s comparison on GSM8K-Aug: a denoiser, its order, a control of equal compute, all at equal evaluations.
 
 python experiments/gsm8k_aug/run.py STAGE [--runs DIR] [--size 170m] [--split validation] [--data DIR] \
-    [--tokenizer FILE] [--weights FILE] [--order_config FILE] [--devices N]
+    [--tokenizer FILE] [--weights FILE] [--order_config FILE] [--devices N] [--data.OPTION ...]
+    [--frontier.decoding.OPTION ...]
 python experiments/gsm8k_aug/run.py rehearse [--runs DIR]
 
 STAGE is denoiser, order, control, sweep, report, or all of them. Each goes on where it was stopped. ``sweep`` decodes
 with the learned order at T = 5, 10, 15 and then with the heuristics, on the control, at as many evaluations: @Avg the
 learned order's mean, rounded, @Max its largest on any problem. ``--size 1028m`` takes the larger denoiser throughout.
+Options of the data and of decoding (``--frontier.decoding.guidance 0.1``, ``--data.stages one``) go to every stage.
 ``rehearse`` runs all of it offline, with a small net and files made here.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -129,9 +133,20 @@ def sweep(plan: Plan) -> None:
 
 
 def matched_budgets(rows: Sequence[Row]) -> list[int]:
-    """The budgets at which heuristics are compared with the learned order of these rows: @Avg and @Max, at least 2."""
-    learned = [row for row in rows if row.adaptive]
-    return sorted({max(2, steps) for row in learned for steps in (round(row.nfe_mean), row.nfe_max)})
+    """The budgets that give heuristics as many evaluations as the learned order of these rows takes: @Avg and @Max.
+
+    At least 2, and at least one step for the thought beside those of the answer.
+    """
+    budgets: set[int] = set()
+    for row in rows:
+        if row.adaptive:
+            options = json.loads(row.options)
+            answer_steps = options.get("answer_steps", 0)
+            # A heuristic spends its whole budget: twice where both parts have it, and where a step is two evaluations.
+            per_step = (2 if options.get("guidance") else 1) * (2 if answer_steps is None else 1)
+            least = max(2, 1 + (answer_steps or 0))
+            budgets |= {max(least, math.ceil(nfe / per_step)) for nfe in (round(row.nfe_mean), row.nfe_max)}
+    return sorted(budgets)
 
 
 def report(plan: Plan) -> None:
@@ -140,12 +155,12 @@ def report(plan: Plan) -> None:
     lightning("report", *runs, "--one_panel", "true", *published, "--out", str(plan.swept("report")))
 
 
-def rehearse(runs: Path, split: str) -> Plan:
+def rehearse(runs: Path, split: str, everywhere: Sequence[str] = ()) -> Plan:
     """Make data, tokenizer and weights, and plan to run on them."""
     files = runs / "files"
     write(files)
     write_weights(files / "weights.safetensors", HERE / "tiny.yaml")
-    given = ("--data.path", str(files), "--data.tokenizer_path", str(files / "tokenizer.json"))
+    given = ("--data.path", str(files), "--data.tokenizer_path", str(files / "tokenizer.json"), *everywhere)
     return Plan(runs, split, None, given, files / "weights.safetensors", small=True)
 
 
@@ -160,18 +175,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="safetensors file to fine-tune; else the hub's")
     parser.add_argument("--order_config", type=Path, help="a configuration over order.yaml")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, each a share of the batches of an update")
-    given = parser.parse_args(arguments)
+    given, everywhere = parser.parse_known_args(arguments)
+    check_everywhere(parser, everywhere)
     functions = {"denoiser": denoiser, "order": order, "control": control, "sweep": sweep, "report": report}
     if given.stage == "rehearse":
-        plan = rehearse(given.runs or Path("runs/gsm8k_aug_rehearsal"), given.split)
+        plan = rehearse(given.runs or Path("runs/gsm8k_aug_rehearsal"), given.split, everywhere)
     else:
         options = [f"--data.path={given.data}"] if given.data else []
         options += [f"--data.tokenizer_path={given.tokenizer}"] if given.tokenizer else []
-        options += devices(given.devices, *BATCHES[given.size])
+        options += [*devices(given.devices, *BATCHES[given.size]), *everywhere]
         runs = given.runs or Path("runs/gsm8k_aug" + ("" if given.size == "170m" else f"_{given.size}"))
         plan = Plan(runs, given.split, given.order_config, tuple(options), given.weights, False, given.size)
     for stage in STAGES if given.stage in ("all", "rehearse") else (given.stage,):
         functions[stage](plan)
+
+
+def check_everywhere(parser: argparse.ArgumentParser, options: Sequence[str]) -> None:
+    """Refuse what is neither an option of every stage nor the value of one."""
+    for first, option in enumerate(options):
+        if not option.startswith(("--data.", "--frontier.decoding.")) and (not first or option.startswith("-")):
+            parser.error(f"{option}: of the program's options, those of data and frontier.decoding go to every stage")
 
 
 def devices(n: int, batches: int, interval: int) -> list[str]:
