@@ -41,7 +41,7 @@ sweep-steps: $(VENV)/.run
 # Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
-NO_BOUNDS := --model.budgets [2] --model.prices [0.0] --model.validation_samples 1
+NO_BOUNDS := --model.bound_budgets []
 HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 50
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last

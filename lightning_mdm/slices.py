@@ -26,7 +26,7 @@ STANDING = "standing.json"
 LEAST_SECONDS = 5.0  # a stage with less is left to the next slice
 COMPILING = 60.0  # and one whose nets are compiled first: their blocks take half a minute of a CPU core
 # Of a sweep with a learned order whose bounds are not in question.
-NO_BOUNDS = ("--model.budgets", "[2]", "--model.prices", "[0.0]", "--model.validation_samples", "1")
+NO_BOUNDS = ("--model.bound_budgets", "[]")
 
 
 class Clock:

@@ -70,6 +70,8 @@ class OrderModule(L.LightningModule):
         focus: examples count in proportion to about exp(-focus x nats): with 0 all alike, with 1 as in a bound of the
             share that is generated exactly. The more, the less an order cares for examples that fail anyhow. Of
             ``all_steps`` alone.
+        bound_budgets: budgets at which validation and test report the bounds, which cost as much as training does; all
+            ``budgets`` where not given, and none of an empty list, as for a sweep that only decodes.
         validation_samples: trajectories of each example in validation, also of the importance-weighted bound.
         warm_start_steps: first updates, spent on imitating the true token's margin.
         warm_start_margin: the margin at which an imitated probability is 1/2.
@@ -108,6 +110,7 @@ class OrderModule(L.LightningModule):
         estimator: Estimator = "all_steps",
         samples: int = 8,
         focus: float = 0.0,
+        bound_budgets: Sequence[int] | None = None,
         validation_samples: int = 8,
         warm_start_steps: int = 0,
         warm_start_margin: float = 0.8,
@@ -128,14 +131,16 @@ class OrderModule(L.LightningModule):
         check_options(
             denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
             budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, wait_price=wait_price,
-            estimator=estimator, samples=samples, focus=focus, validation_samples=validation_samples,
-            entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by, offset_fades_by=offset_fades_by,
+            estimator=estimator, samples=samples, focus=focus, bound_budgets=bound_budgets,
+            validation_samples=validation_samples, entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
+            offset_fades_by=offset_fades_by,
         )  # fmt: skip
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
         # without the command line's way to build a module, which would lay a law's options over the default net's.
         self.save_hyperparameters(
             ignore=[
-                "net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "prices", "_instantiator",
+                "net", "selector", "posterior", "denoiser_ckpt", "init_from", "budgets", "bound_budgets", "prices",
+                "_instantiator",
             ]
         )  # fmt: skip
         self.save_hyperparameters(
@@ -145,6 +150,7 @@ class OrderModule(L.LightningModule):
         self.joint = denoiser == "joint"
         self.denoising_weight = denoising_weight
         self.budgets = list(budgets)
+        self.bound_budgets = self.budgets if bound_budgets is None else list(bound_budgets)
         self.fewest_first = fewest_first
         self.prices = list(prices)
         self.wait_price = wait_price
@@ -388,13 +394,13 @@ class OrderModule(L.LightningModule):
     def evaluate(self, batch: Batch) -> None:
         """Bounds on -log p(x) of the learned order and of IID, on draws that are the same at every evaluation.
 
-        The learned order at every budget with the first price, and at the largest with every price; IID, which knows no
-        price, once for each budget.
+        The learned order at each of ``bound_budgets`` with the first price, and at the largest with every price; IID,
+        which knows no price, once for each budget.
         """
         M, response_BL = self.validation_samples, batch.response_BL
         noise = trajectories(RowNoise(0, batch.index_B), M)
-        cells = [(budget, self.prices[0]) for budget in self.budgets]
-        cells += [(max(self.budgets), price) for price in self.prices[1:]]
+        cells = [(budget, self.prices[0]) for budget in self.bound_budgets]
+        cells += [(max(self.bound_budgets), price) for price in self.prices[1:] if self.bound_budgets]
         for budget, price in cells:
             model = self.batch_model(batch, budget, price)
             choose = partial(draw_sets, noise, 0)

@@ -56,6 +56,7 @@ def check_options(
     estimator: Estimator,
     samples: int,
     focus: float,
+    bound_budgets: Sequence[int] | None,
     validation_samples: int,
     entropy_bonus: float,
     entropy_fades_by: float,
@@ -76,6 +77,11 @@ def check_options(
             raise ValueError(f"model.{name}={value!r}: choose one of {', '.join(choices)}")
     if not budgets or min(budgets) < 2:
         raise ValueError(f"model.budgets={list(budgets)}: give step budgets of at least 2; one step has no order")
+    if bound_budgets and (min(bound_budgets) < 2 or (selectors == "per_budget" and set(bound_budgets) - set(budgets))):
+        raise ValueError(
+            f"model.bound_budgets={list(bound_budgets)}: give step budgets of at least 2, with selectors per budget "
+            f"some of {list(budgets)}, or [] for no bounds"
+        )
     if fewest_first < 0:
         raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
     if not prices or min(prices) < 0.0:

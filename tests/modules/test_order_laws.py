@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,25 @@ def test_the_bounds_of_every_budget_and_of_every_price_are_logged(tmp_path: Path
     assert found[f"{stage}/price_nats{where}"] == pytest.approx(0.5 * found[f"{stage}/steps_of_q{where}"], rel=1e-5)
     parts_sum = sum(found[f"{stage}/{part}{where}"] for part in ("token_nats", "order_kl_nats", "price_nats"))
     assert paid == pytest.approx(parts_sum, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "options"),
+    [
+        ([2], {}), ([4], {}), ([], {}),  # 4: which nobody trained
+        ([2], {"selectors": "per_budget"}), ([], {"selectors": "per_budget"}),
+    ],
+)  # fmt: skip
+def test_bounds_of_other_budgets_or_of_none(
+    tmp_path: Path, ckpt: str, wanted: list[int], options: dict[str, Any]
+) -> None:
+    """A sweep that only decodes asks for none; the nets stay those that were trained, also one for each budget."""
+    data = torch.utils.data.DataLoader([batch([1, 2, 3])], batch_size=None)  # type: ignore[arg-type]
+    module = build(ckpt, prices=[0.0, 0.5], bound_budgets=wanted, **options)
+    found = trainer(tmp_path).validate(module, data, verbose=False)[0]
+    cells = [f"@T={T}/{name}" for T in wanted for name in ("learned", "iid", "learned/price=0.5")]
+    assert {name for name in found if "bound_nats@" in name} == {f"val/bound_nats{cell}" for cell in cells}
+    assert same(state(module), state(build(ckpt, prices=[0.0, 0.5], **options)))
 
 
 def test_the_validation_bounds_are_the_same_for_any_batch_size_and_order(tmp_path: Path, ckpt: str) -> None:

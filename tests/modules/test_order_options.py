@@ -196,6 +196,11 @@ def test_other_shares_are_another_selector(ckpt: str) -> None:
         ({"estimator": "exact"}, r"model.estimator='exact': choose one of all_steps, one_step"),
         ({"budgets": [1, 4]}, r"model.budgets=\[1, 4\]: give step budgets of at least 2"),
         ({"budgets": []}, r"model.budgets=\[\]"),
+        ({"bound_budgets": [1]}, r"model.bound_budgets=\[1\]: give step budgets of at least 2"),
+        (
+            {"bound_budgets": [3], "selectors": "per_budget", "budgets": [2, 4]},
+            r"model.bound_budgets=\[3\]: .* some of \[2, 4\], or \[\]",
+        ),
         ({"prices": [-0.5]}, r"model.prices=\[-0.5\]"),
         ({"prices": []}, r"model.prices=\[\]"),
         ({"samples": 1}, r"model.samples=1"),
