@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self, cast, get_args
 
+import torch
 from torch import Tensor, nn
 
 from lightning_mdm.compilation import compiled
@@ -38,9 +39,11 @@ def selector_law(
     if prediction.hidden_BLD is None:
         raise ValueError("a learned order reads the denoiser's hidden states, and this denoiser offers none")
     most = prediction.query_BQ.shape[1]  # no row has more masked positions than were queried
+    told: float | Tensor = price
     if prediction.compile:
         selector = compiled(cast(nn.Module, selector))
-    return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, price, most)
+        told = torch.full((), price, dtype=torch.float64, device=masked_BL.device)  # a number would be compiled in
+    return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, told, most)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class SelectorNet(Protocol):
         valid_BL: Tensor,
         masked_BL: Tensor,
         steps_left_B: Tensor,
-        price: float,
+        price: float | Tensor,
         most: int | None = None,
     ) -> UnmaskingLaw: ...
 

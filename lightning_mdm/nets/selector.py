@@ -130,7 +130,7 @@ class Selector(nn.Module):
         valid_BL: Tensor,
         masked_BL: Tensor,
         steps_left_B: Tensor,
-        price: float,
+        price: float | Tensor,
         most: int | None = None,
     ) -> UnmaskingLaw:
         """pi(U | z).
@@ -142,7 +142,7 @@ class Selector(nn.Module):
             valid_BL: True where a position is not padding.
             masked_BL: the positions to choose from; some in every row.
             steps_left_B: steps left including this one.
-            price: nats per step.
+            price: nats per step; as a tensor without dimensions, one compiled selector serves all prices.
             most: what no row's number of masked positions exceeds, for callers who know that.
         """
         confidence_BLF = confidence_BLF.to(hidden_BLD.dtype)

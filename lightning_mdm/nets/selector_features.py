@@ -35,10 +35,10 @@ def step_features(steps_B: Tensor) -> Tensor:
     return torch.cat((octaves_B[:, None], 1.0 / steps_B.double()[:, None], wave_BW.cos(), wave_BW.sin()), dim=-1)
 
 
-def row_context(masked_BL: Tensor, steps_left_B: Tensor, price: float) -> Tensor:
-    """What a row has left, ``[B, CONTEXT]``."""
+def row_context(masked_BL: Tensor, steps_left_B: Tensor, price: float | Tensor) -> Tensor:
+    """What a row has left, and the price, ``[B, CONTEXT]``."""
     share_B = (masked_BL.sum(-1).clamp(min=1) / steps_left_B).log()
-    own_B2 = torch.stack((share_B / 3.0, torch.full_like(share_B, price) ** 0.5), dim=-1)
+    own_B2 = torch.stack((share_B / 3.0, (torch.zeros_like(share_B) + price) ** 0.5), dim=-1)
     return torch.cat((step_features(steps_left_B), own_B2), dim=-1)
 
 
