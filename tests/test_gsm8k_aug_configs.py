@@ -187,19 +187,28 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
 
     monkeypatch.setattr(script, "lightning", lightning)
     script.main(["rehearse", "--runs", str(tmp_path)])
-    assert [command[0] for command in commands] == ["fit", "export", "fit", "fit", "sweep", "sweep", "report"]
+    assert [command[0] for command in commands] == ["fit", "export", "fit", "fit", "sweep", "sweep", "sweep", "report"]
     exported = tmp_path / "denoiser" / "denoiser.safetensors"
     assert "transformer.h.1.attn.attn.weight" in load_file(exported)
-    for command in commands[2:6]:
+    for command in commands[2:7]:
         assert str(exported) in command
     learned = read_rows(tmp_path / "learned_validation" / "frontier.csv")
     heuristics = read_rows(tmp_path / "heuristics_validation" / "frontier.csv")
-    assert {row.n for row in (*learned, *heuristics)} == {5}, "the same problems, more than a training validates on"
+    adaptive = read_rows(tmp_path / "adaptive_validation" / "frontier.csv")
+    assert {row.n for row in (*learned, *heuristics, *adaptive)} == {5}, (
+        "the same problems, more than a training validates on"
+    )
     assert {row.T for row in learned} == {5, 10, 15}
     assert {row.T for row in heuristics} == set(script.matched_budgets(learned))
+    assert {(row.policy, row.T, row.checkpoint) for row in adaptive} == {
+        (policy, T, heuristics[0].checkpoint)
+        for policy in ("confidence_threshold", "entropy_bounded")
+        for T in (5, 10, 15)
+    }
     text = (tmp_path / "report_validation" / "report.md").read_text(encoding="utf-8")
     assert "### Beside published figures" in text
     assert "learned 0.01, T=5" in text
+    assert "threshold 0.97" in text
     before = (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes()
     script.main(["rehearse", "--runs", str(tmp_path)])
     assert (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes() == before, "nothing is done twice"
@@ -266,12 +275,18 @@ def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.Monkey
         script.main(["report", *over])
         written.append([c[c.index("--out" if "--out" in c else "--run_dir") + 1] for c in commands])
         assert f"{written[-1][0]}/checkpoints/last.ckpt" in commands[1], "what is swept is what was trained"
-        assert commands[3][1:3] == written[-1][1:3], "and what is reported what was swept"
+        assert commands[4][1:4] == written[-1][1:4], "and what is reported what was swept"
         commands.clear()
     default, theirs = written
     assert default == [
         f"runs/gsm8k_aug/{name}"
-        for name in ("order", "learned_validation", "heuristics_validation", "report_validation")
+        for name in (
+            "order",
+            "learned_validation",
+            "heuristics_validation",
+            "adaptive_validation",
+            "report_validation",
+        )
     ]
     assert not set(default) & set(theirs)
     assert all("_fox_2026" in name for name in theirs)

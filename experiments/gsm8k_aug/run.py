@@ -7,9 +7,10 @@ python experiments/gsm8k_aug/run.py rehearse [--runs DIR]
 
 STAGE is denoiser, order, control, sweep, report, or all of them. Each goes on where it was stopped. ``sweep`` decodes
 with the learned order at T = 5, 10, 15 and then with the heuristics, on the control, at as many evaluations: @Avg the
-learned order's mean, rounded, @Max its largest on any problem. ``--size 1028m`` takes the larger denoiser throughout.
-Options of the data and of decoding (``--frontier.decoding.guidance 0.1``, ``--data.stages one``) go to every stage.
-``rehearse`` runs all of it offline, with a small net and files made here.
+learned order's mean, rounded, @Max its largest on any problem; and with thresholds and the entropy bound, which stop by
+themselves, at T = 5, 10, 15. ``--size 1028m`` takes the larger denoiser throughout. Options of the data and of decoding
+(``--frontier.decoding.guidance 0.1``, ``--data.stages one``) go to every stage. ``rehearse`` runs all of it offline,
+with a small net and files made here.
 """
 
 from __future__ import annotations
@@ -127,9 +128,12 @@ def sweep(plan: Plan) -> None:
     learned = [*plan.order_options(), "--config", str(HERE / "learned.yaml"), "--run_dir", str(plan.swept("learned"))]
     lightning("sweep", *learned, "--ckpt_path", str(last(plan.order)), "--split", plan.split)
     budgets = matched_budgets(read_rows(plan.swept("learned") / "frontier.csv"))
-    heuristics = [*plan.control_options(), "--frontier.budgets", str(budgets)]
-    heuristics += ["--run_dir", str(plan.swept("heuristics")), "--split", plan.split]
-    lightning("sweep", *heuristics, "--ckpt_path", str(last(plan.runs / "control")))
+    for name, compared in (
+        ("heuristics", ["--frontier.budgets", str(budgets)]),
+        ("adaptive", ["--config", str(HERE / "adaptive.yaml")]),
+    ):
+        heuristics = [*plan.control_options(), *compared, "--run_dir", str(plan.swept(name)), "--split", plan.split]
+        lightning("sweep", *heuristics, "--ckpt_path", str(last(plan.runs / "control")))
 
 
 def matched_budgets(rows: Sequence[Row]) -> list[int]:
@@ -150,7 +154,7 @@ def matched_budgets(rows: Sequence[Row]) -> list[int]:
 
 
 def report(plan: Plan) -> None:
-    runs = [str(plan.swept("learned")), str(plan.swept("heuristics"))]
+    runs = [str(plan.swept(name)) for name in ("learned", "heuristics", "adaptive")]
     published = ["--published", str(HERE / "published.csv")]
     lightning("report", *runs, "--one_panel", "true", *published, "--out", str(plan.swept("report")))
 
