@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from omegaconf import OmegaConf
 
+from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_checkpoint, join_weights, split_checkpoint
 
 STANDING = "standing.json"
@@ -53,6 +54,24 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where an order's checkpoint is kept without its frozen denoiser, to go on from where there is no other.
+
+    Args:
+        path: the file.
+        denoiser: the denoiser's weights.
+    """
+
+    path: Path
+    denoiser: Path
+
+    def take(self, last: Path) -> None:
+        """Begin a training without a checkpoint from what is kept, if that goes with this denoiser."""
+        if self.path.is_file() and not last.is_file() and not restore_order(self.path, self.denoiser, last):
+            print(f"{self.path} is the order of another denoiser than {self.denoiser}: it is learned anew", flush=True)
+
+
+@dataclass(frozen=True)
 class Fit:
     """A training of ``steps`` updates in ``run_dir``.
 
@@ -63,6 +82,7 @@ class Fit:
         least_seconds: with less it is left to the next slice. A slice ends between two updates, and the first of a net
             that is compiled may take minutes.
         before: what has to be there for it, made when it is about to go on.
+        kept: where its checkpoint is kept beside the run directory, if it is.
     """
 
     run_dir: Path
@@ -70,6 +90,7 @@ class Fit:
     options: tuple[str, ...]
     least_seconds: float = LEAST_SECONDS
     before: Callable[[], None] | None = None
+    kept: Kept | None = None
 
     @property
     def last(self) -> Path:
@@ -82,6 +103,8 @@ class Fit:
         Raises:
             ValueError: no slice as long as this one can ever begin it.
         """
+        if self.kept is not None:
+            self.kept.take(self.last)
         done, seconds = standing(self.last)
         if done >= self.steps:
             return True
@@ -107,6 +130,8 @@ class Fit:
             "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps), *limit,
             "--ckpt_path", "last", log=self.run_dir / "fit.log",
         )  # fmt: skip
+        if self.kept is not None and self.last.is_file():
+            keep_order(self.last, self.kept.path)
         return standing(self.last)[0] >= self.steps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -336,7 +337,7 @@ def complete(main: Main, arguments: list[str], capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("in_process")
-def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script: Any = load_script("gsm8k_scratch")
     path = complete(script.main, ["--tiny", "--minutes", "30"], capsys)
     rows = read_rows(path / "frontier.csv")
@@ -348,6 +349,20 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     there = trained("denoiser", fit, path.parent / "weights" / path.parent.name, Clock(1.0, 1.0))
     assert there == Path("there/stored/denoiser.safetensors")
     assert there.is_file()
+    # And so is that of the order: what is left is to decode.
+    for name in ("denoiser", "order", path.name):
+        shutil.rmtree(path.parent / name)
+    trained_again: list[tuple[str, ...]] = []
+    decode = slices.lightning
+
+    def noted(*arguments: str, **options: Any) -> None:
+        trained_again.extend([arguments] if arguments[0] == "fit" else [])
+        decode(*arguments, **options)
+
+    monkeypatch.setattr(slices, "lightning", noted)
+    complete(script.main, ["--tiny", "--minutes", "30"], capsys)
+    assert not trained_again
+    assert [(r.policy, r.T, r.n) for r in read_rows(path / "frontier.csv")] == [(r.policy, r.T, r.n) for r in rows]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -3,10 +3,10 @@
 python experiments/gsm8k_scratch/run.py --path path/to/gsm8k [--size 25m] [--minutes 9] [--seed 0] [--tiny]
 
 Give the same command until it says that all is complete. What is complete is not repeated, what was stopped goes on.
-The weights of the 25M denoiser so far are stored in ``weights/``, from which a run continues where its checkpoints are
-not at hand; the larger ones are too large for that. Without ``--path`` the problems are streamed from the hub.
-``--tiny`` walks the whole chain on a CPU, on generated problems in GSM8K's form, with nets and numbers that mean
-nothing.
+The weights of the 25M denoiser so far and its order are stored in ``weights/``, from which a run continues where its
+checkpoints are not at hand; the larger ones are too large for that. Without ``--path`` the problems are streamed from
+the hub. ``--tiny`` walks the whole chain on a CPU, on generated problems in GSM8K's form, with nets and numbers that
+mean nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from lightning_mdm.slices import (
     NO_BOUNDS,
     Clock,
     Fit,
+    Kept,
     Sweep,
     layers,
     run_all,
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *layers(order_config, *tiny_order), *net, *common, "--model.denoiser_ckpt", str(found),
         "--data.tokenizer_path", str(found.with_name("tokenizer.json")),
     ]  # fmt: skip
-    fit = Fit(runs / "order", order_steps, tuple(order), LEAST_SECONDS if options.tiny else COMPILING)
+    kept = Kept(weights / "order.ckpt", found) if options.size == STORED else None
+    fit = Fit(runs / "order", order_steps, tuple(order), LEAST_SECONDS if options.tiny else COMPILING, kept=kept)
     sweep = Sweep(
         runs / f"sweep_{options.split}",
         (

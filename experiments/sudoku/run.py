@@ -6,11 +6,11 @@ Give the same command until it says that all is complete. What is complete is no
 stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M net of Kim et al.
 2025 for minutes of one GPU, and ``medium`` half of it for hours of a CPU core; the weights of their denoisers so far
 are stored here in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints are not at
-hand. They are also decoded as the paper decodes, with noise on the ranking, and looking back. ``causal`` and
-``causal_solver`` are the autoregressive baseline, moves in reading order and in the solver's, and ``medium_causal`` and
-``medium_causal_solver`` the same of ``medium``'s shape.
-``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``.
-``--so_far`` runs nothing and reports on the problems that every policy has decoded, in the run directory alone.
+hand; their orders, too. They are also decoded as the paper decodes, with noise on the ranking, and looking back.
+``causal`` and ``causal_solver`` are the autoregressive baseline, moves in reading order and in the solver's, and
+``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of ``make
+sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and reports on
+the problems that every policy has decoded, in the run directory alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from lightning_mdm.slices import (
     NO_BOUNDS,
     Clock,
     Fit,
+    Kept,
     Sweep,
     layers,
     run_all,
@@ -155,12 +156,13 @@ def denoiser(size: Size, run_dir: Path, weights: Path, clock: Clock) -> Path | N
     return trained("denoiser", fit, weights if size.stored else None, clock)
 
 
-def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Sweep]]:
+def stages(size: Size, run_dir: Path, weights_dir: Path, found: Path) -> list[tuple[str, Fit | Sweep]]:
     """What follows the denoiser's training: its order and the sweeps of easy and hard puzzles.
 
     Args:
         size: see ``Size``.
         run_dir: of all stages.
+        weights_dir: where weights are stored.
         found: the denoiser's weights.
     """
     alone = (*layers(*files(size.denoiser)), *size.options)
@@ -171,6 +173,8 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
         frozen = ("--model.denoiser_ckpt", str(found))
         learned = (*layers(*files(size.order)), *size.options, *frozen)
         order = fit_of(size, size.order, run_dir / "order", frozen)
+        if size.stored:
+            order = replace(order, kept=Kept(weights_dir / "order.ckpt", found))
         stages.append(("order", order))
         of_order = (*NO_BOUNDS, "--ckpt_path", str(order.last))
         decoded[""] = (*learned, *of_order)
@@ -190,7 +194,7 @@ def stages(size: Size, run_dir: Path, found: Path) -> list[tuple[str, Fit | Swee
 def run(size: Size, run_dir: Path, weights: Path, clock: Clock) -> bool:
     """Go on with the denoiser, its order, the easy and the hard puzzles; whether all are complete."""
     found = denoiser(size, run_dir, weights, clock)
-    return found is not None and run_all(stages(size, run_dir, found), clock)
+    return found is not None and run_all(stages(size, run_dir, weights, found), clock)
 
 
 def sweeps(run_dir: Path) -> list[Path]:

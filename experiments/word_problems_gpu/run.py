@@ -3,8 +3,8 @@
 python experiments/word_problems_gpu/run.py [--minutes 9] [--seeds 0 1 2] [--split test] [--tiny]
 
 Give the same command until it says that all is complete. What is complete is not repeated, what was stopped goes on,
-and the weights so far are stored in ``weights/``, from which a run continues where its checkpoints are not at hand.
-``--tiny`` walks the whole chain on a CPU, with nets and numbers that mean nothing.
+and the weights so far, the denoiser's and the order's, are stored in ``weights/``, from which a run continues where its
+checkpoints are not at hand. ``--tiny`` walks the whole chain on a CPU, with nets and numbers that mean nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,20 @@ from pathlib import Path
 
 from lightning_mdm.report import keep, report
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, said, seeded, store, stored
+from lightning_mdm.slices import (
+    COMPILING,
+    NO_BOUNDS,
+    Clock,
+    Fit,
+    Kept,
+    Sweep,
+    layers,
+    run_all,
+    said,
+    seeded,
+    store,
+    stored,
+)
 
 HERE = Path("experiments/word_problems_gpu")
 CONFIGS = Path("configs/word_problems")
@@ -97,7 +110,8 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
         *layers(CONFIGS / "order.yaml", scale.order_layer), *seeded(seed), "--model.denoiser_ckpt", str(weights),
         "--data.tokenizer_path", str(weights.with_name("tokenizer.json")),
     )  # fmt: skip
-    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, scale.least)
+    kept = Kept(scale.weights / f"seed_{seed}" / "order.ckpt", weights)
+    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, scale.least, kept=kept)
     stages: list[tuple[str, Fit | Sweep]] = [(f"seed {seed}, order", fit)]
     for group in GROUPS:
         sweep = (

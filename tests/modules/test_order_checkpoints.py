@@ -9,7 +9,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.transformer import TransformerConfig
 from modules.orders import (
@@ -28,6 +30,12 @@ from modules.orders import (
     validate,
 )
 from modules.test_denoiser_module import SaveAt, batch, loader, trainer
+
+
+class Save(SaveAt):
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
 
 
 def order_checkpoint(module: OrderModule, folder: Path) -> Path:
@@ -92,11 +100,6 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, ckpt: str, options: dict[str, Any]
 ) -> None:
-    class Save(SaveAt):
-        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-            if trainer.global_step == self.step:
-                trainer.save_checkpoint(self.path)
-
     whole, half = build(ckpt, **options), Save(3, tmp_path / "half.ckpt")
     fit(whole, tmp_path, steps=6, callbacks=[half])
     resumed = build(None, **options)  # as the same command without the denoiser's file, which may be gone
@@ -147,3 +150,26 @@ def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_pa
     del saved["state_dict"]["focus"]
     torch.save(saved, tmp_path / "without.ckpt")
     assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").earlier.usual_success.any()
+
+
+def test_an_order_is_kept_without_its_denoiser(tmp_path: Path) -> None:
+    """Nothing else is lost, and it goes with the same weights alone, as they are or rounded as they are stored."""
+    source = Path(denoiser_file(tmp_path, "safetensors"))
+    whole, half = build(str(source)), Save(3, tmp_path / "half.ckpt")
+    fit(whole, tmp_path, steps=6, callbacks=[half])
+    kept, out = tmp_path / "kept" / "order.ckpt", tmp_path / "out" / "last.ckpt"
+    keep_order(half.path, kept)
+    assert not any(name.startswith("denoiser.") for name in torch.load(kept, weights_only=True)["state_dict"])
+    assert restore_order(kept, source, out)
+    resumed = build(None)
+    trainer(tmp_path, max_steps=6).fit(resumed, loader(start=3), ckpt_path=str(out))
+    assert same(state(whole), state(resumed))
+
+    rounded = {name: value.bfloat16().float() for name, value in load_file(source).items()}
+    save_file(rounded, tmp_path / "rounded.safetensors")
+    assert restore_order(kept, tmp_path / "rounded.safetensors", out)
+    save_file({name: value + 1.0 for name, value in rounded.items()}, tmp_path / "other.safetensors")
+    assert not restore_order(kept, tmp_path / "other.safetensors", tmp_path / "none.ckpt")
+    assert not (tmp_path / "none.ckpt").exists()
+    with pytest.raises(ValueError, match="its denoiser is not frozen, so that it cannot be left out"):
+        keep_order(order_checkpoint(build(str(source), denoiser="joint"), tmp_path), kept)
