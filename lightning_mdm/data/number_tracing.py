@@ -21,6 +21,13 @@ from lightning_mdm.data.question_numbers import Numeral, constants, fraction_val
 MAX_READINGS = 64
 # Numbers of this size may be counted by the reader rather than given: two brothers, three days.
 SMALL, MOST_COUNTED = 10, 3
+HUNDREDTHS = (1, 100, Fraction(1, 100))  # these nobody has to calculate
+# Those with whom somebody counts himself, or without.
+COMPANY = re.compile(
+    r"\b(friends?|brothers?|sisters?|siblings?|cousins?|children|kids?|sons?|daughters?|classmates?|co-?workers?"
+    r"|roommates?|teammates?|neighbors?|others|him|her|my|them|your)(self|selves)?\b",
+    re.IGNORECASE,
+)
 REST = re.compile(r"\b(rest|remain\w*|others?|left)\b", re.IGNORECASE)
 
 Derived = Literal["same", "hundredths", "left", "more", "left_hundredths", "more_hundredths"]
@@ -102,14 +109,21 @@ def trace(question: str, response: str, answer: str) -> Trace:
 
     options: list[list[Source]] = []  # by operand, over all equations
     unexplained: dict[Number, int] = {}  # with the first equation that uses it
+    presumed: dict[Number, int] = {}  # likewise, what a unit may have brought in, or somebody's head
     for place, equation in enumerate(equations):
         for operand in equation.operands:
             value = read_number(operand)
+            if any(isinstance(r, Fraction) and value in (math.floor(r), math.ceil(r)) for r in results[:place]):
+                raise UntraceableError("a result may have been rounded")
             sources = [Source("result", r) for r in range(place) if results[r] == value]
             if value in counted:
                 sources.append(Source("number", numbers.index(value)))
-            elif value in said or (value in words.possible and not sources):
+            elif value in said:
                 sources.append(Source("constant", value=value))
+            elif value in words.possible:
+                if not sources and value not in HUNDREDTHS:
+                    presumed.setdefault(value, place)
+                sources.append(Source("constant", value=value))  # beside an equal result: the readings have to agree
             elif not sources:
                 derived = derivations(value, percents)
                 if len(derived) == 1:
@@ -121,7 +135,14 @@ def trace(question: str, response: str, answer: str) -> Trace:
     readings = best_readings(options, equations, counted, numbers, asked)
 
     frozen = inseparable(found, question) | torn_fractions(fractions, equations, counted)
-    frozen |= unexplained_ones(unexplained, counted, results, readings, numbers, {n.value for n in found if n.percent})
+    company = COMPANY.search(question)
+    for value in unexplained:  # one more or one less than is said: five friends and he
+        near = company and value <= SMALL and (value - 1 in counted or value + 1 in counted)
+        if isinstance(value, Fraction) or (value > MOST_COUNTED and not near):
+            raise UntraceableError("a number of the equations comes from nowhere")
+    hundredths = {n.value for n in found if n.percent}
+    frozen |= made_in_the_head({**unexplained, **presumed}, counted, results, readings, numbers, hundredths)
+    frozen |= bordering(counted, readings, numbers)
     for place, value in enumerate(numbers):
         used = [count_of(place, reading) for reading in readings]
         constant_too = said[value] > 0 or (value in words.possible and max(used) > counted[value])
@@ -257,21 +278,28 @@ def best_readings(
     return readings
 
 
-def unexplained_ones(
-    unexplained: Mapping[Number, int],
+def made_in_the_head(
+    values: Mapping[Number, int],
     counted: Counter[Number],
     results: Sequence[Number],
     readings: Sequence[Reading],
     numbers: Sequence[Number],
     percents: set[Number],
 ) -> set[Number]:
-    """The numbers that a value from nowhere may have been made of in the head: they must not change."""
+    """The numbers that a value without an origin may have been made of in the head: they must not change.
+
+    Args:
+        values: each with the first equation that uses it.
+        counted: the loose numbers of the question.
+        results: of all equations.
+        readings: of all operands.
+        numbers: of the question, by place.
+        percents: those that count hundredths.
+    """
     frozen: set[Number] = set()
-    for value, first in unexplained.items():
-        if isinstance(value, Fraction) or value > SMALL:
-            raise UntraceableError("a number of the equations comes from nowhere")
+    for value, first in values.items():
         known = [*counted, *results[:first]]
-        makers = {a for a in known if value in (a + 1, a - 1, 2 * a) or 2 * value == a}
+        makers = {a for a in known if value in (a + 1, a - 1, 2 * a) or a in (2 * value, 3 * value, 4 * value)}
         makers |= {a for a in known if any(100 * value == a * percent for percent in percents)}
         for a, b in combinations(known, 2):
             if value in (a + b, a - b, b - a, a * b) or a * value == b or b * value == a:
@@ -282,6 +310,12 @@ def unexplained_ones(
                 for reading in readings:
                     frozen |= {numbers[p] for p in ancestors(place, reading)}
     return frozen
+
+
+def bordering(counted: Counter[Number], readings: Sequence[Reading], numbers: Sequence[Number]) -> set[Number]:
+    """Numbers next to one that no equation uses: of 20 people who come, 19 others."""
+    unused = {value for place, value in enumerate(numbers) if not max(count_of(place, r) for r in readings)}
+    return {value for value in counted if value + 1 in unused or value - 1 in unused}
 
 
 def ancestors(place: int, reading: Reading) -> set[int]:

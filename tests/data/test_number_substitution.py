@@ -125,6 +125,22 @@ def test_equal_numbers_change_together() -> None:
         assert large == small
 
 
+def test_a_result_that_equals_a_constant_may_be_either() -> None:
+    """60 minutes of work in an hour of 60: no variant can tell which of the two is divided by which."""
+    walls = problem("He paints 5 walls of 2 by 3 meters, a meter in 10 minutes. How many hours?",
+                    "<<2*3=6>> <<6*10=60>> <<60/60=1>> <<5*1=5>> #### 5")  # fmt: skip
+    found = variants(walls)
+    assert found
+    assert all(calculated(variant.response)[2] == ([60, 60], 1) for variant in found)
+
+
+def test_of_them_is_no_more_than_all() -> None:
+    found = variants(problem("Of 30 birds I see, 20 of them eat 5 worms.", "<<30-20=10>> <<20*5=100>> #### 100"))
+    pairs = {tuple(n.value for n in numerals(variant.prompt))[:2] for variant in found}
+    assert len(pairs) > 5
+    assert all(some < every for every, some in pairs)
+
+
 def test_number_words_and_fractions() -> None:
     assert {numerals(v.prompt)[1].text for v in variants(WORDS)} >= {"two", "three", "five", "six", "seven"}
     assert all(numerals(v.prompt)[1].value <= 31 for v in variants(WORDS)), "days"
@@ -147,6 +163,11 @@ def test_number_words_and_fractions() -> None:
         ("Of 50 pens 20 are red and the other 30 cost $2.", "<<50-20=30>> <<30*2=60>> #### 60", [2]),
         # A number from nowhere may be one of these and one more.
         ("His 5 friends and he pay $40 each.", "<<6*40=240>> #### 240", [40]),
+        # A quarter of 32 in the head, which is also what a gallon has of something; a third of 90, and a month's days.
+        ("A tank is 3/4 full. He adds 32 gallons and 50.", "<<32+8=40>> <<40+50=90>> #### 90", [50]),
+        ("He earned twice what he paid in 5 months, $90 in all.", "<<90-30=60>> <<60/5=12>> #### 12", [5]),
+        # Of 20 people one is left over, and no equation says so.
+        ("Of 20 people 19 caught 400 fish each.", "<<400*19=7600>> #### 7600", [400]),
         # Ten percent in the head; two people that nobody counts, and six more than that.
         ("He pays a fee of 10% of 20 and 10 dollars, and $50.", "<<20+10=30>> <<30-3=27>> <<50-3=47>> #### 47", [50]),
         (
@@ -201,7 +222,10 @@ def test_readings_have_to_agree() -> None:
         ("He has 3 and 4.", "<<3+4=7>> #### 8", "not the result of one equation"),
         ("He has some.", "<<3+4=7>> #### 7", "no number in the question"),
         ("He has 300 and 4.", "<<300+57=357>> #### 357", "comes from nowhere"),
-        ("He has 3 and two cats.", "<<2+5=7>> #### 7", "traced into the equations"),
+        ("He has $44 in fives and 8.", "<<44/5=8.8>> <<8*5=40>> <<44-40=4>> #### 4", "may have been rounded"),
+        ("He has 4 cats and 4 dogs.", "<<4+1=5>> #### 5", "traced into the equations"),
+        # Half of what is left, calculated in the head; it happens to be one more than 8.
+        ("Two cost $8. Of 30 he sold 60/5.", "<<60/5=12>> <<8*9=72>> <<72+60=132>> #### 132", "comes from nowhere"),
         ("He has 2, 2 and 2.", " ".join(["<<2+2=4>> <<4-2=2>>"] * 4) + " <<2+2=4>> #### 4", "too many ways"),
     ],
 )
