@@ -75,6 +75,7 @@ class Predictions(Callback):
                     "prompt": problem.prompt,
                     "text": found.text,
                     "answer": grade.answer,
+                    "correct": grade.correct if problem.answer else None,  # of a question without a reference: unknown
                     **({} if grade.score is None else {"score": grade.score}),
                     "nfe": found.nfe,
                     "tokens": [data.decode([token]) for token in found.tokens],

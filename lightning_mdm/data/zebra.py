@@ -229,7 +229,7 @@ class ZebraPuzzles(ProblemDataModule):
         return partial(generate, split, law=self.law, seed=seed, layout=self.layout, move_order=self.move_order)
 
     def load_problems(self, split: str) -> list[Problem]:
-        """The first puzzles of a split that differ in content; they depend on the law, never on ``data.seed``.
+        """The first puzzles of a split that are told differently; they depend on the law, never on ``data.seed``.
 
         So runs with several seeds are compared on the same puzzles.
         """
@@ -254,7 +254,8 @@ class ZebraPuzzles(ProblemDataModule):
         """See ``ProblemDataModule``.
 
         Raises:
-            ValueError: also for a puzzle that is malformed, too large, contradictory or ambiguous.
+            ValueError: also for a puzzle that is malformed, too large, contradictory or ambiguous, or whose answer is
+                another.
         """
         return [self.solved(index, question) for index, question in enumerate(read_questions(path))]
 
@@ -275,6 +276,8 @@ class ZebraPuzzles(ProblemDataModule):
             why = "the clues contradict each other" if not tables else "the clues leave more than one solution"
             raise ValueError(f"{where}: {why}")
         answer = table_text(tables[0])
+        if question.answer and question.answer.split() != answer.split():
+            raise ValueError(f"{where}: contradictory: the answer given is not the puzzle's, which is {answer}")
         response = answer if self.layout == "table" else moves_text(puzzle, tables[0], self.move_order)
         return Problem(index, question.text, response, answer)
 

@@ -14,7 +14,7 @@ from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from runs import N_TEST, Answering, Oracle, few_problems, trainer
 
-FIELDS = ["problem", "prompt", "text", "answer", "nfe", "tokens", "steps"]
+FIELDS = ["problem", "prompt", "text", "answer", "correct", "nfe", "tokens", "steps"]
 
 
 def predict(run_dir: Path, *, right: bool = True, data: Any = None, **options: Any) -> list[dict[str, Any]]:
@@ -39,6 +39,7 @@ def test_a_line_per_test_problem_with_text_answer_cost_and_order(
     for line, problem in zip(lines, problems, strict=True):
         assert list(line) == FIELDS
         assert (line["prompt"], line["text"], line["answer"]) == (problem.prompt, problem.response, problem.answer)
+        assert line["correct"] is True
         assert "".join(line["tokens"]) == problem.response
         assert len(line["steps"]) == len(line["tokens"])
         # A region of 48 tokens: with 100 steps, one token each and steps to spare.
@@ -56,7 +57,7 @@ def test_the_policy_decides_the_order(tmp_path: Path, policy: UnmaskingPolicy, n
 def test_an_answer_that_ends_at_once_is_none(tmp_path: Path) -> None:
     closing = DecodingOptions(end_of_sequence="close")
     for line in predict(tmp_path, right=False, steps=48, policy=LeftToRight(), decoding=closing):
-        assert (line["text"], line["answer"], line["nfe"]) == ("", None, 1)
+        assert (line["text"], line["answer"], line["correct"], line["nfe"]) == ("", None, False, 1)
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
@@ -68,7 +69,7 @@ def test_questions_of_ones_own(tmp_path: Path, suffix: str) -> None:
     lines = predict(tmp_path, data=few_problems(predict_path=str(own)), steps=2)
     assert [line["prompt"] for line in lines] == questions
     assert [line["problem"] for line in lines] == [0, 1, 2]
-    assert all(line["answer"] is not None for line in lines)
+    assert all(line["answer"] is not None and line["correct"] is None for line in lines)
 
 
 def test_predicting_again_starts_a_new_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from pathlib import Path
@@ -164,6 +165,14 @@ def test_a_users_own_puzzles(tmp_path: Path) -> None:
         file.write_text(f"{CLUES}\n\n{text}\n")
         with pytest.raises(ValueError, match=reason):
             task(predict_path=str(file)).problems("predict")
+    own = tmp_path / "puzzles.jsonl"
+    for answer, right in (("a2 b1 a1 b2 a3 b3", True), ("a1 b1 a2 b2 a3 b3", False)):
+        own.write_text(json.dumps({"question": CLUES, "answer": answer}))
+        if right:
+            assert task(predict_path=str(own)).problems("predict") == [problem]
+        else:
+            with pytest.raises(ValueError, match=r"puzzles.jsonl, line 1: contradictory: the answer given is not"):
+                task(predict_path=str(own)).problems("predict")
 
 
 def test_puzzles_too_long_for_their_padding(tmp_path: Path) -> None:
