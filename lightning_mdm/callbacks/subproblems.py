@@ -18,6 +18,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -251,6 +252,16 @@ class Subproblems(EvaluationCallback):
                 row for row in read_subproblems(run_dir / SUBPROBLEMS)
                 if (row.task, row.checkpoint) in own and row.split != self.split
             ]  # fmt: skip
+            decoded = set(map(analysed, commits))
+            gone = {
+                row.policy for row in read_commits(run_dir / COMMITS)
+                if (row.task, row.checkpoint) in own and row.split == self.split and analysed(row) not in decoded
+            }  # fmt: skip
+            if gone:
+                rank_zero_warn(
+                    f"{run_dir} had an analysis of {self.split} problems with {', '.join(sorted(gone))}, which gives "
+                    "way to this one; to have both, give each a --run_dir of its own"
+                )
             commits = commits + [
                 row for row in read_commits(run_dir / COMMITS)
                 if (row.task, row.checkpoint) in own and row.split != self.split and selector_in(row) in selectors
@@ -258,6 +269,11 @@ class Subproblems(EvaluationCallback):
         write_subproblems(run_dir / SUBPROBLEMS, losses)
         write_commits(run_dir / COMMITS, commits)
         report_subproblems(losses, commits, run_dir)
+
+
+def analysed(row: CommitRow) -> tuple[object, ...]:
+    """What a row's policy was, and of how many problems."""
+    return row.policy, row.options, row.T, row.seed, row.problems
 
 
 def selector_in(row: CommitRow) -> str | None:

@@ -213,6 +213,10 @@ def test_the_other_split_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert list(dict.fromkeys(row.split for row in losses)) == ["test", "validation"], again
         assert {(row.split, row.problems) for row in commits} == {("test", 12), ("validation", 4)}
     assert "top margin" in capsys.readouterr().out
+    hint = "had an analysis of test problems with top_margin, which gives way to this one"
+    with pytest.warns(UserWarning, match=hint):
+        _, commits = analyse(tmp_path, module, problems, policies=[IID()])
+    assert {(row.split, row.policy) for row in commits} == {("test", "iid"), ("validation", "top_margin")}
     assert (tmp_path / "subproblems.svg").stat().st_size > 0
 
 
