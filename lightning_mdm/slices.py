@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from omegaconf import OmegaConf
@@ -24,10 +24,16 @@ from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_checkpoint, join_weights, split_checkpoint
 
 STANDING = "standing.json"
+NOT_COMPLETE = 3  # exit status of a slice with something left to do
+LAST_LINES = 12  # of the log of what has failed
 LEAST_SECONDS = 5.0  # a stage with less is left to the next slice
 COMPILING = 60.0  # and one whose nets are compiled first: their blocks take half a minute of a CPU core
 # Of a sweep with a learned order whose bounds are not in question.
 NO_BOUNDS = ("--model.bound_budgets", "[]")
+
+
+class FailedError(ValueError):
+    """A stage has failed; the message holds the end of its log."""
 
 
 class Clock:
@@ -42,7 +48,7 @@ class Clock:
     """
 
     def __init__(self, minutes: float, reserve: float = 75.0) -> None:
-        if 60.0 * minutes <= reserve:
+        if not 60.0 * minutes > reserve:
             raise ValueError(f"--minutes {minutes}: a start alone may take {reserve:.0f} seconds; give more")
         self.seconds = 60.0 * minutes
         self.end = time.monotonic() + self.seconds
@@ -256,7 +262,7 @@ def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
         timeout: seconds it may take.
 
     Raises:
-        subprocess.CalledProcessError: it failed; the log says why.
+        FailedError: it failed.
         subprocess.TimeoutExpired: it was stopped after ``timeout`` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -264,10 +270,28 @@ def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
     # A bar reads metrics from the device at every update, and fills the log. Of two options the later one counts.
     quiet = ("--trainer.enable_progress_bar", "false")
     with open(log, "a") as file:
-        subprocess.run(
-            [sys.executable, "-m", "lightning_mdm", command, *quiet, *options], check=True, stdout=file,
+        done = subprocess.run(
+            [sys.executable, "-m", "lightning_mdm", command, *quiet, *options], check=False, stdout=file,
             stderr=subprocess.STDOUT, timeout=timeout,
         )  # fmt: skip
+    if done.returncode:
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+        raise FailedError("\n".join([f"{command} failed with exit status {done.returncode}; {log} ends:", *end]))
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script that goes on in slices; what went wrong is its last line, without a traceback."""
+    try:
+        main()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def not_complete() -> NoReturn:
+    """End a slice with something left to do: ``until python run.py; do [ $? = 3 ] || break; done`` does all of it."""
+    print("not complete: give the same command again", flush=True)
+    raise SystemExit(NOT_COMPLETE)
 
 
 def standing(checkpoint: Path) -> tuple[int, float]:

@@ -78,7 +78,8 @@ def write_checkpoint(path: Path, step: int, seconds: float = 0.0) -> None:
     timer = {"Timer": {"time_elapsed": {"train": seconds}}}
     weights = {"denoiser.a": torch.arange(6.0).reshape(2, 3)}
     loops = {"fit_loop": {"state_dict": {"combined_loader": [{"slots": 4 * step}]}}}
-    torch.save({"global_step": step, "callbacks": timer, "state_dict": weights, "loops": loops}, path)
+    saved = {"global_step": step, "callbacks": timer, "state_dict": weights, "loops": loops}
+    torch.save({**saved, "hyper_parameters": {"denoiser": "frozen"}}, path)
 
 
 def tiny(tmp_path: Path, text: str = TINY_WORD_PROBLEMS) -> list[str]:

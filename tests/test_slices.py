@@ -26,9 +26,12 @@ from lightning_mdm.noise import RowNoise
 from lightning_mdm.outcomes import read_commits, read_rows
 from lightning_mdm.slices import (
     Clock,
+    FailedError,
     Fit,
     Sweep,
     lightning,
+    not_complete,
+    run_script,
     seeded,
     standing,
     steps_of,
@@ -285,7 +288,7 @@ def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     log = tmp_path / "deep" / "log"
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(FailedError, match=r"fit failed with exit status 3; .*log ends:\ncalled with -m .* fit"):
         lightning("fit", "--a", "1", log=log)
     with pytest.raises(subprocess.TimeoutExpired):
         lightning("sweep", log=log, timeout=0.5)
@@ -293,6 +296,18 @@ def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
     assert log.read_text().splitlines() == [
         f"called with -m lightning_mdm fit {quiet} --a 1", f"called with -m lightning_mdm sweep {quiet}",
     ]  # fmt: skip
+
+
+def test_how_a_script_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its exit status it can be given until it is complete; what went wrong is said without a traceback."""
+    run_script(lambda: None)
+    for script, status in ((not_complete, 3), (partial(Clock, float("nan")), 2), (partial(Clock, 1.0), 2)):
+        with pytest.raises(SystemExit) as end:
+            run_script(script)
+        assert end.value.code == status
+    out, err = capsys.readouterr()
+    assert out == "not complete: give the same command again\n"
+    assert err.startswith("error: --minutes nan: a start alone may take 75 seconds; give more\nerror: --minutes 1")
 
 
 def test_an_option_of_the_callers_wins(
@@ -304,7 +319,12 @@ def test_an_option_of_the_callers_wins(
         shown: bool = yaml.safe_load(capsys.readouterr().out)["trainer"]["enable_progress_bar"]
         return shown
 
-    monkeypatch.setattr(slices.subprocess, "run", lambda command, **_: main(command[3:]))
+    plain = subprocess.run  # which imports on the way may call, too
+
+    def run(command: list[str], **options: Any) -> object:
+        return main(command[3:]) if command[1:3] == ["-m", "lightning_mdm"] else plain(command, **options)
+
+    monkeypatch.setattr(slices.subprocess, "run", run)
     monkeypatch.setattr("runs.TINY", TINY.replace("  enable_progress_bar: false\n", ""))
     assert not bar()
     assert bar("--trainer.enable_progress_bar", "true")

@@ -30,7 +30,9 @@ from lightning_mdm.slices import (
     Kept,
     Sweep,
     layers,
+    not_complete,
     run_all,
+    run_script,
     seeded,
     steps_of,
     trained,
@@ -92,8 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     found = trained("denoiser", denoiser, weights if options.size == STORED else None, clock)
     if found is None:
-        print("not complete: give the same command again")
-        return
+        not_complete()
     order = [
         *layers(order_config, *tiny_order), *net, *common, "--model.denoiser_ckpt", str(found),
         "--data.tokenizer_path", str(found.with_name("tokenizer.json")),
@@ -108,12 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
     )  # fmt: skip
     if not run_all([("order", fit), (f"sweep, {options.split}", sweep)], clock):
-        print("not complete: give the same command again")
-        return
+        not_complete()
     if options.split == "test" and not options.tiny:
         keep(sweep.run_dir, HERE, f"_{name}")
     print(f"all is complete: {sweep.run_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,7 @@ from lightning_mdm.outcomes import ORDER_NATS, Row, read_order_rows, read_rows, 
 from lightning_mdm.outcomes.table import replace_rows
 from lightning_mdm.report import report, report_order_nats
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import NO_BOUNDS, layers, lightning, seeded
+from lightning_mdm.slices import NO_BOUNDS, layers, lightning, run_script, seeded
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
@@ -102,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

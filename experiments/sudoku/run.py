@@ -2,15 +2,15 @@
 
 python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--so_far]
 
-Give the same command until it says that all is complete. What is complete is not repeated, and what a slice's end has
-stopped goes on from its last checkpoint, or from the last batch it has decoded. ``paper`` is the 6M net of Kim et al.
-2025 for minutes of one GPU, and ``medium`` half of it for hours of a CPU core; the weights of their denoisers so far
-are stored here in ``weights_6m/`` and ``weights_medium/``, from which a run continues where its checkpoints are not at
-hand; their orders, too. They are also decoded as the paper decodes, with noise on the ranking, and looking back.
-``causal`` and ``causal_solver`` are the autoregressive baseline, moves in reading order and in the solver's, and
-``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape. ``small`` is the configuration of ``make
-sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``. ``--so_far`` runs nothing and reports on
-the problems that every policy has decoded, in the run directory alone.
+Give the same command until it says that all is complete; its exit status is 3 until then. What is complete is not
+repeated, and what a slice's end has stopped goes on from its last checkpoint, or from the last batch it has decoded.
+``paper`` is the 6M net of Kim et al. 2025 for minutes of one GPU, and ``medium`` half of it for hours of a CPU core;
+the weights of their denoisers so far are stored here in ``weights_6m/`` and ``weights_medium/``, from which a run
+continues where its checkpoints are not at hand; their orders, too. They are also decoded as the paper decodes, with
+noise on the ranking, and looking back. ``causal`` and ``causal_solver`` are the autoregressive baseline, moves in
+reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape.
+``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``.
+``--so_far`` runs nothing and reports on the problems that every policy has decoded, in the run directory alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from lightning_mdm.slices import (
     Kept,
     Sweep,
     layers,
+    not_complete,
     run_all,
     said,
     steps_of,
@@ -265,8 +266,7 @@ def go_on(size: Size, run_dir: Path, options: argparse.Namespace) -> None:
         return
     weights = (run_dir if size.suffix is None else HERE) / f"weights{size.suffix or ''}"
     if not run(size, run_dir, weights, Clock(options.minutes, size.reserve)):
-        print("not complete: give the same command again")
-        return
+        not_complete()
     path = run_dir / "report"
     publish([folder for folder in sweeps(run_dir) if (folder / "frontier.csv").is_file()], path, size)
     print(f"all is complete: {path}")

@@ -24,7 +24,9 @@ from lightning_mdm.slices import (
     Kept,
     Sweep,
     layers,
+    not_complete,
     run_all,
+    run_script,
     said,
     seeded,
     store,
@@ -133,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = TINY if options.tiny else GPU
     clock = Clock(options.minutes, scale.reserve)
     if not all(run(seed, options.split, scale, clock) for seed in options.seeds):
-        print("not complete: give the same command again")
-        return
+        not_complete()
     parts = {
         seed: [scale.runs / f"seed_{seed}" / f"{group}_{options.split}" for group in GROUPS] for seed in options.seeds
     }
@@ -146,4 +147,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lightning_mdm.report import keep, report
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, seeded, steps_of
+from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, run_script, seeded, steps_of
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/word_problems_order_3")
@@ -94,4 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import copyfile
 
 from lightning_mdm.report import keep, report
-from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, steps_of
+from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, not_complete, run_all, steps_of
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/zebra")
@@ -78,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        complete = run_all(stages(options.runs), Clock(options.minutes))
-        print(f"all is complete: {publish(options.runs)}" if complete else "not complete: give the same command again")
+        if not run_all(stages(options.runs), Clock(options.minutes)):
+            not_complete()
+        print(f"all is complete: {publish(options.runs)}")
     except ValueError as error:
         parser.error(str(error))
 
