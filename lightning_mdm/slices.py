@@ -113,6 +113,8 @@ class Fit:
             self.kept.take(self.last)
         done, seconds = standing(self.last)
         if done >= self.steps:
+            if self.kept is not None and not self.kept.path.is_file():  # of a slice that was killed behind it
+                keep_order(self.last, self.kept.path)
             return True
         left = clock.left() - clock.reserve
         if left < self.least_seconds:

@@ -257,6 +257,24 @@ def test_comparisons_where_a_step_is_two_evaluations() -> None:
     assert found == [("@Avg", 2, 1), ("@Avg", 2, 1), ("@Max", 2, 1), ("@Max", 3, 2)]
 
 
+def test_comparisons_with_rivals_of_both_kinds_and_short_responses() -> None:
+    """Whoever has fewer evaluations than wanted is no rival; whoever has T of them is, though fewer are enough."""
+    rows, outcomes = sweep((0,))
+    options = json.dumps({"guidance": 0.5})
+    guided = [replace(r, options=options, nfe_mean=2 * r.nfe_mean, nfe_max=2 * r.T) for r in rows if not r.adaptive]
+    solved = [replace(row, options=options) for row in outcomes if row.policy in {r.policy for r in guided}]
+    matched = compare_at_evaluations(pool_seeds(rows + guided), solved_pairs(outcomes + solved))
+    for m in matched:
+        assert m.comparison is not None
+        assert m.comparison.second.cost >= m.wanted
+    assert [m.comparison and m.comparison.second.cost for m in matched] == [2, 2, 2, 4]
+    short = [
+        row if row.adaptive else replace(row, nfe_mean=min(row.nfe_mean, 2.0), nfe_max=min(row.T, 2)) for row in rows
+    ]
+    found = compare_at_evaluations(pool_seeds(short), solved_pairs(outcomes))
+    assert [m.comparison and m.comparison.second.T for m in found] == [2, 2, 2, 4]
+
+
 def test_comparisons_at_equal_evaluations() -> None:
     """The other policy has at least as many on average, or its most; adaptive or not, whatever its T."""
     rows, outcomes = sweep((0,))

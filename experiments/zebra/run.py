@@ -45,11 +45,12 @@ def stages(runs: Path, options: Sequence[str] = (), steps: int | None = None) ->
     denoiser = Fit(runs / "denoiser", steps or steps_of(*small), (*layers(*small), *COMPILED, *options), COMPILING)
     learned = (*layers(*order), *options, "--model.denoiser_ckpt", str(denoiser.last))
     fit = Fit(runs / "order", steps or steps_of(*order), learned)
+    analysed = (*NO_BOUNDS, "--model.prices", "[0.0]")  # an analysis shows the order at every price of the module
     found: list[tuple[str, Fit | Sweep]] = [
         ("denoiser", denoiser),
         ("order", fit),
         ("masked", Sweep(runs / "masked", (*learned, *NO_BOUNDS, "--ckpt_path", str(fit.last)))),
-        ("analysis", Sweep(runs / "analysis", (*learned, *NO_BOUNDS, "--ckpt_path", str(fit.last)), "analyse")),
+        ("analysis", Sweep(runs / "analysis", (*learned, *analysed, "--ckpt_path", str(fit.last)), "analyse")),
     ]
     for name, layered in CAUSAL.items():
         causal = (*layers(*files(layered)), *options)

@@ -31,8 +31,8 @@ MAX_TRIES = 60
 # Words after which a problem depends on which of two numbers is larger.
 ORDERED = re.compile(
     r"\b(at least|at most|up to|exceed\w*|minimum|maximum|limit\w*|only if|(over|under|first|more than|less than|fewer"
-    r" than|between|from|after|above|below|within|until|every|reach\w*|needs?|goal|budget|capacity|hold|fit)\s\$?\d"
-    r"|\d\sof\s(them|these|those)\b)",
+    r" than|between|from|after|above|below|within|until|every|reach\w*|needs?|goal|budget|capacity|hold|fit)\s\$?\d)"
+    r"|\w\sof\s(them|these|those)\b",
     re.IGNORECASE,
 )
 

@@ -25,7 +25,7 @@ HUNDREDTHS = (1, 100, Fraction(1, 100))  # these nobody has to calculate
 # Those with whom somebody counts himself, or without.
 COMPANY = re.compile(
     r"\b(friends?|brothers?|sisters?|siblings?|cousins?|children|kids?|sons?|daughters?|classmates?|co-?workers?"
-    r"|roommates?|teammates?|neighbors?|others|him|her|my|them|your)(self|selves)?\b",
+    r"|roommates?|teammates?|neighbors?|others|(him|her|my|your)self|themselves)\b",
     re.IGNORECASE,
 )
 REST = re.compile(r"\b(rest|remain\w*|others?|left)\b", re.IGNORECASE)

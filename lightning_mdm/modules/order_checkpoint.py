@@ -7,8 +7,11 @@ on where it was, on the denoiser's weights as they are found there.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -33,8 +36,7 @@ def keep_order(checkpoint: Path, out: Path) -> None:
     state["state_dict"] = {name: value for name, value in state["state_dict"].items() if name not in denoiser}
     # Where checkpoints are is nothing to keep.
     state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("ModelCheckpoint")}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, out)
+    save(state, out)
 
 
 def restore_order(kept: Path, weights: Path, out: Path) -> bool:
@@ -44,15 +46,28 @@ def restore_order(kept: Path, weights: Path, out: Path) -> bool:
         kept: what ``keep_order`` wrote.
         weights: of the denoiser, a checkpoint or a safetensors file in our layout.
         out: where to write it.
+
+    Raises:
+        ValueError: a damaged file.
     """
-    state = torch.load(kept, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(kept, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{kept}: this file is damaged; remove it to learn the order anew") from error
     found = load_file(weights) if weights.suffix == ".safetensors" else checkpoint_weights(weights, "denoiser_ckpt")
     if state.pop(OF_DENOISER) != rounded_hash(found):
         return False
     state["state_dict"].update({f"{PREFIX}{name}": value for name, value in found.items()})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, out)
+    save(state, out)
     return True
+
+
+def save(state: Mapping[str, Any], out: Path) -> None:
+    """Write a file at once or not at all, as whatever is killed meanwhile is to go on from it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    torch.save(dict(state), part)
+    os.replace(part, out)
 
 
 def rounded_hash(weights: Mapping[str, Tensor]) -> str:

@@ -179,16 +179,15 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
     """
     curves = by_name(points)
     adaptive = [point for curve in curves.values() if is_adaptive(curve) for point in _changing(curve) if point.T > 1]
-    fixed = [point for curve in curves.values() if not is_adaptive(curve) for point in curve]
-    # What a budget T costs on any problem: T, or more where a step costs several or each of two parts has T.
-    cost = {T: max(rival.nfe_max for rival in fixed if rival.T == T) for T in sorted({rival.T for rival in fixed})}
+    fixed = [sorted(curve, key=lambda point: point.T) for curve in curves.values() if not is_adaptive(curve)]
     matched: list[MatchedComparison] = []
     for kind in ("@Avg", "@Max"):
         found: list[tuple[Point, int, Comparison | None]] = []
         for point in adaptive:
             wanted = max(1, round(point.nfe_mean)) if kind == "@Avg" else point.nfe_max
-            budget = min((T for T, nfe in cost.items() if wanted <= nfe), default=None)
-            rivals = [rival for rival in fixed if budget == rival.T]
+            enough = [next((rival for rival in curve if wanted <= rival.cost), None) for curve in fixed]
+            least = min((rival.cost for rival in enough if rival is not None), default=None)
+            rivals = [rival for rival in enough if rival is not None and rival.cost == least]
             best = max(rivals, key=lambda rival: rival.accuracy, default=None)
             pair = _compare(point, [best], solved) if best is not None else []
             found.append((point, wanted, pair[0] if pair else None))

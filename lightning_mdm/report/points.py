@@ -86,6 +86,14 @@ class Point:
         """Fraction in [0, 1]."""
         return self.correct / self.n
 
+    @property
+    def cost(self) -> int:
+        """What the budget of a policy that spends it is worth in evaluations, however short the responses are.
+
+        T, or more where a step takes several (guidance) or each of two parts has T steps.
+        """
+        return max(self.T, self.nfe_max)
+
 
 def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.

@@ -101,9 +101,8 @@ def _ours(row: PublishedRow, learned: Sequence[Point], points: Sequence[Point]) 
     if own is None or row.policy == "learned":
         return own
     wanted = round(own.nfe_mean) if row.matched == "@Avg" else own.nfe_max
-    # By what it takes and not by its T, of which a step may cost several (guidance) or each of two parts all.
-    rivals = [point for point in points if point.policy == row.policy and wanted <= point.nfe_max]
-    return min(rivals, key=lambda point: point.T, default=None)
+    rivals = [point for point in points if point.policy == row.policy and wanted <= point.cost]
+    return min(rivals, key=lambda point: (point.cost, point.T), default=None)
 
 
 _HEADER = ("T", "policy", "theirs, %", "steps", "ours, %", "steps", "difference, points")

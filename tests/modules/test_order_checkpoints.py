@@ -171,5 +171,8 @@ def test_an_order_is_kept_without_its_denoiser(tmp_path: Path) -> None:
     save_file({name: value + 1.0 for name, value in rounded.items()}, tmp_path / "other.safetensors")
     assert not restore_order(kept, tmp_path / "other.safetensors", tmp_path / "none.ckpt")
     assert not (tmp_path / "none.ckpt").exists()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="this file is damaged; remove it to learn the order anew"):
+        restore_order(kept, source, out)
     with pytest.raises(ValueError, match="its denoiser is not frozen, so that it cannot be left out"):
         keep_order(order_checkpoint(build(str(source), denoiser="joint"), tmp_path), kept)
