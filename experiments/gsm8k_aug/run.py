@@ -196,8 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def check_everywhere(parser: argparse.ArgumentParser, options: Sequence[str]) -> None:
     """Refuse what is neither an option of every stage nor the value of one."""
-    for first, option in enumerate(options):
-        if not option.startswith(("--data.", "--frontier.decoding.")) and (not first or option.startswith("-")):
+    for place, option in enumerate(options):
+        if not option.startswith(("--data.", "--frontier.decoding.")) and (place == 0 or option.startswith("-")):
             parser.error(f"{option}: of the program's options, those of data and frontier.decoding go to every stage")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, pairwise, product
@@ -135,11 +135,7 @@ def trace(question: str, response: str, answer: str) -> Trace:
     readings = best_readings(options, equations, counted, numbers, asked)
 
     frozen = inseparable(found, question) | torn_fractions(fractions, equations, counted)
-    company = COMPANY.search(question)
-    for value in unexplained:  # one more or one less than is said: five friends and he
-        near = company and value <= SMALL and (value - 1 in counted or value + 1 in counted)
-        if isinstance(value, Fraction) or (value > MOST_COUNTED and not near):
-            raise UntraceableError("a number of the equations comes from nowhere")
+    check_unexplained(unexplained, counted, question)
     hundredths = {n.value for n in found if n.percent}
     frozen |= made_in_the_head({**unexplained, **presumed}, counted, results, readings, numbers, hundredths)
     frozen |= bordering(counted, readings, numbers)
@@ -276,6 +272,15 @@ def best_readings(
             sources = iter(chosen)
             readings.append(tuple(tuple(next(sources) for _ in equation.operands) for equation in equations))
     return readings
+
+
+def check_unexplained(values: Iterable[Number], counted: Counter[Number], question: str) -> None:
+    """Refuse values from nowhere but the smallest, and one more or one less than is said: five friends and he."""
+    company = COMPANY.search(question)
+    for value in values:
+        near = company and value <= SMALL and (value - 1 in counted or value + 1 in counted)
+        if isinstance(value, Fraction) or (value > MOST_COUNTED and not near):
+            raise UntraceableError("a number of the equations comes from nowhere")
 
 
 def made_in_the_head(
