@@ -71,7 +71,7 @@ class Kept:
     path: Path
     denoiser: Path
 
-    def take(self, last: Path) -> None:
+    def begin(self, last: Path) -> None:
         """Begin a training without a checkpoint from what is kept, if that goes with this denoiser."""
         if self.path.is_file() and not last.is_file() and not restore_order(self.path, self.denoiser, last):
             print(f"{self.path} is the order of another denoiser than {self.denoiser}: it is learned anew", flush=True)
@@ -107,14 +107,21 @@ class Fit:
         """Train for as long as the slice lasts; whether it is complete.
 
         Raises:
-            ValueError: no slice as long as this one can ever begin it.
+            ValueError: no slice as long as this one can ever begin it, or the training failed.
         """
-        if self.kept is not None:
-            self.kept.take(self.last)
+        if self.kept is None:
+            return self.train(clock)
+        self.kept.begin(self.last)
+        before = standing(self.last)
+        complete = self.train(clock)
+        if self.last.is_file() and not (self.kept.path.is_file() and standing(self.last) == before):
+            keep_order(self.last, self.kept.path)
+        return complete
+
+    def train(self, clock: Clock) -> bool:
+        """The same, with nothing kept."""
         done, seconds = standing(self.last)
         if done >= self.steps:
-            if self.kept is not None and not self.kept.path.is_file():  # of a slice that was killed behind it
-                keep_order(self.last, self.kept.path)
             return True
         left = clock.left() - clock.reserve
         if left < self.least_seconds:
@@ -138,8 +145,6 @@ class Fit:
             "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps), *limit,
             "--ckpt_path", "last", log=self.run_dir / "fit.log",
         )  # fmt: skip
-        if self.kept is not None and self.last.is_file():
-            keep_order(self.last, self.kept.path)
         return standing(self.last)[0] >= self.steps
 
 

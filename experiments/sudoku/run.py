@@ -38,6 +38,7 @@ from lightning_mdm.slices import (
     layers,
     not_complete,
     run_all,
+    run_script,
     said,
     steps_of,
     trained,
@@ -248,18 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--so_far", action="store_true", help="report on what is decoded, in RUNS/SIZE/so_far, and run nothing"
     )
     options = parser.parse_args(arguments)
-    try:
-        go_on(SIZES[options.size], options.runs / options.size, options)
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def go_on(size: Size, run_dir: Path, options: argparse.Namespace) -> None:
-    """What the options of ``main`` ask for.
-
-    Raises:
-        ValueError: a slice too short to begin anything, or nothing to report on.
-    """
+    size, run_dir = SIZES[options.size], options.runs / options.size
     if options.so_far:
         path = so_far(run_dir)
         report([str(path)])  # there alone: what this folder keeps is of complete runs
@@ -273,4 +263,4 @@ def go_on(size: Size, run_dir: Path, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

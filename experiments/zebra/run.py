@@ -16,7 +16,18 @@ from pathlib import Path
 from shutil import copyfile
 
 from lightning_mdm.report import keep, report
-from lightning_mdm.slices import COMPILING, NO_BOUNDS, Clock, Fit, Sweep, layers, not_complete, run_all, steps_of
+from lightning_mdm.slices import (
+    COMPILING,
+    NO_BOUNDS,
+    Clock,
+    Fit,
+    Sweep,
+    layers,
+    not_complete,
+    run_all,
+    run_script,
+    steps_of,
+)
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/zebra")
@@ -78,13 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/zebra_orders"), help="where runs are kept")
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        if not run_all(stages(options.runs), Clock(options.minutes)):
-            not_complete()
-        print(f"all is complete: {publish(options.runs)}")
-    except ValueError as error:
-        parser.error(str(error))
+    if not run_all(stages(options.runs), Clock(options.minutes)):
+        not_complete()
+    print(f"all is complete: {publish(options.runs)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
