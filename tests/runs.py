@@ -105,7 +105,7 @@ def trainer(run_dir: Path, *callbacks: L.Callback, **options: Any) -> Trainer:
     return Trainer(**{**defaults, **options})
 
 
-class Oracle(nn.Module):
+class Omniscient(nn.Module):
     """Knows the problems: answers every one of them rightly, or ends every answer at once; counts what it is asked."""
 
     def __init__(self, data: WordProblems, *, right: bool = True) -> None:

@@ -78,6 +78,9 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dic
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     found = printed_config(capsys, "fit", *layers(config))
+    files = [Path(part).read_text(encoding="utf-8") for part in layers(config) if part.endswith(".yaml")]
+    named = any("policies:" in text.replace("fit_policies", "") for text in files)
+    assert (found["frontier"]["policies"] is not None) == named, "without policies all there are"
     own = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert found["run_dir"] == own["run_dir"]
     assert found["trainer"]["max_steps"] == own.get("trainer", found["trainer"])["max_steps"]
@@ -196,11 +199,7 @@ def test_options_override_files_and_later_files_override_earlier_ones(
     assert [policy["class_path"].rpartition(".")[2] for policy in found["frontier"]["policies"]] == ["LeftToRight"]
 
 
-def test_a_frontier_without_policies_compares_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    for config in CONFIGS:
-        files = [Path(part).read_text(encoding="utf-8") for part in layers(config) if part.endswith(".yaml")]
-        own = any("policies:" in text.replace("fit_policies", "") for text in files)
-        assert (printed_config(capsys, "fit", *layers(config))["frontier"]["policies"] is not None) == own
+def test_a_frontier_without_policies_compares_all_there_are() -> None:
     assert [type(run.policy) for run in Frontier(budgets=[4]).runs] == list(POLICIES)
 
 

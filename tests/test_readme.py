@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.cli import CLI, main
+from lightning_mdm.cli import SUBCOMMANDS, main
 from lightning_mdm.decoding.policies import POLICIES, TopMargin
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
-from runs import REPOSITORY, Answering, Oracle, few_problems, program, trainer
+from runs import REPOSITORY, Answering, Omniscient, few_problems, program, trainer
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -27,7 +27,7 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] in CLI.subcommands()], ids=" ".join)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c[0] in SUBCOMMANDS], ids=" ".join)
 def test_every_command_parses(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--print_config"])
@@ -41,7 +41,7 @@ def test_the_report_command_runs(tmp_path: Path) -> None:
         runs = [tmp_path / Path(arg).name for arg in command[1:] if arg.startswith("runs/")]
         options = [arg for arg in command[1:] if not arg.startswith("runs/")]
         for number, run in enumerate(runs):
-            trainer(run, Frontier([TopMargin()], [1], seeds=[number])).sweep(Answering(Oracle(data)), data)
+            trainer(run, Frontier([TopMargin()], [1], seeds=[number])).sweep(Answering(Omniscient(data)), data)
         assert program("report", *runs, *options).splitlines()[-1] == str(tmp_path / "report" / "report.md")
 
 
@@ -56,7 +56,7 @@ def test_the_export_command_runs(tmp_path: Path) -> None:
 
 
 def test_every_subcommand_is_shown() -> None:
-    assert {command[0] for command in COMMANDS} == {*CLI.subcommands(), "report", "export"}
+    assert {command[0] for command in COMMANDS} == {*SUBCOMMANDS, "report", "export"}
 
 
 def test_every_line_is_of_a_known_program() -> None:

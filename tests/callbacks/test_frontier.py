@@ -32,7 +32,7 @@ from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import OutcomeStore, read_outcomes, read_rows
-from runs import FEW, N_TEST, N_VALIDATION, Answering, Oracle, few_problems, program, tiny, trainer
+from runs import FEW, N_TEST, N_VALIDATION, Answering, Omniscient, few_problems, program, tiny, trainer
 
 NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=16)
 BUDGETS = [1, 4]
@@ -161,7 +161,7 @@ def sweep(
 @pytest.mark.parametrize("right", [True, False])
 def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
     data = few_problems()
-    sweep(tmp_path, Oracle(data, right=right), data)
+    sweep(tmp_path, Omniscient(data, right=right), data)
     rows = {(row.policy, row.T): row for row in read_rows(tmp_path / "frontier.csv")}
     assert set(rows) == {(policy, T) for policy in ("top_margin", "iid") for T in BUDGETS}
     tokens = sum(len(data.tokenizer.encode(p.response).ids) for p in data.problems("test")) if right else 0
@@ -206,7 +206,7 @@ def test_everything_is_left_in_the_run_directory(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
     callback = Frontier([TopMargin(), IID()], BUDGETS, seeds=[0, 1], examples=2)
     run = trainer(tmp_path, callback, logger=logger)
-    run.sweep(Answering(Oracle(data)), data, split="validation")
+    run.sweep(Answering(Omniscient(data)), data, split="validation")
     logger.finalize("success")
     for name in ("frontier.csv", "frontier.png", "frontier.svg", "outcomes.csv", "report.md"):
         assert (tmp_path / name).stat().st_size > 0, name
@@ -237,34 +237,34 @@ def test_everything_is_left_in_the_run_directory(tmp_path: Path) -> None:
 
 
 def changed_options(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    return Oracle(data), data, {"decoding": DecodingOptions(end_of_sequence="close")}
+    return Omniscient(data), data, {"decoding": DecodingOptions(end_of_sequence="close")}
 
 
 def changed_temperature(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    return Oracle(data), data, {"decoding": DecodingOptions(token_temperature=0.5)}
+    return Omniscient(data), data, {"decoding": DecodingOptions(token_temperature=0.5)}
 
 
 def changed_seed(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    return Oracle(data), data, {"seeds": [1]}
+    return Omniscient(data), data, {"seeds": [1]}
 
 
 def changed_budget(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    return Oracle(data), data, {"budgets": [2, 3]}
+    return Omniscient(data), data, {"budgets": [2, 3]}
 
 
 def changed_split(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    return Oracle(data), data, {"split": "validation"}
+    return Omniscient(data), data, {"split": "validation"}
 
 
 def changed_weights(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
-    denoiser = Oracle(data)
+    denoiser = Omniscient(data)
     denoiser.skill.data += 1e-3
     return denoiser, data, {}
 
 
 def changed_problems(data: WordProblems, run_dir: Path) -> tuple[Any, WordProblems, dict[str, Any]]:
     more = few_problems(N_TEST + 1)
-    return Oracle(more), more, {}
+    return Omniscient(more), more, {}
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_what_is_decoded_already_is_decoded_again_only_where_anything_changed(
     change: Callable[[WordProblems, Path], tuple[Any, WordProblems, dict[str, Any]]],
 ) -> None:
     data = few_problems()
-    first, second = Oracle(data), Oracle(data)
+    first, second = Omniscient(data), Omniscient(data)
     sweep(tmp_path, first, data)
     assert first.calls > 0
     assert "Found" not in capsys.readouterr().out
@@ -306,12 +306,12 @@ def test_what_is_decoded_already_is_decoded_again_only_where_anything_changed(
 
 def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
     data = few_problems()
-    sweep(tmp_path, Oracle(data), data, budgets=[1, 4], policies=[TopMargin()])
-    denoiser = Oracle(data)
+    sweep(tmp_path, Omniscient(data), data, budgets=[1, 4], policies=[TopMargin()])
+    denoiser = Omniscient(data)
     sweep(tmp_path, denoiser, data, budgets=[1, 2, 4], policies=[TopMargin()])
     assert denoiser.calls == 3 * 2, "three batches, two steps each"
     assert [row.T for row in read_rows(tmp_path / "frontier.csv")] == [1, 2, 4]
-    denoiser = Oracle(data)
+    denoiser = Omniscient(data)
     sweep(tmp_path, denoiser, data, budgets=[1, 4], policies=[TopMargin(), IID()])
     assert denoiser.calls == 3 * (1 + 4)
     found = {(row.policy, row.T) for row in read_rows(tmp_path / "frontier.csv")}
@@ -320,12 +320,12 @@ def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
 
 def test_a_cell_half_decoded_is_finished(tmp_path: Path) -> None:
     data = few_problems()
-    sweep(tmp_path / "whole", Oracle(data), data)
-    sweep(tmp_path / "half", Oracle(data), data)
+    sweep(tmp_path / "whole", Omniscient(data), data)
+    sweep(tmp_path / "half", Omniscient(data), data)
     for file in (tmp_path / "half" / "cells").glob("*/outcomes.rank0.jsonl"):
         lines = file.read_bytes().splitlines(keepends=True)
         file.write_bytes(lines[0] + lines[1][:20])  # one batch of three, and one torn by a kill
-    denoiser = Oracle(data)
+    denoiser = Omniscient(data)
     sweep(tmp_path / "half", denoiser, data)
     assert denoiser.calls == 2 * (2 * (1 + 4))
     assert outcomes_in(tmp_path / "half") == outcomes_in(tmp_path / "whole")
@@ -343,8 +343,8 @@ def results_in(run_dir: Path) -> list[Any]:
 
 def test_both_splits_stay_and_an_older_checkpoint_goes(tmp_path: Path) -> None:
     data = few_problems()
-    sweep(tmp_path, Oracle(data), data, split="validation")
-    sweep(tmp_path, Oracle(data), data, split="test")
+    sweep(tmp_path, Omniscient(data), data, split="validation")
+    sweep(tmp_path, Omniscient(data), data, split="test")
     rows = read_rows(tmp_path / "frontier.csv")
     assert Counter(row.split for row in rows) == {"validation": 4, "test": 4}
     assert {row.n for row in rows if row.split == "validation"} == {N_VALIDATION}
@@ -377,7 +377,7 @@ def test_problems_that_do_not_fit_are_counted_in_the_rows(tmp_path: Path) -> Non
     longest = max(len(data.tokenizer.encode(problem.prompt).ids) for problem in data.problems("test"))
     short = few_problems(prompt_tokens=longest - 1)
     with pytest.warns(UserWarning, match=r"1 test problem\(s\) do not fit"):
-        sweep(tmp_path, Oracle(short), short)
+        sweep(tmp_path, Omniscient(short), short)
     assert {(row.n, row.left_out) for row in read_rows(tmp_path / "frontier.csv")} == {(N_TEST - 1, 1)}
 
 

@@ -12,7 +12,7 @@ from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from runs import N_TEST, Answering, Oracle, few_problems, trainer
+from runs import N_TEST, Answering, Omniscient, few_problems, trainer
 
 FIELDS = ["problem", "prompt", "text", "answer", "correct", "nfe", "tokens", "steps"]
 
@@ -20,7 +20,7 @@ FIELDS = ["problem", "prompt", "text", "answer", "correct", "nfe", "tokens", "st
 def predict(run_dir: Path, *, right: bool = True, data: Any = None, **options: Any) -> list[dict[str, Any]]:
     data = data or few_problems()
     run = trainer(run_dir, Predictions(**options))
-    run.predict(Answering(Oracle(few_problems(), right=right)), data, return_predictions=False)
+    run.predict(Answering(Omniscient(few_problems(), right=right)), data, return_predictions=False)
     return lines_in(run_dir)
 
 

@@ -14,8 +14,9 @@ from lightning_mdm.callbacks.frontier import Frontier, runs_of
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.cli import main
+from lightning_mdm.data import facts
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.data.facts import COUNTED, SplitFacts
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.markov_chain import MarkovChainProblems
 from lightning_mdm.data.problem import Problem
@@ -174,7 +175,7 @@ def test_token_frequencies_are_counted_on_training_problems_and_part_of_the_opti
     assert float(frequency_V.sum()) == pytest.approx(1.0)
     assert bool((frequency_V > 0).all())
     count, total = 0, 0
-    for problem in list(data.training().sample(COUNTED))[:COUNTED]:
+    for problem in list(data.training().sample(facts.COUNTED))[: facts.COUNTED]:
         example = data.encode(problem)
         assert example is not None
         tokens = [token for token, given in zip(example.tokens, example.given, strict=True) if not given]

@@ -236,12 +236,13 @@ class Enumerated:
             # At the last step none is drawn.
             if len(sets) < self.model.budget or levels[-1] == 0
         ]
-        return -sum(self.log_q(*both).exp() * (self.log_joint(*both) - self.log_q(*both)) for both in possible)
+        logs = [(self.log_q(*both), self.log_joint(*both)) for both in possible]
+        return -sum(log_q.exp() * (log_joint - log_q) for log_q, log_joint in logs)
 
     def objective(self) -> Tensor:
         """The bound less the bonus for q's entropy at every step."""
         total = self.bound_nats()
-        for sets in (sets for sets in self.sets if self.log_q(sets).item() > -math.inf):
+        for sets in (sets for sets in self.sets if self.entropy_bonus and self.log_q(sets).item() > -math.inf):
             weight, masked = self.log_q(sets).exp(), self.start
             for step in range(1, len(sets) + 1):
                 left = self.model.budget - step + 1
