@@ -112,7 +112,7 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    told = {"denoiser", "precision", "selector", "token_frequency"}
+    told = {"denoiser", "precision", "selector", "token_frequency", "told"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
     described = set(DecodingOptions(guidance=0.5, search=True).describe(IID())) - set(IID().options)
     assert {field.name for field in fields(DecodingOptions)} - described == {
@@ -169,6 +169,41 @@ def test_scores_are_pooled_and_shown() -> None:
     assert [axis.get_ylabel().split()[0] for axis in frontier_figure(plain).axes] == ["accuracy"]
     partly = [*rows[:2], *(replace(row, score=None) for row in rows[2:])]
     assert {point.score for point in pool_seeds(partly)} == {None}
+
+
+def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None:
+    rows, outcomes = sweep()
+
+    def knowing(row: Any) -> Any:
+        options = {key: value for key, value in json.loads(row.options).items() if key != "threshold"}
+        return replace(row, policy="oracle", options=json.dumps({**options, "told": "response"}))
+
+    added = [replace(knowing(row), correct=N) for row in rows if row.policy == "threshold"]
+    known = [replace(knowing(row), correct=True) for row in outcomes if row.policy == "threshold"]
+    without, with_it = ((r, solved_pairs(o)) for r, o in ((rows, outcomes), (rows + added, outcomes + known)))
+    before, after = report_markdown(*without), report_markdown(*with_it)
+    for line in before.splitlines():
+        # What was run, and what is bold, tested or an area, stays; what is new is a line of the frontier and a remark.
+        assert line in after or line.startswith(("* 18 cells", "* decoding options")), line
+    lines = [line for line in after.splitlines() if line not in before]
+    first = [line.split()[:2] for line in lines]
+    assert first == [["*", "24"], ["*", "decoding"], ["|", "oracle"], ["What", "was"]]
+    assert "**" not in lines[2]
+    assert "(`oracle`)" in lines[3]
+    for name, (some_rows, some_outcomes) in {"w": (rows, outcomes), "o": (rows + added, outcomes + known)}.items():
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "frontier.csv", some_rows)
+        write_outcomes(tmp_path / name / "outcomes.csv", some_outcomes)
+        write_report([tmp_path / name], tmp_path / name)
+    for table in ("paired.csv", "equal_nfe.csv"):
+        assert (tmp_path / "w" / table).read_text() == (tmp_path / "o" / table).read_text()
+    shown = io.StringIO()
+    Console(width=200, file=shown, force_terminal=True).print(frontier_table(rows + added))
+    assert "\x1b[1m100.0" not in shown.getvalue()
+    assert "100.0" in shown.getvalue()
+    assert "oracle" in [text.get_text() for text in frontier_figure(rows + added).legends[0].get_texts()]
+    alone = report_markdown(added, {})
+    assert "### Accuracy under parallelism" not in alone
 
 
 def test_pooling_seeds() -> None:

@@ -57,9 +57,10 @@ class ToySelector:
 
 
 class ToyFacts:
-    """What a task might know: the frequency of tokens, and an order with ties that is the same for all problems."""
+    """What a task might know: the frequency of tokens, and one order, with ties, and one response for all problems."""
 
     RANKS = (2, 0, 2, 1, 3, 1, 0, 4, 2, 2, 5, 1, 0, 3, 1)
+    RESPONSE = (1, 0, 0, 2, 1, 0, 2, 0, 1, 1, 2, 0, 0, 1, 2)
 
     def token_frequency(self) -> Tensor:
         weight_V = 1.0 / (1.0 + (5 * torch.arange(64, dtype=torch.float64)) % 7)
@@ -67,6 +68,9 @@ class ToyFacts:
 
     def order(self, problem: int) -> Sequence[int]:
         return self.RANKS
+
+    def response(self, problem: int) -> Sequence[int]:
+        return self.RESPONSE
 
 
 class Tabular(nn.Module):

@@ -328,9 +328,10 @@ def runs_of(
     """The runs to make: the one answer to which policies a module can run on the problems of a split.
 
     Of all policies those are run that are learned only where the module has a selector, and then at every price it was
-    trained with, those that follow an order only where the task knows one, and a sequential one only with a causal net,
-    which in turn runs nothing else. A sequential policy takes one step per token: it is run once, with the smallest
-    budget that is enough for every problem, unless what is left of larger ones is used for ``searching``.
+    trained with, those that follow an order only where the task knows one, those that read the answer not by
+    themselves, and a sequential one only with a causal net, which in turn runs nothing else. A sequential policy takes
+    one step per token: it is run once, with the smallest budget that is enough for every problem, unless what is left
+    of larger ones is used for ``searching``.
 
     Raises:
         ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
@@ -345,6 +346,7 @@ def runs_of(
             if run.policy.sequential == causal
             and not (run.policy.learned and selector_of(module, run.steps) is None)
             and not ("order" in run.policy.reads and not facts.ordered)
+            and "response" not in run.policy.reads
         ]  # fmt: skip
         runs = [priced for run in runs for priced in at_every_price(run, module)]
     sequential = [run for run in runs if run.policy.sequential]
@@ -381,6 +383,8 @@ def decoding_options(
     options.update(problems_of(trainer).decoding_options)
     if "token_frequency" in run.policy.reads:
         options["token_frequency"] = facts.frequency_hash
+    if "response" in run.policy.reads:
+        options["told"] = "response"
     selector = selector_of(module, run.steps) if run.policy.learned else None
     return options if selector is None else {**options, "selector": weights_hash(selector)}
 

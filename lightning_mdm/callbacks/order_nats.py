@@ -75,6 +75,8 @@ class OrderNats(EvaluationCallback):
         self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
         if len({run.name for run in self.runs}) < len(self.runs):
             raise ValueError("order_nats.policies: a policy occurs twice with the same options, budget and seed")
+        if told := [policy.name for policy in policies if "response" in policy.reads and not self.all_policies]:
+            raise ValueError(f"order_nats.policies={told}: an order that reads the answer gives it no likelihood")
         self.n_problems = n_problems
         self.active: list[Run] = []
         self.wanted: set[int] = set()

@@ -1,4 +1,4 @@
-"""What a task knows beside its problems, for policies that read it: how frequent tokens are, a solver's order.
+"""What a task knows beside its problems, for policies that read it: how frequent tokens are, orders, responses.
 
 Knows nothing of policies or models.
 
@@ -53,6 +53,13 @@ class SplitFacts:
         example = self._examples.get(problem)
         assert ranks is None or example is None or len(ranks) == responses(example), "one number per response token"
         return ranks
+
+    def response(self, problem: int) -> Sequence[int] | None:
+        """The tokens of a problem's own response, its filling included; ``None`` for the later parts of one."""
+        example = self._examples.get(problem)
+        if example is None:
+            return None
+        return [token for token, given in zip(example.tokens, example.given, strict=True) if not given]
 
     @cached_property
     def ordered(self) -> bool:

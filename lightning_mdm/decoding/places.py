@@ -1,4 +1,4 @@
-"""Policies that go by where a position stands, or by what the task knows of it, before they ask the denoiser.
+"""Policies that go by where a position stands before they ask the denoiser.
 
 Shapes: B rows, L positions, V vocabulary.
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from lightning_mdm.decoding.policy import Fact, RankedPolicy, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
-
-Ties = Literal["random", "margin"]
 
 FAR = torch.iinfo(torch.int64).max
 
@@ -131,62 +129,3 @@ class PCSampler(RankedPolicy):
         surprise_BL = self.surprise_V[prediction.best_token_BL]
         calibrated_BL = (prediction.top_probability_BL * surprise_BL).clamp(max=self.clip)
         return torch.exp(-self.decay * place_BL(state)) * calibrated_BL
-
-
-@dataclass(frozen=True)
-class GivenOrder(RankedPolicy):
-    """The positions that come first in an order the task knows, such as a solver's: how good can an order be?
-
-    Args:
-        ties: which of the positions come first that the order puts alike: any, at ``random``, or those of the largest
-            ``margin`` of the two likeliest tokens, and equal ones at random.
-
-    Raises:
-        ValueError: an option out of its range.
-    """
-
-    ties: Ties = "random"
-    facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.ties not in get_args(Ties):
-            raise ValueError(f"ties={self.ties!r}: choose one of {', '.join(get_args(Ties))}")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {} if self.ties == "random" else super().options  # said where anything but chance decides
-
-    @property
-    def reads(self) -> frozenset[Fact]:
-        return frozenset({"order"})
-
-    def informed(self, facts: TaskFacts) -> Self:
-        informed = replace(self)
-        object.__setattr__(informed, "facts", facts)
-        return informed
-
-    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """Minus the rank in the problem's order; among equal ranks by margin, where that decides ties.
-
-        Raises:
-            ValueError: the task knows no order for a problem, or one that is too short.
-        """
-        assert self.facts is not None, "inform the policy of the task's orders first"
-        canvas_BL = state.canvas_BL.cpu()
-        rank_BL = torch.zeros(canvas_BL.shape, dtype=torch.float64)
-        for row, problem in enumerate(state.noise.index_B.tolist()):
-            positions = canvas_BL[row].nonzero().flatten()
-            ranks = self.facts.order(problem)
-            if ranks is None or len(ranks) < len(positions):
-                raise ValueError(
-                    f"policy GivenOrder: the task has no order for the {len(positions)} tokens of problem {problem}; "
-                    "choose another policy or another task"
-                )
-            rank_BL[row, positions] = torch.tensor(ranks[: len(positions)], dtype=torch.float64)
-        score_BL = -rank_BL.to(state.masked_BL.device)
-        if self.ties == "random":
-            return score_BL
-        # How many margins of the row are smaller, a whole number below L: exact, and no margin outweighs a rank.
-        margin_BL = prediction.top_margin_BL
-        smaller_BL = torch.searchsorted(margin_BL.sort(dim=-1).values, margin_BL)
-        return margin_BL.shape[1] * score_BL + smaller_BL

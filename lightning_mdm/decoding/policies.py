@@ -15,7 +15,8 @@ from torch import Tensor
 from lightning_mdm.categorical import top_n
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.noisy import Noisy
-from lightning_mdm.decoding.places import Autoregressive, Dilated, GivenOrder, PCSampler
+from lightning_mdm.decoding.oracles import GivenOrder, Oracle
+from lightning_mdm.decoding.places import Autoregressive, Dilated, PCSampler
 from lightning_mdm.decoding.policy import Fact, RankedPolicy, SelectorNet, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor
@@ -148,8 +149,8 @@ class Blocks(UnmaskingPolicy):
     def __post_init__(self) -> None:
         if isinstance(self.policy, Blocks):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
-        if "order" in self.policy.reads:
-            raise ValueError(f"policy={type(self.policy).__name__}: its order is one of the whole canvas; use it alone")
+        if self.policy.reads & {"order", "response"}:
+            raise ValueError(f"policy={type(self.policy).__name__}: what it knows is of the whole canvas; use it alone")
         if self.block_length < 1:
             raise ValueError(f"block_length={self.block_length}: a block has at least one position")
 
@@ -205,6 +206,7 @@ POLICIES: tuple[type[UnmaskingPolicy], ...] = (
     KLASS,
     Blocks,
     GivenOrder,
+    Oracle,
     Learned,
     Autoregressive,
 )

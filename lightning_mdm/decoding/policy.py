@@ -38,7 +38,7 @@ class SelectorNet(Protocol):
     ) -> UnmaskingLaw: ...
 
 
-Fact = Literal["token_frequency", "order"]
+Fact = Literal["token_frequency", "order", "response"]
 
 
 class TaskFacts(Protocol):
@@ -50,6 +50,10 @@ class TaskFacts(Protocol):
 
     def order(self, problem: int) -> Sequence[int] | None:
         """When each response token of a problem is to be unmasked: smaller numbers first, equal ones alike."""
+        ...
+
+    def response(self, problem: int) -> Sequence[int] | None:
+        """The tokens of a problem's own response."""
         ...
 
 

@@ -11,7 +11,7 @@ from lightning_mdm.metrics.statistics import aup
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
-from lightning_mdm.report.points import Panel, Point, by_name, by_panel, is_adaptive, pool_seeds
+from lightning_mdm.report.points import Panel, Point, by_name, by_panel, competitors, is_adaptive, pool_seeds
 from lightning_mdm.report.published import PublishedRow, beside_markdown
 from lightning_mdm.report.tables import frontier_markdown, markdown_table, score_markdown
 
@@ -36,14 +36,18 @@ def report_markdown(
         members = [row for row in rows if Panel(row.task, row.split, row.checkpoint) == panel]
         lines += [f"## {panel.title}", "", *_what_was_run(members), ""]
         lines += ["### Frontier", "", _FRONTIER, "", *frontier_markdown(points), ""]
+        if told := dict.fromkeys(point.name for point in points if not point.competes):
+            lines += [_TOLD.format(names=_joined(told)), ""]
         if scores := score_markdown(points):
             lines += ["### Score", "", _SCORE, "", *scores, ""]
         if comparison := beside_markdown(points, published):
             lines += ["### Beside published figures", "", *comparison, ""]
-        lines += ["### Paired tests at the same step budget", "", *_at_budgets(points, solved), ""]
-        if any(is_adaptive(curve) for curve in by_name(points).values()):
-            lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(points, solved), ""]
-        lines += ["### Accuracy under parallelism", "", *_parallelism(points), ""]
+        rivals = competitors(points)
+        lines += ["### Paired tests at the same step budget", "", *_at_budgets(rivals, solved), ""]
+        if any(is_adaptive(curve) for curve in by_name(rivals).values()):
+            lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(rivals, solved), ""]
+        if rivals:
+            lines += ["### Accuracy under parallelism", "", *_parallelism(rivals), ""]
     return "\n".join(lines)
 
 
@@ -51,6 +55,11 @@ _FRONTIER = (
     "Accuracy in %, [Wilson 95 % interval], @ mean NFE: denoiser evaluations per problem, counted, not assumed from T. "
     "Bold: best at this T. Seeds are pooled; since they decode the same problems again, the interval is that of the "
     "number of different problems."
+)
+
+_TOLD = (
+    "What was told the answers ({names}) competes with nothing: it says what an order could reach with this denoiser, "
+    "and is neither bold nor tested."
 )
 
 _SCORE = (

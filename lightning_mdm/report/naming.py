@@ -12,7 +12,7 @@ from typing import Any
 LOOP_OPTIONS = frozenset(
     {
         "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "search", "selector",
-        "stages", "token_frequency", "token_temperature",
+        "stages", "token_frequency", "token_temperature", "told",
     }
 )  # fmt: skip
 """Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share
@@ -66,6 +66,11 @@ def telling(cell: tuple[str, str], cells: Iterable[tuple[str, str]]) -> str:
         return cell[1]
     others = [_parse(options) for policy, options in cells if policy == cell[0]]
     return json.dumps({key: value for key, value in own.items() if any(o.get(key) != value for o in others)})
+
+
+def competes(options: str) -> bool:
+    """Whether a policy can be better or worse than others: one that was told the response cannot."""
+    return _parse(options).get("told") != "response"
 
 
 def loop_options(options: str) -> dict[str, Any]:

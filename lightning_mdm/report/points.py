@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.outcomes import Row
-from lightning_mdm.report.naming import distinct_names
+from lightning_mdm.report.naming import competes, distinct_names
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ class Point:
         return self.correct / self.n
 
     @property
+    def competes(self) -> bool:
+        """Whether it may be called best and is compared with others: not where it was told the response."""
+        return competes(self.options)
+
+    @property
     def cost(self) -> int:
         """What the budget of a policy that spends it is worth in evaluations, however short the responses are.
 
@@ -113,6 +118,11 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     panels = list(dict.fromkeys(panel for panel, _, _ in groups))
     ordered = sorted(groups, key=lambda group: (panels.index(group[0]), place[group[1]], group[2]))
     return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+
+
+def competitors(points: Iterable[Point]) -> list[Point]:
+    """Those of the points that may be compared, see ``Point.competes``."""
+    return [point for point in points if point.competes]
 
 
 def by_panel(points: Iterable[AnyPoint]) -> dict[Panel, list[AnyPoint]]:

@@ -18,7 +18,7 @@ from lightning_mdm.outcomes.table import write_table
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.paired import EqualNfeRow, PairRow, at_equal_evaluations, every_pair, solved_pairs
-from lightning_mdm.report.points import by_panel, pool_seeds
+from lightning_mdm.report.points import by_panel, competitors, pool_seeds
 from lightning_mdm.report.published import PublishedRow, beside_table, read_published
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
@@ -178,7 +178,7 @@ def _write(runs: Runs, out_dir: Path, published: Sequence[PublishedRow] = ()) ->
     out_dir.mkdir(parents=True, exist_ok=True)
     figure = frontier_figure(runs.rows)
     solved = solved_pairs(runs.outcomes)
-    panels = by_panel(pool_seeds(runs.rows)).values()
+    panels = by_panel(competitors(pool_seeds(runs.rows))).values()
     write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
     equal = [row for points in panels for row in at_equal_evaluations(points, solved)]
     write_table(out_dir / "equal_nfe.csv", EqualNfeRow, equal)

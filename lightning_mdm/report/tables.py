@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import Row
-from lightning_mdm.report.points import Panel, Point, by_name, by_panel, pool_seeds
+from lightning_mdm.report.points import Panel, Point, by_name, by_panel, competitors, pool_seeds
 
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
@@ -60,7 +60,7 @@ def frontier_markdown(points: Sequence[Point]) -> list[str]:
         cells = {}
         for point in curve:
             percent = f"{100 * point.accuracy:.1f}"
-            percent = f"**{percent}**" if point.accuracy == best[point.T] else percent
+            percent = f"**{percent}**" if point.competes and point.accuracy == best[point.T] else percent
             cells[point.T] = f"{percent} [{100 * point.low:.1f}, {100 * point.high:.1f}] @{point.nfe_mean:.2f}"
         body.append([name, *(cells.get(T, "") for T in budgets)])
     return markdown_table(["policy", *(f"T={T}" for T in budgets)], body)
@@ -70,14 +70,15 @@ def score_markdown(points: Sequence[Point]) -> list[str]:
     """The scores of the points of one panel, as lines of a Markdown table; no line where there are none."""
     budgets = sorted({point.T for point in points})
     scored = [point for point in points if point.score is not None]
-    best = {T: max((p.score for p in scored if p.T == T and p.score is not None), default=0.0) for T in budgets}
+    rivals = competitors(scored)
+    best = {T: max((p.score for p in rivals if p.T == T and p.score is not None), default=0.0) for T in budgets}
     body = []
     for name, curve in by_name(scored).items():
         cells = {}
         for point in curve:
             assert point.score is not None
             percent = f"{100 * point.score:.1f}"
-            percent = f"**{percent}**" if point.score == best[point.T] else percent
+            percent = f"**{percent}**" if point.competes and point.score == best[point.T] else percent
             cells[point.T] = f"{percent} ± {100 * point.score_error:.1f} @{point.nfe_mean:.2f}"
         body.append([name, *(cells.get(T, "") for T in budgets)])
     return markdown_table(["policy", *(f"T={T}" for T in budgets)], body) if body else []
@@ -90,9 +91,9 @@ def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list
 
 
 def best_at(points: Iterable[Point]) -> dict[int, float]:
-    """The best accuracy at every step budget."""
+    """The best accuracy at every step budget, of what competes."""
     best: dict[int, float] = {}
-    for point in points:
+    for point in competitors(points):
         best[point.T] = max(point.accuracy, best.get(point.T, 0.0))
     return best
 
@@ -112,7 +113,7 @@ def _panel_table(points: Sequence[Point]) -> Table:
     for T in budgets:
         table.add_column(f"T={T}", justify="right", no_wrap=True)
     for name, curve in by_name(points).items():
-        cells = {point.T: _cell(point, point.accuracy == best[point.T]) for point in curve}
+        cells = {point.T: _cell(point, point.competes and point.accuracy == best[point.T]) for point in curve}
         table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
     return table
 

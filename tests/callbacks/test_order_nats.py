@@ -20,7 +20,7 @@ from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.likelihood import true_token_nats
-from lightning_mdm.decoding.policies import IID, POLICIES, ConfidenceThreshold, TopMargin
+from lightning_mdm.decoding.policies import IID, POLICIES, ConfidenceThreshold, Oracle, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.hop_chain import HopChain
@@ -28,7 +28,7 @@ from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.outcomes import OrderRow, read_order_rows
-from runs import N_TEST, Answering, Oracle, few_problems, trainer
+from runs import N_TEST, Answering, Omniscient, few_problems, trainer
 
 LAW = HopChain(chain=6, free=2, given=2)
 N = 7
@@ -122,7 +122,7 @@ def test_the_first_problems_only(tmp_path: Path) -> None:
 
 
 def test_all_policies_are_compared_the_learned_ones_where_there_is_a_selector(tmp_path: Path) -> None:
-    anywhere = [kind() for kind in POLICIES if not kind().sequential and "order" not in kind().reads]
+    anywhere = [kind() for kind in POLICIES if not kind().sequential and not kind().reads & {"order", "response"}]
     heuristics = [policy.name for policy in anywhere if not policy.learned]
     assert [row.policy for row in evaluate(tmp_path / "law", None, [2])] == heuristics
     rows = evaluate(tmp_path / "order", None, [2], module=order_module())
@@ -132,11 +132,15 @@ def test_all_policies_are_compared_the_learned_ones_where_there_is_a_selector(tm
     assert frequency == ["pc_sampler"]
     with pytest.raises(ValueError, match="policy Learned: this module has no selector"):
         evaluate(tmp_path / "none", [Learned()], [2])
+    with pytest.raises(
+        ValueError, match=r"order_nats.policies=\['oracle'\]: an order that reads the answer gives it no"
+    ):
+        OrderNats([TopMargin(), Oracle()], [2])
 
 
 def test_a_task_without_a_known_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = few_problems()
-    rows = evaluate(tmp_path, [TopMargin()], [4], module=Answering(Oracle(problems)), problems=problems)
+    rows = evaluate(tmp_path, [TopMargin()], [4], module=Answering(Omniscient(problems)), problems=problems)
     assert [(row.n, row.optimum) for row in rows] == [(N_TEST, None)]
     assert 0.0 < rows[0].nats_per_token < 0.1, "an end of the sequence is a token like any other"
     assert "optimum" not in capsys.readouterr().out
@@ -186,5 +190,5 @@ def test_the_other_split_stays_and_older_weights_go(tmp_path: Path) -> None:
         ("test", "top_margin"), ("test", "learned"), ("validation", "top_margin"),
     ]  # fmt: skip
     problems = few_problems()
-    rows = evaluate(tmp_path, [TopMargin()], [2], module=Answering(Oracle(problems)), problems=problems)
+    rows = evaluate(tmp_path, [TopMargin()], [2], module=Answering(Omniscient(problems)), problems=problems)
     assert [row.task for row in rows] == ["word_problems"]

@@ -16,13 +16,15 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.subproblems import Subproblems, bins_of, predicted
 from lightning_mdm.data.batch import collate
 from lightning_mdm.data.datamodule import ProblemDataModule
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.nae_sat import NaeSatProblems
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRight, TopMargin
+from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRight, Oracle, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.nae_sat import NaeSat
@@ -31,7 +33,7 @@ from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.objectives.denoising import response_query
-from lightning_mdm.outcomes import CommitRow, SubproblemRow, read_commits, read_subproblems
+from lightning_mdm.outcomes import CommitRow, SubproblemRow, read_commits, read_rows, read_subproblems
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.puzzles.sudoku import from_text
 from runs import Answering, few_problems, trainer
@@ -146,10 +148,29 @@ def test_all_policies_with_a_step_per_token(tmp_path: Path) -> None:
     problems = data()
     _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, n_problems=2)
     assert {row.T for row in rows} == {max(len(problem.response) for problem in problems.problems("test"))}
-    expected = [kind().name for kind in POLICIES if not kind().sequential and not kind().learned]
+    able = [kind() for kind in POLICIES if not kind().sequential and not kind().learned]
+    expected = [policy.name for policy in able if "response" not in policy.reads]
     assert list(dict.fromkeys(row.policy for row in rows)) == expected
     assert {row.problems for row in rows} == {2}
     assert all("token_frequency" in json.loads(row.options) for row in rows if row.policy == "pc_sampler")
+
+
+def test_the_oracle_trusts_what_is_right_alone(tmp_path: Path) -> None:
+    """Of cells with several candidates every digit said is wrong: left to the end, where one is, and all is known."""
+    problems = data()
+    run = trainer(tmp_path, Frontier([Oracle(), TopMargin()], [12]))
+    run.sweep(Answering(LoneSingles(problems)), problems)
+    oracle, margin = read_rows(tmp_path / "frontier.csv")
+    assert (oracle.policy, json.loads(oracle.options)["told"], oracle.adaptive) == ("oracle", "response", True)
+    assert "told" not in json.loads(margin.options)
+    assert margin.correct < oracle.correct == 12, "with these clues lone singles are enough"
+    assert oracle.nfe_max < 12
+    _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=[Oracle()])
+    assert {row.wrong for row in rows} == {0}
+    facts = SplitFacts(problems, "test")
+    for problem in problems.problems("test"):
+        assert "".join(str(token + 1) for token in facts.response(problem.index) or ()) == problem.response
+    assert facts.response(-1) is None, "the second part of problem 0 in tasks that have some"
 
 
 def test_a_law_with_many_answers_has_losses_only(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from lightning_mdm.decoding.policies import (
     GivenOrder,
     LeftToRight,
     Noisy,
+    Oracle,
     PCSampler,
     TopMargin,
     TopProbability,
@@ -311,6 +312,12 @@ def given_order(policy: GivenOrder, view: View) -> SetLaw:
     raise AssertionError("the quota is at most what is masked")
 
 
+def oracle(policy: Oracle, view: View) -> SetLaw:
+    likeliest = {i: view.p[i].index(max(view.p[i])) for i in view.masked}
+    right = frozenset(i for i in view.masked if likeliest[i] == FACTS.RESPONSE[view.canvas.index(i)])
+    return {right: 1.0} if right else best({i: margin(view.p[i]) for i in view.masked}, 1)
+
+
 def autoregressive(policy: Autoregressive, view: View) -> SetLaw:
     return {frozenset({min(view.masked)}): 1.0}
 
@@ -388,6 +395,7 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     ConfidenceFactor: confidence_factor,
     KLASS: klass,
     GivenOrder: given_order,
+    Oracle: oracle,
     Autoregressive: autoregressive,
 }
 

@@ -16,7 +16,7 @@ from decoding.reference import dilated_groups
 from laws import assert_follows
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.places import Ties
+from lightning_mdm.decoding.oracles import Ties
 from lightning_mdm.decoding.policies import (
     KLASS,
     Autoregressive,
@@ -25,6 +25,7 @@ from lightning_mdm.decoding.policies import (
     Dilated,
     GivenOrder,
     Noisy,
+    Oracle,
     PCSampler,
     TopMargin,
     TopProbability,
@@ -273,6 +274,51 @@ def test_a_problem_without_an_order_is_named(ranks: list[int] | None) -> None:
         decode(Mixing(6), GivenOrder().informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
 
 
+class Responses(ToyFacts):
+    """Problem k's own response is k, k + 1, ... modulo 6."""
+
+    def response(self, problem: int) -> list[int]:
+        return [(problem + place) % 6 for place in range(4)]
+
+
+def test_the_oracle_takes_what_is_right_at_once_and_else_the_surest() -> None:
+    weight_LV = torch.full((4, 6), 0.1, dtype=torch.float64)
+    for place, (token, weight) in enumerate([(2, 0.4), (0, 0.9), (4, 0.3), (1, 0.5)]):  # margins 1/3, 4/7, 1/4, 2/5
+        weight_LV[place, token] = weight
+    by_problem = {
+        2: [1, 2, 1, 3],  # its own response is 2, 3, 4, 5: two are right, of the others place 1 is the surer one
+        0: [3, 1, 4, 2],  # 0, 1, 2, 3: nothing is ever right, so one by one, by margin
+        5: [2, 1, 3, 1],  # 5, 0, 1, 1
+    }
+
+    class Facts(Responses):
+        def response(self, problem: int) -> list[int]:
+            return [5, 0, 1, 1] if problem == 5 else super().response(problem)
+
+    policy = Oracle().informed(Facts())
+    canvas = rows([[None] * 4] * 3, pad=0, index=list(by_problem))
+    trace = decode(Fixed(weight_LV.log()), policy, canvas, SIX, steps=4)
+    assert trace.order.step_BL.tolist() == list(by_problem.values())
+    assert trace.nfe_B.tolist() == [3, 4, 3]
+    shifted, apart = (
+        rows([[3, None, 1, None, None, None]], pad=0, index=[2]),
+        Fixed(weight_LV[[0, 0, 0, 1, 2, 3]].log()),
+    )
+    trace = decode(apart, policy, shifted, SIX, steps=9)
+    assert trace.order.step_BL.tolist() == [[0, 1, 0, 2, 1, 3]], "places are those of what is generated"
+    assert (policy.adaptive, policy.reads, policy.label, policy.options) == (True, {"response"}, "oracle", {})
+
+
+@pytest.mark.parametrize("known", [None, [0, 1, 2]])
+def test_a_problem_without_a_response_of_its_own_is_named(known: list[int] | None) -> None:
+    class Facts(ToyFacts):
+        def response(self, problem: int) -> list[int] | None:  # type: ignore[override]
+            return known
+
+    with pytest.raises(ValueError, match="policy Oracle: the task has no response for the 4 tokens of problem 7"):
+        decode(Mixing(6), Oracle().informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
+
+
 def test_one_token_per_step_from_the_left_whatever_the_budget() -> None:
     canvas = rows([[None, 2, None, None], [None] * 3], pad=0)
     for steps in (3, 4, 50):
@@ -315,7 +361,8 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: PCSampler(-1.0), "decay=-1.0"),
         (lambda: PCSampler(clip=0.0), "clip=0.0"),
         (lambda: GivenOrder("first"), "ties='first': choose one of random, margin"),  # type: ignore[arg-type]
-        (lambda: Blocks(GivenOrder()), "policy=GivenOrder: its order is one of the whole canvas"),
+        (lambda: Blocks(GivenOrder()), "policy=GivenOrder: what it knows is of the whole canvas"),
+        (lambda: Blocks(Oracle()), "policy=Oracle: what it knows is of the whole canvas"),
     ],
 )
 def test_wrong_options_are_named(build: object, message: str) -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from decoding.reference import instances, label
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import Blocks, ConfidenceThreshold, GivenOrder, TopMargin
+from lightning_mdm.decoding.policies import Blocks, ConfidenceThreshold, GivenOrder, Oracle, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.tokens import Temperature
@@ -83,7 +83,7 @@ def selector() -> Selector:
     return Selector(32, SelectorConfig(width=16, heads=2, mlp_width=16)).eval()
 
 
-ORACLES = (GivenOrder,)  # orders that the task knows lie on the host
+ORACLES = (GivenOrder, Oracle)  # what the task knows of its problems lies on the host
 WITH_NET = [Learned(rule).bound(selector()) for rule in ("greedy", "sampled")]
 POLICIES = [p for p in [*instances(), *WITH_NET] if not isinstance(p, ORACLES)]
 

@@ -135,7 +135,7 @@ def test_wrong_options_are_named(build: object, message: str) -> None:
 def test_names_and_options_describe_a_policy() -> None:
     assert [kind().name for kind in POLICIES if kind is not Blocks] == [
         "iid", "top_probability", "top_margin", "entropy", "noisy", "pc_sampler", "left_to_right", "dilated",
-        "confidence_threshold", "confidence_factor", "entropy_bounded", "klass", "given_order", "learned",
+        "confidence_threshold", "confidence_factor", "entropy_bounded", "klass", "given_order", "oracle", "learned",
         "autoregressive",
     ]  # fmt: skip
     wrapped = Blocks(ConfidenceThreshold(0.7), 4)
