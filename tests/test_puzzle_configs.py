@@ -46,7 +46,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dic
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order")}
+    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order", "kim_2025")}
     taught = {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
     assert found == named | taught | {"nae_sat/order_small.yaml"}
 
@@ -101,6 +101,23 @@ def test_small_fits_and_sweeps(tmp_path: Path, task: str) -> None:
         scores = [o.score for o in outcomes if (o.policy, o.T) == (row.policy, row.T)]
         assert row.score == pytest.approx(math.fsum(s for s in scores if s is not None) / 5)
     assert "### Score" in (tmp_path / "report.md").read_text()
+
+
+def test_the_papers_decoding_is_that_of_sudokus(capsys: pytest.CaptureFixture[str]) -> None:
+    """Zebras and sequences are decoded as in the paper, its tokens drawn or the likeliest as the task has them."""
+    sudoku, *others = (
+        printed_config(capsys, *layers(task, "denoiser", *small, "kim_2025"))["frontier"]
+        for task in ("sudoku", *TASKS)
+        for small in ([], ["small"])
+        if task in TASKS or not small
+    )
+    assert len(others) == 2 * len(TASKS)
+    for found in others:
+        assert all(policy in sudoku["policies"] for policy in found["policies"])
+        assert len(found["policies"]) == len(sudoku["policies"]) - 1, "half the noise is tried on Sudokus alone"
+        assert found["budgets"] == sudoku["budgets"] == [50]
+    temperatures = [found["decoding"]["token_temperature"] for found in others]
+    assert temperatures == [1.0 if task == "nae_sat" else 0.0 for task in TASKS for _ in range(2)]
 
 
 @pytest.mark.parametrize(("taught", "T", "tokens"), [(False, 9, 9), (True, 72, 18)])
