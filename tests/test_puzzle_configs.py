@@ -46,7 +46,7 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dic
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order", "kim_2025")}
+    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order", "order_large", "kim_2025")}
     taught = {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
     assert found == named | taught | {"nae_sat/order_small.yaml"}
 
@@ -66,7 +66,7 @@ def test_the_papers_size(capsys: pytest.CaptureFixture[str], task: str, file: st
         assert (law.latents, law.observations, net.positions) == (25, 275, law.length)
 
 
-TABLES = [["denoiser"], ["denoiser", "small"], ["order"]]
+TABLES = [["denoiser"], ["denoiser", "small"], ["order"], ["order", "order_large"]]
 CAUSAL = [["autoregressive"], ["autoregressive", "small", "autoregressive_small"]]
 
 
@@ -84,6 +84,37 @@ def test_the_tables_of_zebra_stand_at_one_place(capsys: pytest.CaptureFixture[st
         layout=data["layout"], move_order=data["move_order"],
     )  # fmt: skip
     assert all(problems.encoder(problem) for problem in problems.problems("test")), "prompts are no longer than that"
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "order"),
+    [
+        (["denoiser"], ["order", "order_large"]),
+        (["denoiser", "small"], ["order"]),
+    ],
+    ids=["large", "small"],
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_an_order_is_that_of_a_denoiser(
+    capsys: pytest.CaptureFixture[str], task: str, denoiser: list[str], order: list[str]
+) -> None:
+    """Net, checkpoint and problems are those of the denoiser's file."""
+    if task == "nae_sat" and order == ["order"]:
+        order = ["order", "order_small"]
+    first, second = (printed_config(capsys, *layers(task, *names)) for names in (denoiser, order))
+    net, base = second["model"]["init_args"]["net"], second["model"]["init_args"]["denoiser_ckpt"]
+    net = net.get("init_args", net)
+    assert TransformerConfig(**net) == TransformerConfig(**first["model"]["init_args"]["net"])
+    assert base == f"{first['run_dir']}/checkpoints/last.ckpt"
+    parts = ["law", *(["prompt_words", "layout"] if task == "zebra" else [])]
+    for part in parts:
+        assert second["data"]["init_args"][part] == first["data"]["init_args"][part]
+    for part in (second["model"]["init_args"]["selector"], second["model"]["init_args"]["posterior"]["net"]):
+        assert part["positions"] == net["positions"]
+    budgets = second["model"]["init_args"]["budgets"]
+    longest = first["frontier"]["budgets"][-1]
+    assert max(budgets) <= longest
+    assert second["frontier"]["budgets"][-1] == longest
 
 
 @pytest.mark.parametrize("task", TASKS)
