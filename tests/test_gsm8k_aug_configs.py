@@ -181,7 +181,7 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
     def lightning(*arguments: str) -> None:
         commands.append(list(arguments))
         few = [*QUICK, "--frontier.fit_policies=[]"] if arguments[0] == "fit" else []
-        few += ["--data.n_validation=5", "--data.eval_batch_size=1"] if arguments[0] == "sweep" else []
+        few += ["--data.n_validation=5", "--data.eval_batch_size=5"] if arguments[0] == "sweep" else []
         few += ["--order_heatmap.samples=2"] if "order.yaml" in " ".join(arguments) else []
         program(*arguments, *few)
 

@@ -29,7 +29,12 @@ QUICK = [
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--data.n_validation=3",
     "--data.n_test=5", "--data.batch_size=2", "--data.num_workers=0",
 ]  # fmt: skip
-QUICK_ORDER = ["--model.samples=2", "--model.validation_samples=1", "--order_heatmap.samples=2"]
+QUICK_ORDER = [
+    "--model.samples=2",
+    "--model.validation_samples=1",
+    "--model.bound_budgets=[2]",
+    "--order_heatmap.samples=2",
+]
 FEW = ["--frontier.policies=[IID,TopMargin]", "--frontier.budgets=[1,4]", "--frontier.fit_policies=[]"]
 
 
@@ -46,7 +51,9 @@ def printed_config(capsys: pytest.CaptureFixture[str], *args: str | Path) -> dic
 
 def test_every_configuration_is_tested_here() -> None:
     found = {str(path.relative_to(CONFIGS)) for task in TASKS for path in (CONFIGS / task).glob("*.yaml")}
-    named = {f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order", "order_large", "kim_2025")}
+    named = {
+        f"{task}/{name}.yaml" for task in TASKS for name in ("denoiser", "small", "order", "order_large", "kim_2025")
+    }
     taught = {f"zebra/autoregressive{part}.yaml" for part in ("", "_small", "_solver_order")}
     assert found == named | taught | {"nae_sat/order_small.yaml"}
 

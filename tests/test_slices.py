@@ -368,7 +368,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str, log: Path, timeout: float | None = None) -> None:
-        program(*arguments)
+        learns = arguments[0] == "fit" and any(Path(given).name.startswith("order") for given in arguments)
+        # Bounds of every cell and maps of many draws take longer than these trainings.
+        program(*arguments, *(["--model.bound_budgets=[2]", "--order_heatmap.samples=2"] if learns else []))
 
     monkeypatch.setattr(slices, "lightning", run)
 
@@ -471,7 +473,8 @@ def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(script, "HERE", tmp_path)
     few = (
         "--data.batch_size", "2", "--data.n_validation", "2", "--data.n_test", "4", "--data.num_workers", "0",
-        "--trainer.val_check_interval", "2",
+        "--trainer.val_check_interval", "2", "--frontier.budgets", "[2, 9]",
+        "--subproblems.policies", "[TopMargin, Learned]",
     )  # fmt: skip
     assert slices.run_all(script.stages(Path("runs"), few, steps=2), Clock(float("inf")))
     script.publish(Path("runs"))

@@ -170,7 +170,8 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
         ("validation", "top_margin", 4), ("validation", "iid", 4),
     }  # fmt: skip
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
-    order = [*files(["order", "order_small"]), *QUICK, "--model.samples=2", "--model.validation_samples=1"]
+    few = ["--model.samples=2", "--model.validation_samples=1", "--model.bound_budgets=[2]"]
+    order = [*files(["order", "order_small"]), *QUICK, *few]
     order += ["--model.denoiser_ckpt", last, "--model.selector.start=quota", "--model.selector.start_shares=[0.8, 1.0]"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
     program(

@@ -21,7 +21,7 @@ from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.markov_chain import MarkovChainProblems
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import POLICIES, Autoregressive, GivenOrder, PCSampler, TopMargin
+from lightning_mdm.decoding.policies import POLICIES, Autoregressive, GivenOrder, Oracle, PCSampler, TopMargin
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -127,8 +127,9 @@ def test_a_causal_net_runs_one_policy_and_the_others_run_all_but_that() -> None:
     everything = {kind().label for kind in POLICIES}
     assert names(causal, law_data()) == ["T=8/autoregressive"]
     assert set(names(masked, law_data())) == {
-        f"T=8/{name}" for name in everything - {"autoregressive", "given_order", "learned-greedy-1.0-0.0"}
+        f"T=8/{name}" for name in everything - {"autoregressive", "given_order", "oracle", "learned-greedy-1.0-0.0"}
     }
+    assert names(masked, law_data(), [Oracle()]) == ["T=8/oracle"], "where asked for"
     assert "T=8/given_order" in names(masked, law_data(Ordered))
     assert names(masked, law_data(), [Autoregressive()]) == ["T=8/autoregressive"], "where asked for"
     with pytest.raises(ValueError, match="policy TopMargin: a causal net knows nothing to the right"):

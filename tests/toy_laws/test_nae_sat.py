@@ -16,7 +16,7 @@ from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.nae_sat import NaeSatProblems
 from lightning_mdm.decoding.likelihood import true_token_nats
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.places import Ties
+from lightning_mdm.decoding.oracles import Ties
 from lightning_mdm.decoding.policies import POLICIES, GivenOrder, LeftToRight, TopMargin
 from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
