@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+GZIP = b"\x1f\x8b"
+
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """The lines of a file one by one, with their numbers from 1.
@@ -17,11 +19,16 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         path: the file, UTF-8.
 
     Raises:
-        ValueError: a line that is not UTF-8, with file and number.
+        ValueError: a line that is not UTF-8, with file and number; a file that is packed, or whose lines end with
+            carriage returns alone.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
+                if line.startswith(GZIP):
+                    raise ValueError(f"{path} is packed by gzip: unpack it first")
+                if b"\n" not in line and b"\r" in line.rstrip(b"\r"):
+                    raise ValueError(f"{path}: its lines end with carriage returns alone; end them with line feeds")
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
                 yield number, line.decode().rstrip("\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,20 @@ def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:
         path.write_bytes(f"# a page\x0c and a\x1c field\r\n\x0c\n{CLUES}\r\n".encode() + bad + b"\n")
         with pytest.raises(ValueError, match=f"list.txt, {message}"):
             read_text(path)
+
+
+def test_files_whose_lines_cannot_be_told_apart_are_refused_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt.gz"
+    path.write_bytes(gzip.compress(f"{CLUES}\n".encode()))
+    with pytest.raises(ValueError, match=r"list\.txt\.gz is packed by gzip: unpack it first"):
+        read_text(path)
+    path = tmp_path / "old.txt"
+    path.write_bytes(f"puzzle\r{CLUES}\r".encode())
+    with pytest.raises(ValueError, match=r"old\.txt: its lines end with carriage returns alone"):
+        read_text(path)
+    for one_line in (f"{CLUES}", f"{CLUES}\r"):
+        path.write_bytes(one_line.encode())
+        assert read_text(path) == [PUZZLE]
 
 
 def test_a_file_is_read_as_far_as_asked_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
