@@ -27,7 +27,7 @@ class Active:
         step_AL: int64, the step at which each position was filled; 0 where it was not.
         budget_A: int64, the steps that each row may take.
         noise: random numbers of these rows.
-        left: how many positions each row has masked, on the host.
+        left: how many positions each row has masked, on the host; ``budgets`` the steps that each may take, likewise.
         earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
     """
 
@@ -40,6 +40,7 @@ class Active:
     budget_A: Tensor
     noise: RowNoise
     left: list[int]
+    budgets: list[int]
     earlier: tuple[Prediction, ...] = ()
 
     @classmethod
@@ -51,7 +52,7 @@ class Active:
         rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
         return cls(
             rows_B, tokens_BL, masked_BL, canvas_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), begun.budget_B,
-            noise, left=masked_BL.sum(-1).tolist(),
+            noise, left=masked_BL.sum(-1).tolist(), budgets=begun.budget_B.tolist(),
         )  # fmt: skip
 
     @property
@@ -62,6 +63,7 @@ class Active:
     def unfinished(self) -> Active:
         """Those of the rows that have something masked."""
         left = [n for n in self.left if n]
+        budgets = [budget for budget, n in zip(self.budgets, self.left, strict=True) if n]
         kept_A = torch.nonzero_static(self.masked_AL.any(-1), size=len(left))[:, 0]
         rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A = (
             value[kept_A]
@@ -70,8 +72,9 @@ class Active:
             )
         )  # fmt: skip
         earlier = tuple(prediction.rows(kept_A) for prediction in self.earlier)
+        noise = self.noise.rows(kept_A)
         return Active(
-            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A, self.noise.rows(kept_A), left, earlier
+            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A, noise, left, budgets, earlier
         )
 
     def put_back(self, tokens_BL: Tensor, step_BL: Tensor) -> tuple[Tensor, Tensor]:

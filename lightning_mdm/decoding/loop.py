@@ -111,7 +111,7 @@ def decode(
     active = Active.all_of(canvas, begun, space.mask_id, noise)
     if closing_id is not None:
         active = active.closed(0, closing_id)  # behind what earlier runs have filled
-    budget = check_budgets(begun, budget)
+    budget = largest_budget(active.budgets, budget)
     tokens_BL, step_BL = active.tokens_AL, active.step_AL
     nfe_B = torch.zeros_like(canvas.index_B)
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
@@ -136,7 +136,11 @@ def decode(
         for observer in observers:
             observer(state, prediction, chosen_AL)
 
-        taken = chosen_AL.sum(-1).tolist()  # the loop's one look at the device: the shapes to come follow from it
+        taken = policy.takes(active.left, [own - step + 1 for own in active.budgets])
+        if taken is None:
+            taken = chosen_AL.sum(-1).tolist()  # the loop's one look at the device: the shapes to come follow from it
+        else:
+            outside = outside | (chosen_AL.sum() != sum(taken))
         if 0 in taken:
             raise RuntimeError(f"policy {policy.name} chose no position at step {step}")
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
@@ -153,7 +157,7 @@ def decode(
 
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
     if bool(outside):
-        raise RuntimeError(f"policy {policy.name} chose positions that were not masked")
+        raise RuntimeError(f"policy {policy.name} chose positions that were not masked, or not as many as it takes")
     if bool(broken):
         raise RuntimeError("the denoiser gave logits that are not numbers; has its training diverged?")
     if any(active.left):
@@ -173,9 +177,8 @@ def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: E
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
 
 
-def check_budgets(begun: Begun, steps: int) -> int:
+def largest_budget(budgets: Sequence[int], steps: int) -> int:
     """The largest of the rows' own budgets, of which none may be below 1 or above ``steps``; see ``decode``."""
-    budgets = begun.budget_B.tolist()
     if any(not 1 <= budget <= steps for budget in budgets):
         raise ValueError(f"budgets of begun rows from {min(budgets)} to {max(budgets)}: give 1 to steps={steps}")
     return max(budgets, default=steps)

@@ -6,6 +6,7 @@ Shapes: B rows, L positions, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -34,6 +35,9 @@ class Autoregressive(UnmaskingPolicy):
     @property
     def sequential(self) -> bool:
         return True
+
+    def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int]:
+        return [n if steps == 1 else 1 for n, steps in zip(left, steps_left, strict=True)]
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         return state.masked_BL & (state.masked_BL.cumsum(-1) == 1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_mdm.categorical import top_n
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
+from lightning_mdm.orders.budget import quota
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 
@@ -90,6 +91,18 @@ class UnmaskingPolicy(ABC):
         """How many earlier predictions of the run it looks at."""
         return 0
 
+    def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int] | None:
+        """How many positions it takes of each row, where that follows from what is masked and the steps left alone.
+
+        These numbers are on the host: of such a policy the loop looks at the device no more, and runs ahead of a GPU.
+        ``None`` where it depends on more.
+
+        Args:
+            left: masked positions of each row, at least 1.
+            steps_left: its steps left including this one, at least 1; with one left everything is taken.
+        """
+        return None
+
     def informed(self, facts: TaskFacts) -> Self:
         """The same policy with what the task knows in place, where it reads that."""
         return self
@@ -137,6 +150,10 @@ class RankedPolicy(UnmaskingPolicy):
     @abstractmethod
     def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """Score of every masked position, ``[B, L]``, higher first."""
+
+    @final
+    def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int]:
+        return [quota(n, steps) for n, steps in zip(left, steps_left, strict=True)]
 
     @final
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:

@@ -6,9 +6,13 @@ Knows nothing of tokens or models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", int, Tensor)
+"""Of one row, or int64 ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,13 @@ class StepBudget:
         return [base + (step < extra) for step in range(min(n, self.steps))]
 
 
-def quota(n_masked_B: Tensor, steps_left_B: Tensor) -> Tensor:
-    """Positions to unmask now, int64 ``[B]``: the smallest number that keeps the budget reachable.
+def quota(n_masked: Number, steps_left: Number) -> Number:
+    """Positions to unmask now, of a row or of each of several: the smallest number that keeps the budget reachable.
 
     Following it from the start gives exactly ``StepBudget.quotas``; it needs no memory of earlier steps, so a row
     whose positions were closed for free, or whose policy ran ahead, is spread evenly over the steps it still has.
     """
-    return -(-n_masked_B // steps_left_B)
+    return -(-n_masked // steps_left)
 
 
 def entropy_bounded(entropy_BL: Tensor, masked_BL: Tensor, gamma: float) -> Tensor:

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from decoding.reference import instances, label
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import Blocks, ConfidenceThreshold, GivenOrder, Oracle, TopMargin
-from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Rows
+from lightning_mdm.decoding.policies import Autoregressive, Blocks, ConfidenceThreshold, GivenOrder, Oracle, TopMargin
+from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
+from lightning_mdm.decoding.state import Begun, DecodingState, Prediction, Rows
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.selector import Selector, SelectorConfig
@@ -90,16 +90,51 @@ POLICIES = [p for p in [*instances(), *WITH_NET] if not isinstance(p, ORACLES)]
 
 @pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
 @pytest.mark.parametrize("policy", POLICIES, ids=label)
-def test_the_loop_looks_at_the_device_once_a_step(
+def test_the_loop_looks_at_the_device_at_most_once_a_step(
     policy: UnmaskingPolicy, end_of_sequence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canvas = random_rows(6, vocab_size=40, pad=0, longest=12, seed=1, row_token=True, least=5)
     with counted(net() if policy in WITH_NET else Mixing(40), monkeypatch) as looks:
         decode(looks, policy, canvas, SPACE, steps=4, token_sampler=Temperature(), end_of_sequence=end_of_sequence)
+    # How many an even quota takes is known on the host, without a look.
+    looks_a_step = 0 if isinstance(policy, (RankedPolicy, Autoregressive)) else 1
     # Where the end of a sequence closes rows, how many are closed is known only when its tokens are.
-    looks_a_step = 1 if end_of_sequence == "as_tokens" else 2
+    looks_a_step += end_of_sequence == "close"
     assert looks.inside() == ["tolist"] * (looks_a_step * (looks.calls - 1))
     assert looks.calls >= 1
+
+
+@pytest.mark.parametrize("policy", instances(), ids=label)
+def test_a_policy_takes_what_it_says(policy: UnmaskingPolicy) -> None:
+    """In every row, also where rows have budgets of their own."""
+    said: list[list[int]] = []
+
+    def compare(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
+        numbers = state.masked_BL.sum(-1).tolist(), state.steps_left_B.tolist()
+        takes = policy.takes(*numbers)
+        if takes is not None:
+            said.append(takes)
+            assert takes == chosen_AL.sum(-1).tolist()
+
+    canvas = random_rows(30, vocab_size=40, pad=0, longest=12, seed=2)
+    budgets = torch.tensor([1 + row % 7 for row in range(30)])
+    begun = Begun(torch.zeros_like(canvas.prompt_BL), budgets)
+    decode(Mixing(40), policy, canvas, SPACE, steps=7, begun=begun, observers=[compare])
+    assert bool(said) == isinstance(policy, (RankedPolicy, Autoregressive))
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["more", "fewer"])
+def test_a_policy_that_takes_another_number_than_it_says_is_refused(everything: bool) -> None:
+    class Wrong(ConfidenceThreshold):
+        def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int]:
+            return [2 if steps > 1 else n for n, steps in zip(left, steps_left, strict=True)]
+
+        def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+            return state.masked_BL if everything else super().select(state, prediction)
+
+    canvas = random_rows(6, vocab_size=40, pad=0, longest=12, seed=1, row_token=True, least=8)
+    with pytest.raises(RuntimeError, match="or not as many as it takes"):
+        decode(Mixing(40), Wrong(1.0), canvas, SPACE, steps=4)
 
 
 def test_what_makes_the_host_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +186,7 @@ def test_the_head_runs_on_the_queried_positions_alone(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("policy", [TopMargin(), ConfidenceThreshold(0.3), WITH_NET[0]], ids=label)
-def test_a_gpu_waits_once_a_step(policy: UnmaskingPolicy) -> None:
+def test_a_gpu_waits_at_most_once_a_step(policy: UnmaskingPolicy) -> None:
     canvas = random_rows(6, vocab_size=40, pad=0, longest=12, seed=1, row_token=True, least=5)
     gpu = Rows(*(value.cuda() for value in (canvas.tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B)))
     denoiser, bound = net().cuda(), policy.bound(selector().cuda()) if policy.learned else policy
@@ -165,4 +200,4 @@ def test_a_gpu_waits_once_a_step(policy: UnmaskingPolicy) -> None:
             torch.cuda.set_sync_debug_mode("default")
     waits = [warning for warning in caught if "synchroniz" in str(warning.message)]
     outside = 8  # before the first step and after the last
-    assert len(waits) <= trace.forward_passes + outside
+    assert len(waits) <= outside + (0 if isinstance(policy, RankedPolicy) else trace.forward_passes)
