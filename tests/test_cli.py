@@ -83,7 +83,10 @@ def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: 
     assert (found["frontier"]["policies"] is not None) == named, "without policies all there are"
     own = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert found["run_dir"] == own["run_dir"]
-    assert found["trainer"]["max_steps"] == own.get("trainer", found["trainer"])["max_steps"]
+    trainer = own.get("trainer", {})
+    assert {key: found["trainer"][key] for key in ("max_steps", "precision") if key in trainer} == {
+        key: trainer[key] for key in ("max_steps", "precision") if key in trainer
+    }
     net = own.get("model", {"init_args": {}})["init_args"].get("net", {})
     net = found["data"]["init_args"]["law"] if net == "${data.init_args.law}" else net
     built = found["model"]["init_args"]["net"]
