@@ -68,7 +68,7 @@ train-default: $(VENV)/.run
 	$(BIN)/python experiments/word_problems/ship_weights.py runs/word_problems_order
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
