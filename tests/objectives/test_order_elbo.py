@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -83,22 +83,26 @@ def expected_gradient(
 ) -> tuple[list[Tensor], float]:
     """Mean gradient of the surrogate, and mean bound, over every tuple of trajectories with its probability.
 
-    Tuples that differ in the order of their trajectories alone are taken together.
+    Tuples that differ in the order of their trajectories alone, or in sets that an estimate of one step never comes to,
+    are taken together.
     """
     model = enumerated.model
     mean, bound = torch.zeros((), dtype=torch.float64), 0.0
-    weight_of = {sets: enumerated.log_q(sets).exp().item() for sets in enumerated.sets}
-    possible = [sets for sets, weight in weight_of.items() if weight > 0.0]
-    for combination in itertools.combinations_with_replacement(possible, samples):
-        alike = math.prod(math.factorial(times) for times in Counter(combination).values())
-        weight = math.factorial(samples) / alike * math.prod(weight_of[sets] for sets in combination)
-        choose = prescribed(combination, model.length)
-        prices = {
-            "price": enumerated.price, "wait_price": enumerated.wait_price, "entropy_bonus": enumerated.entropy_bonus,
-        }  # fmt: skip
-        options = {"budget": model.budget, "samples": samples, "choose": choose, **prices}
-        steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
-        for step in steps:
+    prices = {
+        "price": enumerated.price, "wait_price": enumerated.wait_price, "entropy_bonus": enumerated.entropy_bonus,
+    }  # fmt: skip
+    steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
+    for step in steps:
+        weight_of: dict[Sets, float] = defaultdict(float)
+        for sets in enumerated.sets:
+            weight_of[sets[:step]] += enumerated.log_q(sets).exp().item()
+        possible = [sets for sets, weight in weight_of.items() if weight > 0.0]
+        for combination in itertools.combinations_with_replacement(possible, samples):
+            alike = math.prod(math.factorial(times) for times in Counter(combination).values())
+            weight = math.factorial(samples) / alike * math.prod(weight_of[sets] for sets in combination)
+            options: dict[str, Any] = {
+                "budget": model.budget, "samples": samples, "choose": prescribed(combination, model.length), **prices,
+            }  # fmt: skip
             if step is None:
                 out = all_steps(model, response(model), control=CONTROL, **options, **more)
             else:
