@@ -55,9 +55,9 @@ class SplitFacts:
         return ranks
 
     def response(self, problem: int) -> Sequence[int] | None:
-        """The tokens of a problem's own response, its filling included; ``None`` for the later parts of one."""
+        """The tokens of a problem's own response, filling included; ``None`` where it has none, or for later parts."""
         example = self._examples.get(problem)
-        if example is None:
+        if example is None or not self._problems[problem].response:
             return None
         return [token for token, given in zip(example.tokens, example.given, strict=True) if not given]
 

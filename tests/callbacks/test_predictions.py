@@ -10,7 +10,7 @@ import pytest
 
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight
+from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, Oracle
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from runs import N_TEST, Answering, Omniscient, few_problems, trainer
 
@@ -52,6 +52,14 @@ def test_the_policy_decides_the_order(tmp_path: Path, policy: UnmaskingPolicy, n
     for line in predict(tmp_path, policy=policy, steps=4):
         assert line["nfe"] == nfe
         assert line["steps"] == sorted(line["steps"])
+
+
+def test_the_oracle_needs_an_answer_to_read(tmp_path: Path) -> None:
+    assert {line["nfe"] for line in predict(tmp_path / "test", policy=Oracle(), steps=4)} == {1}
+    (tmp_path / "own.txt").write_text(few_problems().problems("test")[0].prompt + "\n")
+    own = few_problems(predict_path=str(tmp_path / "own.txt"))
+    with pytest.raises(ValueError, match=r"policy Oracle: the task has no response for the \d+ tokens of problem 0"):
+        predict(tmp_path / "own", data=own, policy=Oracle(), steps=4)
 
 
 def test_an_answer_that_ends_at_once_is_none(tmp_path: Path) -> None:
