@@ -43,7 +43,7 @@ SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.ya
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
 NO_BOUNDS := --model.bound_budgets []
 ONE_PRICE := --model.prices [0.01]  # an analysis shows the order at every price of the module
-HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 50
+HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
