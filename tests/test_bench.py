@@ -185,5 +185,5 @@ def test_operators_are_counted_apart(bench: SimpleNamespace, tmp_path: Path) -> 
     found = measured(bench, tmp_path)
     bench.operators.operators(found, size, "tiny")
     ratios = {row["name"]: float(row["value"]) for row in rows_of(tmp_path)}
-    assert len(ratios) == len(POLICIES) - 1, "all but the autoregressive one"
+    assert len(ratios) == len(POLICIES) - 2, "all but the autoregressive one and the oracle"
     assert min(ratios.values()) > 1.0

@@ -187,9 +187,9 @@ def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None
         assert line in after or line.startswith(("* 18 cells", "* decoding options")), line
     lines = [line for line in after.splitlines() if line not in before]
     first = [line.split()[:2] for line in lines]
-    assert first == [["*", "24"], ["*", "decoding"], ["|", "oracle"], ["What", "was"]]
+    assert first == [["*", "24"], ["*", "decoding"], ["|", "oracle"], ["`oracle", "(told"]]
     assert "**" not in lines[2]
-    assert "(`oracle`)" in lines[3]
+    assert lines[3].startswith("`oracle (told the answer)` competes with nothing")
     for name, (some_rows, some_outcomes) in {"w": (rows, outcomes), "o": (rows + added, outcomes + known)}.items():
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "frontier.csv", some_rows)
@@ -201,7 +201,9 @@ def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None
     Console(width=200, file=shown, force_terminal=True).print(frontier_table(rows + added))
     assert "\x1b[1m100.0" not in shown.getvalue()
     assert "100.0" in shown.getvalue()
-    assert "oracle" in [text.get_text() for text in frontier_figure(rows + added).legends[0].get_texts()]
+    assert "oracle (told the answer)" in [
+        text.get_text() for text in frontier_figure(rows + added).legends[0].get_texts()
+    ]
     alone = report_markdown(added, {})
     assert "### Accuracy under parallelism" not in alone
 
@@ -420,7 +422,7 @@ def test_nothing_solved(tmp_path: Path) -> None:
     rows, _ = sweep((0,))
     nothing = [replace(row, correct=0, tokens_per_forward=0.0) for row in rows]
     path = write_report([save(tmp_path, nothing, [])], tmp_path)
-    assert "No two policies have per-problem outcomes in common." in path.read_text()
+    assert "No two policies that compete have per-problem outcomes in common." in path.read_text()
 
 
 def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,8 +47,8 @@ class Facts:
     def order(self, problem: int) -> list[int]:
         return list(range(self.size.canvas))
 
-    def response(self, problem: int) -> list[int]:
-        return [0] * self.size.canvas
+    def response(self, problem: int) -> None:
+        return None
 
 
 @dataclass
@@ -109,14 +109,18 @@ def overhead(bench: Bench, size: Size, name: str) -> None:
 
 
 def budgeted(bench: Bench, size: Size) -> list[UnmaskingPolicy]:
-    """Every policy that is run with a budget, told what it asks for."""
+    """Every policy that is run with a budget and competes, told what it asks for."""
     torch.manual_seed(0)
     # Untrained, it keeps to the IID schedule: what is timed is what it costs to ask.
     selector = Selector(size.net.width, SelectorConfig(**vars(size.order_net))).to(bench.device).eval()
     if size.half:
         selector = selector.bfloat16()
     policies = [(Blocks(TopMargin()) if kind is Blocks else kind()) for kind in POLICIES]
-    return [policy.bound(selector).informed(Facts(size)) for policy in policies if not policy.sequential]
+    return [
+        policy.bound(selector).informed(Facts(size))
+        for policy in policies
+        if not policy.sequential and "response" not in policy.reads
+    ]
 
 
 def by_graphs(bench: Bench, size: Size, name: str) -> None:

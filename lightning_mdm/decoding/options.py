@@ -61,8 +61,14 @@ class DecodingOptions:
         """Decode with these options; see ``lightning_mdm.decoding.loop.decode``.
 
         Raises:
-            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU.
+            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU, and for a policy that knows the
+                answer where tokens are drawn.
         """
+        if self.token_temperature and "response" in policy.reads:
+            raise ValueError(
+                f"policy {type(policy).__name__}, token_temperature={self.token_temperature}: it trusts the likeliest "
+                "tokens, and others would be drawn; give a temperature of 0"
+            )
         if self.cuda_graphs:
             if not isinstance(denoiser, nn.Module):
                 raise ValueError("cuda_graphs=True: the denoiser is no net; leave it out")

@@ -95,7 +95,8 @@ class Oracle(UnmaskingPolicy):
     """All positions whose likeliest token is the right one, and where there is none, that of the largest margin.
 
     It reads the answer: no competitor, but what an order could reach with this denoiser if it knew which of its tokens
-    to trust. Adaptive. Where answers may differ from the task's own, it counts only that one as right.
+    to trust. Adaptive. With the likeliest tokens only; where more answers than the task's own are right, an order may
+    do better than that.
     """
 
     facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)

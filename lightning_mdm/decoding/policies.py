@@ -1,4 +1,4 @@
-"""The unmasking policies that can be compared: the common heuristics, and the list of all.
+"""The unmasking policies there are: the common heuristics, and the list of all.
 
 To add a policy: write its class here, or in a file of its own, and add it to ``POLICIES``; configurations, figures and
 tests find it there.

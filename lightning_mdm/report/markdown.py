@@ -58,8 +58,8 @@ _FRONTIER = (
 )
 
 _TOLD = (
-    "What was told the answers ({names}) competes with nothing: it says what an order could reach with this denoiser, "
-    "and is neither bold nor tested."
+    "{names} competes with nothing: it says what an order could reach with this denoiser that knew which tokens are "
+    "those of the task's own answer (with several right ones it may be beaten), and is neither bold nor tested."
 )
 
 _SCORE = (
@@ -106,7 +106,7 @@ def _what_was_run(rows: Sequence[Row]) -> list[str]:
 def _at_budgets(points: Sequence[Point], solved: Solved) -> list[str]:
     comparisons = compare_at_budgets(points, solved)
     if not comparisons:
-        return ["No two policies have per-problem outcomes in common."]
+        return ["No two policies that compete have per-problem outcomes in common."]
     votes = _several_seeds(comparisons)
     text = "At every step budget, the most accurate policy against each other one. " + _PAIRS.format(
         family="within a budget"

@@ -15,8 +15,8 @@ LOOP_OPTIONS = frozenset(
         "stages", "token_frequency", "token_temperature", "told",
     }
 )  # fmt: skip
-"""Options of the decoding loop and of the task, hashes of what a policy was told, and the denoiser where several share
-a panel; every other option is a parameter of the policy."""
+"""Options of the decoding loop and of the task, what a policy was told or its hash, and the denoiser where several
+share a panel; every other option is a parameter of the policy."""
 SAID_WHERE_USED = frozenset({"guidance", "search"})
 """Options that rows leave out where they are off."""
 
@@ -55,7 +55,8 @@ def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], st
     names = {}
     for cell in cells:
         suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])
-        names[cell] = display_name(cell[0], telling(cell, cells)) + (f" [{suffix}]" if suffix else "")
+        told = "" if competes(cell[1]) else " (told the answer)"
+        names[cell] = display_name(cell[0], telling(cell, cells)) + told + (f" [{suffix}]" if suffix else "")
     return names
 
 

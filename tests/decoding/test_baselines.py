@@ -16,6 +16,7 @@ from decoding.reference import dilated_groups
 from laws import assert_follows
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.oracles import Ties
 from lightning_mdm.decoding.policies import (
     KLASS,
@@ -317,6 +318,13 @@ def test_a_problem_without_a_response_of_its_own_is_named(known: list[int] | Non
 
     with pytest.raises(ValueError, match="policy Oracle: the task has no response for the 4 tokens of problem 7"):
         decode(Mixing(6), Oracle().informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
+
+
+def test_the_oracle_is_refused_where_tokens_are_drawn() -> None:
+    canvas, policy = rows([[None] * 4], pad=0), Oracle().informed(Responses())
+    DecodingOptions().decode(Mixing(6), policy, canvas, SIX, 2, 0)
+    with pytest.raises(ValueError, match=r"policy Oracle, token_temperature=0\.5: it trusts the likeliest tokens"):
+        DecodingOptions(token_temperature=0.5).decode(Mixing(6), policy, canvas, SIX, 2, 0)
 
 
 def test_one_token_per_step_from_the_left_whatever_the_budget() -> None:
