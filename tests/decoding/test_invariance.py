@@ -84,6 +84,8 @@ BATCHES = {
 def test_a_row_is_decoded_the_same_in_any_batch(
     policy: UnmaskingPolicy, end_of_sequence: str, token_temperature: float
 ) -> None:
+    if token_temperature and "response" in policy.reads:
+        pytest.skip("it trusts the likeliest tokens, so it is refused where others may be drawn")
     options = DecodingOptions(end_of_sequence, token_temperature)
     length_B = canvas().valid_BL.sum(-1).tolist()
     whole = options.decode(net(), policy, canvas(), SPACE, steps=3, seed=3)
