@@ -65,7 +65,8 @@ class Search:
             raise ValueError("no solution")
         true = [variable for variable in self.solver.get_model()[: self.board.cells * self.board.side] if variable > 0]
         grid = bytes((variable - 1) % self.board.side + 1 for variable in true)
-        if self.solver.solve(assumptions=[self.other_than(grid), *given]):
+        another = self.other_than(grid)  # before the solver is named: this may replace it
+        if self.solver.solve(assumptions=[another, *given]):
             raise ValueError("more than one solution")
         return grid
 

@@ -62,6 +62,24 @@ def test_solvers_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.fewest(grid, order) for grid in small_grids()[:10]] == expected
 
 
+@pytest.mark.parametrize("grids", [1, 2, 3])
+def test_a_solver_that_is_replaced_between_two_questions_says_the_same(
+    monkeypatch: pytest.MonkeyPatch, grids: int
+) -> None:
+    """Both are about one puzzle, and the second one only means something to the solver that knows its grid."""
+    monkeypatch.setattr("lightning_mdm.puzzles.sudoku_search.GRIDS_PER_SOLVER", grids)
+    one, grid = Search(board(4)), small_grids()[0]
+    for blanks in (16, 12, 1, 14, 0):
+        clues = bytes(blanks) + grid[blanks:]
+        found = solutions(clues)
+        for _ in range(3):
+            if len(found) == 1:
+                assert one.solution(clues) == grid
+            else:
+                with pytest.raises(ValueError, match="more than one solution"):
+                    one.solution(clues)
+
+
 def test_swaps_have_another_solution() -> None:
     """Blank exactly these cells of a solved grid, and there are two solutions."""
     for grid in [*small_grids()[::29], *(puzzle.grid for puzzle in puzzles(30)[:2])]:
