@@ -5,7 +5,6 @@ Shapes: B rows, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
@@ -20,30 +19,41 @@ from lightning_mdm.noise import Stream
 Ties = Literal["random", "margin"]
 
 
-def spread(
-    policy: UnmaskingPolicy, fact: Fact, of_problem: Callable[[int], Sequence[int] | None], state: DecodingState
-) -> Tensor:
-    """What the task knows of the tokens of each row's problem, at the positions of its canvas: int64 ``[B, L]``.
+@dataclass(frozen=True)
+class Told(UnmaskingPolicy):
+    """A policy that is told something of each problem, number by number for its tokens."""
 
-    Raises:
-        ValueError: it knows nothing of a problem, or too little.
-    """
-    canvas_BL = state.canvas_BL.cpu()
-    value_BL = torch.zeros(canvas_BL.shape, dtype=torch.int64)
-    for row, problem in enumerate(state.noise.index_B.tolist()):
-        positions = canvas_BL[row].nonzero().flatten()
-        known = of_problem(problem)
-        if known is None or len(known) < len(positions):
-            raise ValueError(
-                f"policy {type(policy).__name__}: the task has no {fact} for the {len(positions)} tokens of problem "
-                f"{problem}; choose another policy or another task"
-            )
-        value_BL[row, positions] = torch.tensor(known[: len(positions)])
-    return value_BL.to(state.masked_BL.device)
+    facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)
+
+    def informed(self, facts: TaskFacts) -> Self:
+        informed = replace(self)
+        object.__setattr__(informed, "facts", facts)  # a frozen record, filled once
+        return informed
+
+    def told(self, fact: Literal["order", "response"], state: DecodingState) -> Tensor:
+        """A fact about each row's problem, at the positions of its canvas: int64 ``[B, L]``.
+
+        Raises:
+            ValueError: the task knows nothing of a problem, or too little.
+        """
+        assert self.facts is not None, f"inform the policy of the task's {fact}s first"
+        of_problem = self.facts.order if fact == "order" else self.facts.response
+        canvas_BL = state.canvas_BL.cpu()
+        value_BL = torch.zeros(canvas_BL.shape, dtype=torch.int64)
+        for row, problem in enumerate(state.noise.index_B.tolist()):
+            positions = canvas_BL[row].nonzero().flatten()
+            known = of_problem(problem)
+            if known is None or len(known) < len(positions):
+                raise ValueError(
+                    f"policy {type(self).__name__}: the task has no {fact} for the {len(positions)} tokens of problem "
+                    f"{problem}; choose another policy or another task"
+                )
+            value_BL[row, positions] = torch.tensor(known[: len(positions)])
+        return value_BL.to(state.masked_BL.device)
 
 
 @dataclass(frozen=True)
-class GivenOrder(RankedPolicy):
+class GivenOrder(Told, RankedPolicy):
     """The positions that come first in an order the task knows, such as a solver's: how good can an order be?
 
     Args:
@@ -55,7 +65,6 @@ class GivenOrder(RankedPolicy):
     """
 
     ties: Ties = "random"
-    facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.ties not in get_args(Ties):
@@ -69,19 +78,13 @@ class GivenOrder(RankedPolicy):
     def reads(self) -> frozenset[Fact]:
         return frozenset({"order"})
 
-    def informed(self, facts: TaskFacts) -> Self:
-        informed = replace(self)
-        object.__setattr__(informed, "facts", facts)
-        return informed
-
     def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """Minus the rank in the problem's order; among equal ranks by margin, where that decides ties.
 
         Raises:
             ValueError: the task knows no order for a problem, or one that is too short.
         """
-        assert self.facts is not None, "inform the policy of the task's orders first"
-        score_BL = -spread(self, "order", self.facts.order, state).double()
+        score_BL = -self.told("order", state).double()
         if self.ties == "random":
             return score_BL
         # How many margins of the row are smaller, a whole number below L: exact, and no margin outweighs a rank.
@@ -91,15 +94,13 @@ class GivenOrder(RankedPolicy):
 
 
 @dataclass(frozen=True)
-class Oracle(UnmaskingPolicy):
+class Oracle(Told):
     """All positions whose likeliest token is the right one, and where there is none, that of the largest margin.
 
     It reads the answer: no competitor, but what an order could reach with this denoiser if it knew which of its tokens
     to trust. Adaptive. With the likeliest tokens only; where more answers than the task's own are right, an order may
     do better than that.
     """
-
-    facts: TaskFacts | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def adaptive(self) -> bool:
@@ -109,20 +110,13 @@ class Oracle(UnmaskingPolicy):
     def reads(self) -> frozenset[Fact]:
         return frozenset({"response"})
 
-    def informed(self, facts: TaskFacts) -> Self:
-        informed = replace(self)
-        object.__setattr__(informed, "facts", facts)
-        return informed
-
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """See the class.
 
         Raises:
             ValueError: the task has no response of its own for a problem, or one that is too short.
         """
-        assert self.facts is not None, "inform the policy of the task's responses first"
-        token_BL = spread(self, "response", self.facts.response, state)
-        right_BL = (prediction.best_token_BL == token_BL) & state.masked_BL
+        right_BL = (prediction.best_token_BL == self.told("response", state)) & state.masked_BL
         one_B = torch.ones_like(state.steps_left_B)
         surest_BL = top_n(prediction.top_margin_BL, state.masked_BL, one_B, state.uniform_BL(Stream.TIE))
         return torch.where(right_BL.any(-1, keepdim=True), right_BL, surest_BL)
