@@ -265,14 +265,20 @@ def test_the_margin_decides_among_equal_ranks_and_never_between_them(ties: Ties)
     assert found == ({(4, 3, 5, 2, 6, 1), (4, 3, 6, 2, 5, 1)} if ties == "margin" else mixed)
 
 
-@pytest.mark.parametrize("ranks", [None, [0, 1, 2]])
-def test_a_problem_without_an_order_is_named(ranks: list[int] | None) -> None:
+@pytest.mark.parametrize("known", [None, [0, 1, 2]])
+@pytest.mark.parametrize(("policy", "fact"), [(GivenOrder(), "order"), (Oracle(), "response")])
+def test_a_problem_of_which_too_little_is_known_is_named(
+    policy: UnmaskingPolicy, fact: str, known: list[int] | None
+) -> None:
     class Facts(ToyFacts):
-        def order(self, problem: int) -> Sequence[int] | None:  # type: ignore[override]
-            return ranks
+        def order(self, problem: int) -> list[int] | None:  # type: ignore[override]
+            return known
 
-    with pytest.raises(ValueError, match="policy GivenOrder: the task has no order for the 4 tokens of problem 7"):
-        decode(Mixing(6), GivenOrder().informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
+        response = order  # type: ignore[assignment]
+
+    message = f"policy {type(policy).__name__}: the task has no {fact} for the 4 tokens of problem 7"
+    with pytest.raises(ValueError, match=message):
+        decode(Mixing(6), policy.informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
 
 
 class Responses(ToyFacts):
@@ -308,16 +314,6 @@ def test_the_oracle_takes_what_is_right_at_once_and_else_the_surest() -> None:
     trace = decode(apart, policy, shifted, SIX, steps=9)
     assert trace.order.step_BL.tolist() == [[0, 1, 0, 2, 1, 3]], "places are those of what is generated"
     assert (policy.adaptive, policy.reads, policy.label, policy.options) == (True, {"response"}, "oracle", {})
-
-
-@pytest.mark.parametrize("known", [None, [0, 1, 2]])
-def test_a_problem_without_a_response_of_its_own_is_named(known: list[int] | None) -> None:
-    class Facts(ToyFacts):
-        def response(self, problem: int) -> list[int] | None:  # type: ignore[override]
-            return known
-
-    with pytest.raises(ValueError, match="policy Oracle: the task has no response for the 4 tokens of problem 7"):
-        decode(Mixing(6), Oracle().informed(Facts()), rows([[None] * 4], pad=0, index=[7]), SIX, steps=4)
 
 
 def test_the_oracle_is_refused_where_tokens_are_drawn() -> None:
