@@ -21,17 +21,19 @@ from typing import Any, NoReturn
 import jsonargparse
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from lightning_mdm import hub
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.last_update import LastUpdate
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
+from lightning_mdm.data.tokenizer import checkpoint_tokenizer
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
@@ -169,10 +171,14 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, Trainer)
+        left_out: tuple[type[Callback], ...]
         if self.subcommand != "fit":
             # A checkpoint holds the averaged weights; outside of fitting the callback could only warn.
             left_out = (WeightAveraging, *(OTHERS if self.subcommand == "analyse" else (Subproblems,)))
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, left_out)]  # type: ignore[attr-defined]
+        else:
+            # The one of a dry run would stand in the way of the training to come; Lightning's says that it writes none.
+            left_out = (Checkpoint,) if trainer.fast_dev_run else ()  # type: ignore[attr-defined]
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, left_out)]  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -299,14 +305,31 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:
-    """Read text with the tokenizer of the denoiser to start from, where the configuration names no other."""
-    weights, text = config.model.init_args.get("denoiser_ckpt"), config.get("data.init_args")
+    """Read text with the tokenizer of the weights to start from, where the configuration names no other.
+
+    It lies beside them, or a checkpoint holds it.
+
+    Raises:
+        ValueError: there is none. One trained now would give the weights' tokens other meanings, and nobody would see.
+    """
+    options, text = config.model.init_args, config.get("data.init_args")
+    option = "denoiser_ckpt" if "selector" in options else "init_from"  # an order's own weights know no tokens
+    weights = options.get(option)
     if not weights or text is None or "tokenizer_path" not in text or text.tokenizer_path is not None:
         return
+    if not hub.is_address(weights) and not Path(weights).is_file():
+        return  # who reads the weights says so
     beside = Path(weights).with_name("tokenizer.json")
     if beside.is_file():
         text.tokenizer_path = str(beside)
-        rank_zero_only(print)(f"The tokenizer is that of the denoiser: {beside}")
+    elif checkpoint_tokenizer(weights, option=f"model.{option}") is not None:
+        text.tokenizer_path = str(weights)
+    else:
+        raise ValueError(
+            f"model.{option}={weights}: these weights come without a tokenizer.json beside them, and with one trained "
+            "now they would read another text; give theirs as data.tokenizer_path"
+        )
+    rank_zero_only(print)(f"The tokenizer is that of the denoiser: {text.tokenizer_path}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

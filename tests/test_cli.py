@@ -9,6 +9,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -318,6 +319,36 @@ def test_validate_and_test_report_the_bound_and_their_cells(tmp_path: Path, run_
     assert {file.name for file in own.glob("*.yaml")} >= {"validate.yaml", "test.yaml", "sweep.yaml"}
 
 
+def test_weights_bring_their_tokenizer(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside them or in their checkpoint; the problems of another seed would give another one, of the same size."""
+    own = json.loads(last(run_dir).with_name("tokenizer.json").read_text(encoding="utf-8"))
+    alone = tmp_path / "alone" / "last.ckpt"
+    alone.parent.mkdir()
+    copyfile(last(run_dir), alone)
+    options = [*tiny(tmp_path), "--data.seed", "1", "--trainer.max_steps", "1", "--frontier.fit_policies", "[]"]
+    for name, weights in (("beside", last(run_dir)), ("alone", alone)):
+        out = tmp_path / name / "run"
+        found = weights.with_name("tokenizer.json") if name == "beside" else weights
+        printed = program("fit", *options, "--run_dir", out, "--model.init_from", weights)
+        assert f"The tokenizer is that of the denoiser: {found}" in printed
+        assert json.loads(last(out).with_name("tokenizer.json").read_text(encoding="utf-8")) == own
+    module = DenoiserModule.load_from_checkpoint(last(run_dir), map_location="cpu")
+    module.save_weights(tmp_path / "denoiser.safetensors")
+    args = [*options, "--run_dir", tmp_path / "none", "--model.init_from", tmp_path / "denoiser.safetensors"]
+    refused(["fit", *map(str, args)], "these weights come without a tokenizer.json beside them", capsys)
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"none")
+    refused(["fit", *map(str, args[:-1]), str(damaged)], f"model.init_from={damaged}: this file is no check", capsys)
+
+
+def test_a_dry_run_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    options = [*tiny(tmp_path), "--run_dir", tmp_path / "run"]
+    program("fit", *options, "--trainer.fast_dev_run", "true")
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    program("fit", *options, "--trainer.max_steps", "1", "--frontier.fit_policies", "[]")
+    assert saved(tmp_path / "run")[0] == 1
+
+
 def test_predict_writes_lines(tmp_path: Path, run_dir: Path) -> None:
     options = [*tiny(tmp_path), "--run_dir", tmp_path, "--ckpt_path", last(run_dir), "--predictions.steps", "4"]
     assert f"Predictions are in {tmp_path / 'predictions.rank0.jsonl'}" in program("predict", *options)
@@ -411,10 +442,14 @@ def refused(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -
         (["report", "configs"], "run configs has no frontier.csv"),
         (["fit"], "model"),
         (["fit", "--config", "configs/gsm8k/denoiser.yaml", "--data.path", "/no"], "data.path='/no': no such"),
+        (
+            ["fit", "--config", "configs/hop_chain/order.yaml", "--trainer.max_steps", "-1", "--run_dir", "{tmp}"],
+            "trainer.max_steps=-1: the learning rate falls until the end of training",
+        ),
     ],
 )  # fmt: skip
-def test_other_mistakes(capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
-    refused(args, message, capsys)
+def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
+    refused([part.replace("{tmp}", str(tmp_path)) for part in args], message, capsys)
 
 
 def test_wrong_questions_are_refused(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,8 @@ class LastUpdate(Callback):
         self.updates = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        complete = trainer.global_step == trainer.max_steps
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+        complete = trainer.global_step == trainer.max_steps or (last_epoch and trainer.is_last_batch)
         self.stopping = self.stopping or trainer.should_stop
         enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
         # A complete training ends by itself, and validates where its interval says so.

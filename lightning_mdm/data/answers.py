@@ -1,6 +1,6 @@
 """The answer of a generated text, compared as a number, exactly.
 
-An answer is what follows the last ``####``, up to the end of its line. It is read as one number:
+An answer is the first line with something on it after the last ``####``. It is read as one number:
 
 * a sign, ``-``, ``+`` or the Unicode minus, and a currency sign, in either order: ``-3``, ``+7``, ``-$5``, ``$-5``;
 * digits, plain or grouped in threes by commas, with a decimal point anywhere: ``1,234.50``, ``72.``, ``.5``;
@@ -43,7 +43,7 @@ NUMBER = re.compile(
 
 
 def final_answer(text: str) -> str | None:
-    """What follows the last ``####`` on its line, stripped; ``None`` where there is no marker or nothing after it."""
+    """The first line with something on it after the last ``####``, stripped; ``None`` where there is no such marker."""
     _, marker, rest = text.rpartition(MARKER)
     lines = rest.strip().splitlines()
     return lines[0].strip() if marker and lines else None

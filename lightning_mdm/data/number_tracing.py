@@ -188,6 +188,8 @@ def result_of(equation: Equation) -> Number:
 
 def answer_place(results: Sequence[Number], answer: str) -> int:
     """The equation that gives the answer: the last one, or else the only one with that value."""
+    if "/" in answer:
+        raise UntraceableError("the answer is a fraction")
     number = parse_number(answer)
     places = [place for place, result in enumerate(results) if result == number]
     if places and places[-1] == len(results) - 1:

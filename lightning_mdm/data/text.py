@@ -13,10 +13,11 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tokenizers import Tokenizer
 
-from lightning_mdm.data.answers import grade_number
+from lightning_mdm.data.answers import MARKER, final_answer, grade_number, parse_number
 from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, measure
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.questions import read_questions
 from lightning_mdm.data.stream import StreamLoader
 from lightning_mdm.data.tokenizer import (
     EOS_NAMES,
@@ -40,8 +41,8 @@ class TextDataModule(ProblemDataModule):
     Args:
         vocab_size: number of tokens, 512 where neither this nor ``tokenizer_path`` is given. With ``tokenizer_path``,
             the file's own number, or more to leave rows unused.
-        tokenizer_path: a ``tokenizer.json``, or one of the hub (``hf://OWNER/NAME/tokenizer.json``); ``None`` trains
-            one on the training problems, with digits kept single.
+        tokenizer_path: a ``tokenizer.json``, one of the hub (``hf://OWNER/NAME/tokenizer.json``), or the checkpoint
+            of a training on text, for its own; ``None`` trains one on the training problems, with digits kept single.
         eos_token: the file's end-of-sequence token, where it goes by no usual name.
         pad_token: the file's padding token likewise; where there is none, end-of-sequence serves, as padding is never
             attended to.
@@ -155,6 +156,20 @@ class TextDataModule(ProblemDataModule):
 
     def decode(self, tokens: Iterable[int]) -> str:
         return self.encoder.decode(tokens)
+
+    def questions(self, path: str) -> list[Problem]:
+        """See ``ProblemDataModule``; a reference is a number, or a solution with one after its last ``####``.
+
+        Raises:
+            ValueError: also for a reference that is no number.
+        """
+        problems = []
+        for index, question in enumerate(read_questions(path)):
+            answer = question.answer if MARKER not in question.answer else final_answer(question.answer) or ""
+            if question.answer.strip() and parse_number(answer) is None:
+                raise ValueError(f"{question.where}: the answer {question.answer[-60:]!r} is no number")
+            problems.append(Problem(index, question.text, "", answer.strip()))
+        return problems
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Right where the number after the last ``####`` is the reference's."""

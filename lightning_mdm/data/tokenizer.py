@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lightning_mdm import hub
@@ -70,6 +71,9 @@ def parse_tokenizer(content: str, origin: str) -> Tokenizer:
 def read_tokenizer(path: str) -> Tokenizer:
     """The tokenizer in the file ``path``, or in a file of the hub (``hf://OWNER/NAME/tokenizer.json``).
 
+    Args:
+        path: a ``tokenizer.json``, or the checkpoint of a training on text.
+
     Raises:
         ValueError: no such file, or it holds no tokenizer.
     """
@@ -78,7 +82,30 @@ def read_tokenizer(path: str) -> Tokenizer:
         return parse_tokenizer(found.read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
     if not Path(path).is_file():
         raise ValueError(f"tokenizer_path={path!r}: no such file; give a tokenizer.json, or none to train a tokenizer")
-    return parse_tokenizer(Path(path).read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
+    held = checkpoint_tokenizer(path, option="tokenizer_path")
+    return parse_tokenizer(held or Path(path).read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
+
+
+def checkpoint_tokenizer(path: str | Path, *, option: str) -> str | None:
+    """The content of a ``tokenizer.json`` that a checkpoint holds for its data, whatever task of text that was.
+
+    Args:
+        path: a file.
+        option: what the path is called in messages.
+
+    Returns:
+        ``None`` where the file is none that ends in ``.ckpt``, or its data had no tokenizer.
+
+    Raises:
+        ValueError: a damaged checkpoint.
+    """
+    if not str(path).endswith(".ckpt"):
+        return None
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True).values()
+    except Exception as error:  # torch has many words for a file that is none of its own
+        raise ValueError(f"{option}={path}: this file is no checkpoint, or a damaged one") from error
+    return next((str(part["tokenizer"]) for part in parts if isinstance(part, dict) and "tokenizer" in part), None)
 
 
 def check_digits(tokenizer: Tokenizer, origin: str) -> None:

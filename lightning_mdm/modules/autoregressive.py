@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules.denoiser import adamw_with_warmup
+from lightning_mdm.modules.denoiser import adamw_with_warmup, total_updates
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -123,7 +123,7 @@ class AutoregressiveModule(L.LightningModule):
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,
             final_learning_rate=self.final_learning_rate,
-            total=int(self.trainer.estimated_stepping_batches),
+            total=total_updates(self.trainer),
         )
 
     def save_weights(self, path: str | Path) -> None:

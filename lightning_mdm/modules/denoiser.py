@@ -155,7 +155,7 @@ class DenoiserModule(L.LightningModule):
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,
             final_learning_rate=self.final_learning_rate,
-            total=int(self.trainer.estimated_stepping_batches),
+            total=total_updates(self.trainer),
             first=self.first_update,
         )
 
@@ -194,6 +194,21 @@ def masked_diffusion(
     logits_BQV = denoiser(masked_tokens_BL, batch.attend_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
     return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting, compile)
+
+
+def total_updates(trainer: L.Trainer) -> int:
+    """The updates of a whole training, which the learning rate follows.
+
+    Raises:
+        ValueError: there is no end to them.
+    """
+    updates = trainer.estimated_stepping_batches
+    if math.isinf(updates):
+        raise ValueError(
+            f"trainer.max_steps={trainer.max_steps}: the learning rate falls until the end of training, which needs "
+            "one; give the number of updates (trainer.max_time may stop it sooner)"
+        )
+    return int(updates)
 
 
 def adamw_with_warmup(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
-from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, training_t
+from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, total_updates, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
@@ -339,7 +339,7 @@ class OrderModule(L.LightningModule):
         """The share of training done, 1 at the last update."""
         if self._trainer is None:
             return 0.0
-        return min(1.0, step / max(1, int(self.trainer.estimated_stepping_batches) - 1))
+        return min(1.0, step / max(1, total_updates(self.trainer) - 1))
 
     def anneal(self, step: int) -> None:
         """Set the order temperature and the weight of the IID offset for this update."""
@@ -418,7 +418,7 @@ class OrderModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=self.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = total_updates(self.trainer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate)
         )

@@ -124,6 +124,23 @@ def test_a_training_complete_as_its_time_ends_validates_by_its_interval(tmp_path
     assert saved(tmp_path)["global_step"] == UPDATES
 
 
+def test_a_training_that_ends_by_its_epochs_keeps_its_last_update_and_the_raw_weights(tmp_path: Path) -> None:
+    """Two epochs of three updates; the checkpoint of every fourth one would be the last otherwise."""
+    for every in (4, 100):
+        folder = tmp_path / str(every)
+        run = trainer(
+            folder, LastUpdate(), EMAWeightAveraging(decay=0.5),
+            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every),
+            enable_checkpointing=True, max_steps=1000, max_epochs=2, limit_train_batches=3, num_sanity_val_steps=0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
+        run.fit(module, datamodule=few_problems())
+        found = saved(folder)
+        assert found["global_step"] == 6
+        assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
+
+
 def test_what_a_killed_run_left_does_not_replace_a_later_checkpoint(tmp_path: Path, clock: Second) -> None:
     train(tmp_path, 2)
     (tmp_path / "last.final").write_bytes(b"older")

@@ -370,3 +370,20 @@ def test_the_hub_stream_varies_too(tmp_path: Path) -> None:
 def test_wrong_options_of_enlarging(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GSM8K(**option)
+
+
+def test_questions_of_ones_own_may_carry_solutions(tmp_path: Path) -> None:
+    """GSM8K's own file is one; every answer that its splits take for right is right."""
+    folder = write(tmp_path / "data")
+    data = GSM8K(path=str(folder), predict_path=str(folder / "test.jsonl"), n_validation=3)
+    asked, test = data.problems("predict"), data.problems("test")
+    assert [(p.prompt, p.answer) for p in asked] == [(p.prompt, p.answer) for p in test]
+    assert all(data.grade(own, problem.response).correct for own, problem in zip(asked, test, strict=True))
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"question": "How many?", "answer": " 1,000 "}) + "\n" + json.dumps({"question": "Why?"}))
+    data.predict_path = str(own)
+    assert [p.answer for p in data.questions(str(own))] == ["1,000", ""]
+    for wrong in ("seventy-two", "72 #### ", "5 #### no"):
+        own.write_text(json.dumps(NATURAL) + "\n" + json.dumps({"question": "How many?", "answer": wrong}))
+        with pytest.raises(ValueError, match=rf"own.jsonl, line 2: the answer '{wrong}' is no number"):
+            data.questions(str(own))

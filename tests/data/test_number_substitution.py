@@ -221,6 +221,7 @@ def test_readings_have_to_agree() -> None:
         ("He has 3 and 4.", "Add: <<3+4=7>> #### 7", "more than equations"),
         ("He has 3 and 4.", "<<3+4=7>> #### 8", "not the result of one equation"),
         ("He has some.", "<<3+4=7>> #### 7", "no number in the question"),
+        ("He has 8 and eats 2. What share is it?", "<<2/8=0.25>> #### 1/4", "the answer is a fraction"),
         ("He has 300 and 4.", "<<300+57=357>> #### 357", "comes from nowhere"),
         ("He has $44 in fives and 8.", "<<44/5=8.8>> <<8*5=40>> <<44-40=4>> #### 4", "may have been rounded"),
         ("He has 4 cats and 4 dogs.", "<<4+1=5>> #### 5", "traced into the equations"),
