@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ NOT_COMPLETE = 3  # exit status of a slice with something left to do
 LAST_LINES = 12  # of the log of what has failed
 LEAST_SECONDS = 5.0  # a stage with less is left to the next slice
 COMPILING = 60.0  # and one whose nets are compiled first: their blocks take half a minute of a CPU core
+# By what a command that was stopped while it wrote is told from one that is complete.
+LAST_WRITTEN = {"sweep": "report.md", "analyse": "subproblems.svg"}
 # Of a sweep with a learned order whose bounds are not in question.
 NO_BOUNDS = ("--model.bound_budgets", "[]")
 
@@ -164,7 +167,7 @@ class Sweep:
 
     def run(self, clock: Clock) -> bool:
         """Decode for as long as the slice lasts; whether it is complete."""
-        if (self.run_dir / {"sweep": "frontier.csv", "analyse": "commits.csv"}[self.command]).is_file():
+        if (self.run_dir / LAST_WRITTEN[self.command]).is_file():
             return True
         if clock.left() < LEAST_SECONDS:
             return False
@@ -226,12 +229,14 @@ def stored(parts: Path, run_dir: Path) -> Stored | None:
         run_dir: of all stages; the joined weights are kept in it.
     """
     joined = run_dir / "stored"
-    if not joined.is_dir():
+    note = joined / STANDING  # written last: joining may have been stopped
+    if not note.is_file():
         if any(run_dir.glob("*/checkpoints/last.ckpt")) or not found_parts(parts):
             return None
         join_checkpoint(parts, joined)
-        (joined / STANDING).write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
-    found = json.loads((joined / STANDING).read_text(encoding="utf-8"))
+        note.with_suffix(".part").write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
+        os.replace(note.with_suffix(".part"), note)
+    found = json.loads(note.read_text(encoding="utf-8"))
     return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"], found.get("slots", 0))
 
 

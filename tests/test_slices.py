@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -143,7 +143,7 @@ def test_nothing_begins_without_time_for_it(tmp_path: Path, monkeypatch: pytest.
     assert fake.calls == []
     assert not Sweep(tmp_path, ()).run(Clock(2.0, 1.0)), "a sweep that is stopped is not complete"
     assert len(fake.calls) == 1
-    (tmp_path / "frontier.csv").write_text("")
+    (tmp_path / "report.md").write_text("")
     assert Sweep(tmp_path, ()).run(clock)
     with pytest.raises(ValueError, match=r"--minutes 1: a start alone may take 75 seconds; give more"):
         Clock(1)
@@ -182,6 +182,34 @@ def test_a_run_begins_from_stored_weights_where_it_has_none(tmp_path: Path) -> N
     checkpoint(run_dir / "stage_2" / "checkpoints" / "last.ckpt", 1, 1.0)
     store(Fit(run_dir / "stage_2", 9, ()), "stage_2", parts, before=9)
     assert stored(parts, run_dir) == found, "where it began stays the same while it goes on"
+
+
+def test_joining_stored_weights_that_was_stopped_is_done_again(tmp_path: Path) -> None:
+    elsewhere = Fit(tmp_path / "elsewhere" / "stage", 9, ())
+    checkpoint(elsewhere.last, 5, 1.0)
+    store(elsewhere, "stage_2", tmp_path / "parts")
+    (tmp_path / "run" / "stored").mkdir(parents=True)
+    found = stored(tmp_path / "parts", tmp_path / "run")
+    assert found is not None
+    assert found.steps == 5
+    assert found.weights.is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [("sweep", ["frontier.csv", "report.md"]), ("analyse", ["commits.csv", "subproblems.svg"])],
+)
+def test_a_sweep_stopped_while_it_writes_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Literal["sweep", "analyse"], files: list[str]
+) -> None:
+    fake = Program()
+    monkeypatch.setattr(slices, "lightning", fake)
+    for calls, name in enumerate(files, start=1):
+        assert Sweep(tmp_path, (), command).run(Clock(1.0, 1.0))
+        assert len(fake.calls) == calls
+        (tmp_path / name).write_text("")
+    assert Sweep(tmp_path, (), command).run(Clock(1.0, 1.0))
+    assert len(fake.calls) == 2, "complete with the last file"
 
 
 def test_a_denoiser_goes_on_from_stored_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,8 +515,9 @@ def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert {row.n for row in rows} == {4}
     assert (tmp_path / "report.md").read_text().count("\n## ") == 1, "one panel"
     assert {row.problems for row in read_commits(tmp_path / "analysis" / "commits.csv")} == {4}
-    (tmp_path / "analysis" / "commits.csv").unlink()
-    (Path("runs") / "analysis" / "commits.csv").unlink()
+    for name in ("commits.csv", "subproblems.svg"):
+        (tmp_path / "analysis" / name).unlink()
+        (Path("runs") / "analysis" / name).unlink()
     assert slices.run_all(script.stages(Path("runs"), few, steps=2), Clock(float("inf"))), "the analysis alone, again"
     script.publish(Path("runs"))
     assert (tmp_path / "analysis" / "commits.csv").is_file()
@@ -511,7 +540,7 @@ def test_independent_denoisers_and_the_one_that_ships(tmp_path: Path, monkeypatc
             write_checkpoint(run_dir / "checkpoints" / "last.ckpt", int(said["--trainer.max_steps"]))
         else:
             run_dir.mkdir(parents=True)
-            (run_dir / "frontier.csv").touch()
+            (run_dir / "report.md").touch()
 
     calls: list[tuple[str, dict[str, str]]] = []
     monkeypatch.chdir(REPOSITORY)
