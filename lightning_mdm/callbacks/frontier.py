@@ -349,6 +349,8 @@ def runs_of(
             and "response" not in run.policy.reads
         ]  # fmt: skip
         runs = [priced for run in runs for priced in at_every_price(run, module)]
+    for run in runs:
+        warn_of_price(run, module)
     sequential = [run for run in runs if run.policy.sequential]
     if causal and len(sequential) < len(runs):
         other = next(run.policy for run in runs if not run.policy.sequential)
@@ -375,6 +377,18 @@ def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
     return [replace(run, policy=replace(run.policy, price=price)) for price in cast(list[float], module.prices)]
 
 
+def warn_of_price(run: Run, module: L.LightningModule) -> None:
+    """Say that the selector was never told a price such as this one."""
+    if not isinstance(run.policy, Learned) or selector_of(module, run.steps) is None:
+        return
+    prices = cast(list[float], module.prices)
+    if not min(prices) <= run.policy.price <= max(prices):
+        rank_zero_warn(
+            f"the selector was trained with prices of {' and '.join(map(str, prices))} nats per step, and has to guess "
+            f"what is wanted at price={run.policy.price}"
+        )
+
+
 def decoding_options(
     trainer: L.Trainer, module: L.LightningModule, run: Run, decoding: DecodingOptions, facts: SplitFacts
 ) -> dict[str, Any]:
@@ -386,7 +400,13 @@ def decoding_options(
     if "response" in run.policy.reads:
         options["told"] = "response"
     selector = selector_of(module, run.steps) if run.policy.learned else None
-    return options if selector is None else {**options, "selector": weights_hash(selector)}
+    return options if selector is None else {**options, "selector": selectors_hash(module)}
+
+
+def selectors_hash(module: L.LightningModule) -> str:
+    """The hash of a module's selector; of one per budget that of all: they are one order, and one curve."""
+    hashes = [weights_hash(net) for net in cast(nn.ModuleDict, module.selectors).values()]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
 
 
 def weights_hash(net: nn.Module) -> str:

@@ -24,6 +24,7 @@ from lightning_mdm.callbacks.frontier import (
     problems_of,
     runs_of,
     selector_of,
+    selectors_hash,
     weights_hash,
 )
 from lightning_mdm.callbacks.order_log import log_order_nats
@@ -148,6 +149,5 @@ class OrderNats(EvaluationCallback):
 
     @staticmethod
     def selector_hash(module: L.LightningModule, steps: int) -> str | None:
-        """Content hash of the selector for a budget, ``None`` where the module is a denoiser alone."""
-        selector = selector_of(module, steps)
-        return None if selector is None else weights_hash(selector)
+        """Content hash of the order that decodes at a budget, ``None`` where the module is a denoiser alone."""
+        return None if selector_of(module, steps) is None else selectors_hash(module)

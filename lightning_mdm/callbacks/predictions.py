@@ -53,6 +53,10 @@ class Predictions(Callback):
         runs_of([Run(self.policy, self.steps, self.seed)], False, pl_module, self.facts)  # or says why it cannot
         self.path(trainer).parent.mkdir(parents=True, exist_ok=True)
         self.path(trainer).write_text("")
+        if trainer.is_global_zero:
+            for path in self.path(trainer).parent.glob("predictions.rank*.jsonl"):  # of an earlier run on more of them
+                if int(path.stem.removeprefix("predictions.rank")) >= trainer.world_size:
+                    path.unlink()
         self.problems = {problem.index: problem for problem in problems_of(trainer).problems("predict")}
 
     def on_predict_batch_end(

@@ -196,7 +196,9 @@ def guided(
     if guidance:
         alone_AL = active.tokens_AL.masked_fill(~active.canvas_AL & active.valid_AL, mask_id)
         alone_AQV = denoiser(alone_AL, active.valid_AL, query_AQ).logits_BQV
-        logits_AQV = torch.lerp(alone_AQV, logits_AQV, 1.0 + guidance)
+        moved_AQV = torch.lerp(alone_AQV, logits_AQV, 1.0 + guidance)
+        # What one of them excludes is as likely as with the prompt: there is no distance to move it by.
+        logits_AQV = torch.where(logits_AQV.isneginf() | alone_AQV.isneginf(), logits_AQV, moved_AQV)
     if len(forbidden):
         logits_AQV.index_fill_(-1, forbidden, -torch.inf)
     return DenoiserOutput(logits_AQV, hidden_ALD)

@@ -86,6 +86,8 @@ def check_options(
         raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
     if not prices or min(prices) < 0.0:
         raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
+    if len(set(prices)) < len(prices):
+        raise ValueError(f"model.prices={list(prices)}: give each price once")
     if not wait_price >= 0.0:
         raise ValueError(f"model.wait_price={wait_price}: give a number of nats, at least 0")
     if samples < 2 or validation_samples < 1:

@@ -84,6 +84,13 @@ def test_predicting_again_starts_a_new_file(tmp_path: Path) -> None:
     assert len(predict(tmp_path, steps=1)) == len(predict(tmp_path, steps=1)) == N_TEST
 
 
+def test_files_of_an_earlier_run_on_more_processes_go(tmp_path: Path) -> None:
+    for rank in (1, 2):
+        (tmp_path / f"predictions.rank{rank}.jsonl").write_text("{}\n")
+    predict(tmp_path, steps=1)
+    assert [file.name for file in tmp_path.glob("predictions*")] == ["predictions.rank0.jsonl"]
+
+
 def test_a_budget_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"predictions.steps=0: a step budget is at least 1"):
         Predictions(steps=0)

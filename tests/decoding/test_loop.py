@@ -233,6 +233,30 @@ def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: f
     assert trace.forward_passes == calls
 
 
+def test_guidance_leaves_what_either_evaluation_excludes_as_the_prompt_has_it() -> None:
+    canvas = random_rows(6, vocab_size=40, pad=0, longest=9, seed=3, row_token=True)
+    free = [token for token in range(40) if token not in SPACE.forbidden]
+
+    def sharp(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        given_B1 = ((tokens_BL != SPACE.mask_id) & valid_BL).any(-1, keepdim=True)
+        logits_BQV = Mixing(40)(tokens_BL, valid_BL, query_BQ).logits_BQV
+        excluded_BQV = torch.zeros_like(logits_BQV, dtype=torch.bool)
+        excluded_BQV[..., free[0]] = True
+        excluded_BQV[..., free[1]] = given_B1
+        excluded_BQV[..., free[2]] = ~given_B1
+        return DenoiserOutput(logits_BQV.masked_fill(excluded_BQV, -torch.inf), None)
+
+    def compare(state: DecodingState, prediction: Prediction, chosen_BL: Tensor) -> None:
+        if state.step > 1:
+            return  # what is given by then stays where the prompt is masked
+        told = sharp(state.tokens_BL, state.valid_BL, prediction.query_BQ).logits_BQV
+        assert prediction.logits_BQV[..., free[:3]].equal(told[..., free[:3]])
+        assert prediction.logits_BQV[..., free[3:]].isfinite().all()
+        assert not prediction.logits_BQV[..., free[3:]].equal(told[..., free[3:]])
+
+    decode(sharp, TopMargin(), canvas, SPACE, steps=3, observers=[compare], guidance=0.5)
+
+
 def test_guidance_of_zero_is_none() -> None:
     canvas = random_rows(6, vocab_size=40, pad=0, longest=9, seed=3)
     traces = [decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, **kind) for kind in ({}, {"guidance": 0.0})]

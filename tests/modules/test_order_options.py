@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from torch import Tensor
 
-from lightning_mdm.callbacks.frontier import weights_hash
+from lightning_mdm.callbacks.frontier import Run, selectors_hash, warn_of_price, weights_hash
+from lightning_mdm.decoding.learned import Learned
+from lightning_mdm.decoding.policies import TopMargin
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
@@ -180,6 +184,30 @@ def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path
     assert watch.seen == pytest.approx([0.8, 2 / 3, 1.6 / 3, 0.4])
 
 
+def test_selectors_per_budget_are_one_order(ckpt: str) -> None:
+    """Rows of all its budgets are rows of one policy; those of another order are not."""
+    shared, apart, other = (build(ckpt, selectors=kind) for kind in ("shared", "per_budget", "per_budget"))
+    assert selectors_hash(shared) == weights_hash(shared.selector_for(2)) == weights_hash(shared.selector_for(3))
+    assert selectors_hash(apart) not in {weights_hash(apart.selector_for(steps)) for steps in (2, 3)}
+    assert selectors_hash(apart) == selectors_hash(other)
+    with torch.no_grad():
+        next(other.selector_for(3).parameters()).add_(1.0)
+    assert selectors_hash(apart) != selectors_hash(other)
+
+
+def test_a_price_that_no_selector_was_told_is_said(ckpt: str) -> None:
+    module = build(ckpt, prices=[0.1, 2.0])
+    told = [0.1, 0.5, 2.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for price in told:
+            warn_of_price(Run(Learned(price=price), 2, 0), module)
+        warn_of_price(Run(TopMargin(), 2, 0), module)
+    for price in (0.0, 7.0):
+        with pytest.warns(UserWarning, match=rf"trained with prices of 0.1 and 2.0 .* at price={price}"):
+            warn_of_price(Run(Learned(price=price), 2, 0), module)
+
+
 def test_other_shares_are_another_selector(ckpt: str) -> None:
     first, second = (
         build(ckpt, posterior=RELATIVE, selector=replace(OF_SHARES, start_shares=shares)) for shares in (SHARES, OTHER)
@@ -203,6 +231,7 @@ def test_other_shares_are_another_selector(ckpt: str) -> None:
         ),
         ({"prices": [-0.5]}, r"model.prices=\[-0.5\]"),
         ({"prices": []}, r"model.prices=\[\]"),
+        ({"prices": [0.5, 0.1, 0.5]}, r"model.prices=\[0.5, 0.1, 0.5\]: give each price once"),
         ({"samples": 1}, r"model.samples=1"),
         ({"validation_samples": 0}, r"model.validation_samples=0"),
         ({"budget_draw": "often"}, r"model.budget_draw='often': choose one of uniform, by_cost, by_evaluations"),
