@@ -33,7 +33,7 @@ from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
-from lightning_mdm.data.tokenizer import checkpoint_tokenizer
+from lightning_mdm.data.tokenizer import checkpoint_tokenizer, read_tokenizer
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
@@ -305,31 +305,37 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:
-    """Read text with the tokenizer of the weights to start from, where the configuration names no other.
-
-    It lies beside them, or a checkpoint holds it.
+    """Read text with the tokenizer of the weights to start from: it lies beside them, or a checkpoint holds it.
 
     Raises:
-        ValueError: there is none. One trained now would give the weights' tokens other meanings, and nobody would see.
+        ValueError: there is none, and the configuration names none, or it names another. With another one the weights'
+            tokens would have other meanings, and nobody would see.
     """
     options, text = config.model.init_args, config.get("data.init_args")
     option = "denoiser_ckpt" if "selector" in options else "init_from"  # an order's own weights know no tokens
     weights = options.get(option)
-    if not weights or text is None or "tokenizer_path" not in text or text.tokenizer_path is not None:
+    if not weights or text is None or "tokenizer_path" not in text:
         return
     if not hub.is_address(weights) and not Path(weights).is_file():
         return  # who reads the weights says so
-    beside = Path(weights).with_name("tokenizer.json")
-    if beside.is_file():
-        text.tokenizer_path = str(beside)
-    elif checkpoint_tokenizer(weights, option=f"model.{option}") is not None:
-        text.tokenizer_path = str(weights)
-    else:
+    own: str | None = str(Path(weights).with_name("tokenizer.json"))
+    if not Path(str(own)).is_file():
+        own = None if checkpoint_tokenizer(weights, option=f"model.{option}") is None else str(weights)
+    given = text.tokenizer_path
+    if given is not None:
+        if own is not None and read_tokenizer(given).to_str() != read_tokenizer(own).to_str():
+            raise ValueError(
+                f"data.tokenizer_path={given} is not the tokenizer that model.{option}={weights} was trained with, "
+                f"which is that of {own}: leave it out"
+            )
+        return
+    if own is None:
         raise ValueError(
             f"model.{option}={weights}: these weights come without a tokenizer.json beside them, and with one trained "
             "now they would read another text; give theirs as data.tokenizer_path"
         )
-    rank_zero_only(print)(f"The tokenizer is that of the denoiser: {text.tokenizer_path}")
+    text.tokenizer_path = own
+    rank_zero_only(print)(f"The tokenizer is that of the denoiser: {own}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -336,6 +336,9 @@ def test_weights_bring_their_tokenizer(tmp_path: Path, run_dir: Path, capsys: py
     module.save_weights(tmp_path / "denoiser.safetensors")
     args = [*options, "--run_dir", tmp_path / "none", "--model.init_from", tmp_path / "denoiser.safetensors"]
     refused(["fit", *map(str, args)], "these weights come without a tokenizer.json beside them", capsys)
+    other = [*options, "--run_dir", tmp_path / "other", "--model.init_from", last(run_dir)]
+    other += ["--data.tokenizer_path", SHIPPED.with_name("tokenizer.json"), "--data.vocab_size", "512"]
+    refused(["fit", *map(str, other)], "tokenizer.json is not the tokenizer that model.init_from=", capsys)
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(b"none")
     refused(["fit", *map(str, args[:-1]), str(damaged)], f"model.init_from={damaged}: this file is no check", capsys)

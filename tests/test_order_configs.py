@@ -97,6 +97,16 @@ def test_the_order_that_ships_fits_its_configuration(tmp_path: Path, monkeypatch
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
+def test_orders_of_texts_are_learned_with_the_tokenizer_of_their_denoiser() -> None:
+    """A file that named one would lay it under every other denoiser that is given on the command line."""
+    for path in (REPOSITORY / "configs").glob("*/*.yaml"):
+        model, data = (
+            yaml.safe_load(path.read_text()).get(part, {}).get("init_args", {}) for part in ("model", "data")
+        )
+        if "denoiser_ckpt" in model and not data.get("tokenizer_path", "").startswith("hf://"):
+            assert "tokenizer_path" not in data, path
+
+
 def refused(message: str, capsys: pytest.CaptureFixture[str], *args: str | Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main([str(arg) for arg in args])
