@@ -220,7 +220,7 @@ def test_the_stages_of_the_runner_parse(
         parsed.append((run_dir.name, arguments[0], found["data"]["init_args"]["test_difficulty"], updates))
         if arguments[0] == "sweep":
             run_dir.mkdir()
-            (run_dir / "frontier.csv").touch()
+            (run_dir / "report.md").touch()
             policies = found["frontier"]["policies"] or []
             kinds[run_dir.name] = {policy["class_path"].split(".")[-1] for policy in policies}
         else:

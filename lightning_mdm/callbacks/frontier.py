@@ -349,8 +349,6 @@ def runs_of(
             and "response" not in run.policy.reads
         ]  # fmt: skip
         runs = [priced for run in runs for priced in at_every_price(run, module)]
-    for run in runs:
-        warn_of_price(run, module)
     sequential = [run for run in runs if run.policy.sequential]
     if causal and len(sequential) < len(runs):
         other = next(run.policy for run in runs if not run.policy.sequential)
@@ -375,18 +373,6 @@ def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
     if not isinstance(run.policy, Learned):
         return [run]
     return [replace(run, policy=replace(run.policy, price=price)) for price in cast(list[float], module.prices)]
-
-
-def warn_of_price(run: Run, module: L.LightningModule) -> None:
-    """Say that the selector was never told a price such as this one."""
-    if not isinstance(run.policy, Learned) or selector_of(module, run.steps) is None:
-        return
-    prices = cast(list[float], module.prices)
-    if not min(prices) <= run.policy.price <= max(prices):
-        rank_zero_warn(
-            f"the selector was trained with prices of {' and '.join(map(str, prices))} nats per step, and has to guess "
-            f"what is wanted at price={run.policy.price}"
-        )
 
 
 def decoding_options(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_mdm.callbacks.frontier import Run, selectors_hash, warn_of_price, weights_hash
-from lightning_mdm.decoding.learned import Learned
-from lightning_mdm.decoding.policies import TopMargin
+from lightning_mdm.callbacks.frontier import selectors_hash, weights_hash
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
@@ -193,19 +190,6 @@ def test_selectors_per_budget_are_one_order(ckpt: str) -> None:
     with torch.no_grad():
         next(other.selector_for(3).parameters()).add_(1.0)
     assert selectors_hash(apart) != selectors_hash(other)
-
-
-def test_a_price_that_no_selector_was_told_is_said(ckpt: str) -> None:
-    module = build(ckpt, prices=[0.1, 2.0])
-    told = [0.1, 0.5, 2.0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for price in told:
-            warn_of_price(Run(Learned(price=price), 2, 0), module)
-        warn_of_price(Run(TopMargin(), 2, 0), module)
-    for price in (0.0, 7.0):
-        with pytest.warns(UserWarning, match=rf"trained with prices of 0.1 and 2.0 .* at price={price}"):
-            warn_of_price(Run(Learned(price=price), 2, 0), module)
 
 
 def test_other_shares_are_another_selector(ckpt: str) -> None:
