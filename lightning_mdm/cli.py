@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import sys
 import warnings
@@ -33,7 +32,8 @@ from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
-from lightning_mdm.data.tokenizer import checkpoint_tokenizer, read_tokenizer
+from lightning_mdm.checkpoint import read_checkpoint
+from lightning_mdm.data.tokenizer import read_tokenizer, tokenizer_path_of
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.report import report
@@ -259,12 +259,7 @@ def hyper_parameters(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no checkpoint.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        assert "state_dict" in checkpoint
-    except (RuntimeError, pickle.UnpicklingError, EOFError, AssertionError, TypeError) as error:
-        raise ValueError(f"ckpt_path={path}: this file is no checkpoint, or a damaged one") from error
-    return dict(checkpoint.get("hyper_parameters", {}))
+    return dict(read_checkpoint(path, option="ckpt_path").get("hyper_parameters", {}))
 
 
 def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> None:
@@ -318,24 +313,20 @@ def take_tokenizer(config: jsonargparse.Namespace) -> None:
         return
     if not hub.is_address(weights) and not Path(weights).is_file():
         return  # who reads the weights says so
-    own: str | None = str(Path(weights).with_name("tokenizer.json"))
-    if not Path(str(own)).is_file():
-        own = None if checkpoint_tokenizer(weights, option=f"model.{option}") is None else str(weights)
-    given = text.tokenizer_path
-    if given is not None:
-        if own is not None and read_tokenizer(given).to_str() != read_tokenizer(own).to_str():
-            raise ValueError(
-                f"data.tokenizer_path={given} is not the tokenizer that model.{option}={weights} was trained with, "
-                f"which is that of {own}: leave it out"
-            )
-        return
-    if own is None:
+    given, own = text.tokenizer_path, tokenizer_path_of(weights, option=f"model.{option}")
+    if own is None and given is None:
         raise ValueError(
             f"model.{option}={weights}: these weights come without a tokenizer.json beside them, and with one trained "
             "now they would read another text; give theirs as data.tokenizer_path"
         )
-    text.tokenizer_path = own
-    rank_zero_only(print)(f"The tokenizer is that of the denoiser: {own}")
+    if own is not None and given is not None and read_tokenizer(given).to_str() != read_tokenizer(own).to_str():
+        raise ValueError(
+            f"data.tokenizer_path={given} is not the tokenizer that model.{option}={weights} was trained with, which "
+            f"is that of {own}: leave it out"
+        )
+    if own is not None and given is None:
+        text.tokenizer_path = own
+        rank_zero_only(print)(f"The tokenizer is that of the denoiser: {own}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

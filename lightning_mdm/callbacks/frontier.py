@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -385,13 +385,18 @@ def decoding_options(
         options["token_frequency"] = facts.frequency_hash
     if "response" in run.policy.reads:
         options["told"] = "response"
-    selector = selector_of(module, run.steps) if run.policy.learned else None
-    return options if selector is None else {**options, "selector": selectors_hash(module)}
+    selector = selectors_hash(module) if run.policy.learned else None
+    return options if selector is None else {**options, "selector": selector}
 
 
-def selectors_hash(module: L.LightningModule) -> str:
-    """The hash of a module's selector; of one per budget that of all: they are one order, and one curve."""
-    hashes = [weights_hash(net) for net in cast(nn.ModuleDict, module.selectors).values()]
+def selectors_hash(module: L.LightningModule) -> str | None:
+    """The hash of a module's selector; of one per budget that of all: they are one order, and one curve.
+
+    ``None`` where the module is a denoiser alone.
+    """
+    hashes = [weights_hash(net) for net in cast(Mapping[str, nn.Module], getattr(module, "selectors", {})).values()]
+    if not hashes:
+        return None
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
 
 

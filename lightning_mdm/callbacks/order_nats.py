@@ -122,12 +122,12 @@ class OrderNats(EvaluationCallback):
         data, path = problems_of(trainer), Path(trainer.default_root_dir) / ORDER_NATS
         checkpoint, device = weights_hash(denoiser_of(module)), device_name(module.device)
         optimum = {steps: data.optimum_nats(steps) for steps in {run.steps for run in self.active}}
-        selectors = {run.steps: self.selector_hash(module, run.steps) for run in self.active}
+        selector = selectors_hash(module)
         rows = []
         for run in self.active:
             options: dict[str, Any] = {**run.policy.options, "precision": str(trainer.precision)}
             if run.policy.learned:
-                options["selector"] = selectors[run.steps]
+                options["selector"] = selector
             if "token_frequency" in run.policy.reads:
                 options["token_frequency"] = self.facts.frequency_hash
             row = OrderRow(
@@ -141,13 +141,8 @@ class OrderNats(EvaluationCallback):
             rows += [
                 row for row in read_order_rows(path)
                 if (row.task, row.checkpoint) == (data.task, checkpoint) and row.split != self.split
-                and json.loads(row.options).get("selector") in (None, *selectors.values())
+                and json.loads(row.options).get("selector") in (None, selector)
             ]  # fmt: skip
         write_order_rows(path, rows)
         report_order_nats(rows, path.parent)
         log_order_nats(trainer.loggers, rows, trainer.global_step)
-
-    @staticmethod
-    def selector_hash(module: L.LightningModule, steps: int) -> str | None:
-        """Content hash of the order that decodes at a budget, ``None`` where the module is a denoiser alone."""
-        return None if selector_of(module, steps) is None else selectors_hash(module)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lightning_mdm import hub
+from lightning_mdm.checkpoint import read_checkpoint
 
 PAD, EOS = "<|pad|>", "<|eos|>"
 # What widespread tokenizers call them, the likeliest first.
@@ -69,10 +69,11 @@ def parse_tokenizer(content: str, origin: str) -> Tokenizer:
 
 
 def read_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer in the file ``path``, or in a file of the hub (``hf://OWNER/NAME/tokenizer.json``).
+    """The tokenizer in a file.
 
     Args:
-        path: a ``tokenizer.json``, or the checkpoint of a training on text.
+        path: a ``tokenizer.json``, one of the hub (``hf://OWNER/NAME/tokenizer.json``), or the checkpoint of a training
+            on text.
 
     Raises:
         ValueError: no such file, or it holds no tokenizer.
@@ -86,25 +87,33 @@ def read_tokenizer(path: str) -> Tokenizer:
     return parse_tokenizer(held or Path(path).read_text(encoding="utf-8"), f"tokenizer_path={path!r}")
 
 
-def checkpoint_tokenizer(path: str | Path, *, option: str) -> str | None:
-    """The content of a ``tokenizer.json`` that a checkpoint holds for its data, whatever task of text that was.
+def tokenizer_path_of(weights: str, *, option: str) -> str | None:
+    """Where the tokenizer is that weights were trained with: in a ``tokenizer.json`` beside them, or their checkpoint.
 
     Args:
-        path: a file.
-        option: what the path is called in messages.
+        weights: their file, or its address on the hub.
+        option: what that is called in messages.
 
     Returns:
-        ``None`` where the file is none that ends in ``.ckpt``, or its data had no tokenizer.
+        ``None`` where there is neither.
 
     Raises:
         ValueError: a damaged checkpoint.
     """
-    if not str(path).endswith(".ckpt"):
+    beside = Path(weights).with_name("tokenizer.json")
+    if beside.is_file():
+        return str(beside)
+    return None if checkpoint_tokenizer(weights, option=option) is None else weights
+
+
+def checkpoint_tokenizer(path: str, *, option: str) -> str | None:
+    """The content of a ``tokenizer.json`` that a checkpoint holds for its data, whatever task of text that was.
+
+    ``None`` where the file is no ``.ckpt``, or its data had no tokenizer.
+    """
+    if not path.endswith(".ckpt"):
         return None
-    try:
-        parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True).values()
-    except Exception as error:  # torch has many words for a file that is none of its own
-        raise ValueError(f"{option}={path}: this file is no checkpoint, or a damaged one") from error
+    parts = read_checkpoint(path, option=option).values()
     return next((str(part["tokenizer"]) for part in parts if isinstance(part, dict) and "tokenizer" in part), None)
 
 

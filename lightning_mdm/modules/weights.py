@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightning_mdm import hub
+from lightning_mdm.checkpoint import read_checkpoint
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -88,7 +88,7 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
         ValueError: no such checkpoint, or a net that the layout has no place for.
     """
     weights = checkpoint_weights(existing(checkpoint, "checkpoint"), "checkpoint")
-    options = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
+    options = read_checkpoint(checkpoint, option="checkpoint")["hyper_parameters"]
     if options.get("objective") == "next_token" or "layers" not in options["net"]:
         raise ValueError(f"checkpoint={checkpoint}: the published layout is that of a masked denoiser; this is none")
     config = TransformerConfig(**options["net"])
@@ -120,10 +120,7 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
 
 def checkpoint_weights(path: str | Path, option: str) -> dict[str, Tensor]:
     """The denoiser's weights in a Lightning checkpoint."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception as error:  # torch has many words for a file that is none of its own
-        raise ValueError(f"{option}={path}: this file is no checkpoint, or a damaged one") from error
+    state = read_checkpoint(path, option=option)["state_dict"]
     found = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     if not found:
         raise ValueError(f"{option}={path}: this checkpoint holds no denoiser")

@@ -381,7 +381,6 @@ def test_questions_of_ones_own_may_carry_solutions(tmp_path: Path) -> None:
     assert all(data.grade(own, problem.response).correct for own, problem in zip(asked, test, strict=True))
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"question": "How many?", "answer": " 1,000 "}) + "\n" + json.dumps({"question": "Why?"}))
-    data.predict_path = str(own)
     assert [p.answer for p in data.questions(str(own))] == ["1,000", ""]
     for wrong in ("seventy-two", "72 #### ", "5 #### no"):
         own.write_text(json.dumps(NATURAL) + "\n" + json.dumps({"question": "How many?", "answer": wrong}))
