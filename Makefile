@@ -22,13 +22,16 @@ $(BIN)/python:
 		{ echo "error: $(PYTHON) is older than Python 3.11; call make with PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+# Python compiles what it imports and keeps it: to compile all that is installed takes longer than to install it.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --no-compile
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable .
+	$(INSTALL) --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.run
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/.run $@
 
 # A denoiser, then the order in which it generates, then the policies of order.yaml at every budget.
 DENOISER := --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR)/denoiser

@@ -18,9 +18,9 @@ from textwrap import shorten
 from typing import Any, NoReturn
 
 import jsonargparse
-import torch
+import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, Timer, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
@@ -35,7 +35,7 @@ from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
 from lightning_mdm.data.tokenizer import read_tokenizer, tokenizer_path_of
 from lightning_mdm.decoding.policies import POLICIES
-from lightning_mdm.modules.weights import export_denoiser
+from lightning_mdm.modules.weights import check_options, export_denoiser
 from lightning_mdm.report import report
 from lightning_mdm.trainer import Trainer, prefer_kernels_without_plans
 
@@ -136,6 +136,7 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
+        expand_home(config)
         if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
         path = checkpoint_path(config, fitting=subcommand == "fit")
@@ -195,9 +196,12 @@ class CLI(LightningCLI):
                 if weights and config.ckpt_path in (None, "last"):
                     print(f"The {name} starts from the weights in {weights}.")
             return
-        done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
-        total = self.trainer.max_steps
-        state = "complete; nothing is trained again" if 0 < total <= done else "resuming there"
+        checkpoint = read_checkpoint(last, option="ckpt_path")
+        done, total = int(checkpoint["global_step"]), self.trainer.max_steps
+        complete = 0 < total <= done
+        if not complete:
+            check_time(self.trainer, checkpoint, last)
+        state = "complete; nothing is trained again" if complete else "resuming there"
         print(f"{last} is at update {done} of {total}: {state}.")
 
     def after_analyse(self) -> None:
@@ -219,6 +223,13 @@ def is_given(option: str, args: Sequence[str] | None) -> bool:
     return any(option in str(arg) for arg in (sys.argv[1:] if args is None else args))
 
 
+def expand_home(config: jsonargparse.Namespace) -> None:
+    """Let ``~`` mean the same to those who look into the run directory as to those who write it."""
+    for name in ("run_dir", "ckpt_path"):
+        if config.get(name):
+            config[name] = os.path.expanduser(config[name])
+
+
 def last_checkpoint(config: jsonargparse.Namespace) -> Path:
     """Where a run directory keeps its newest checkpoint."""
     return Path(config.run_dir) / "checkpoints" / "last.ckpt"
@@ -228,7 +239,7 @@ def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | 
     """The checkpoint that will be loaded, where that is a file; none at the beginning of training.
 
     Raises:
-        ValueError: no such file, no weights at all to evaluate, or training anew over a trained model.
+        ValueError: no such file, no weights at all to evaluate, or training over a trained model, anew or another.
     """
     given = config.ckpt_path
     if given is None:
@@ -245,12 +256,34 @@ def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | 
         return None
     if given in ("best", "hpc") or "://" in given or given.startswith("registry"):
         return None  # Lightning finds these
-    path = last_checkpoint(config) if given == "last" else Path(given)
+    last = last_checkpoint(config)
+    path = last if given == "last" else Path(given)
+    if fitting and last.is_file() and path.resolve().parent != last.resolve().parent:
+        raise ValueError(
+            f"run_dir={config.run_dir} holds a trained model already, and ckpt_path={given} is another's: give another "
+            "run_dir to go on with that"
+        )
     if path.is_file():
         return path
     if given == "last" and fitting:
         return None
     raise ValueError(f"ckpt_path={given}: no such file" + (f" as {path}" if given == "last" else ""))
+
+
+def check_time(trainer: L.Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Ask for time to go on with, of which Lightning counts that of all sessions together.
+
+    Raises:
+        ValueError: there is none left.
+    """
+    for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):  # type: ignore[attr-defined]
+        behind = checkpoint.get("callbacks", {}).get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+        left = timer.time_remaining()
+        if left is not None and left <= behind:
+            raise ValueError(
+                f"trainer.max_time: {path} has trained for {behind:.0f} seconds, which count, of {left:.0f} that are "
+                "given: give the time of all sessions together"
+            )
 
 
 def hyper_parameters(path: Path) -> dict[str, Any]:
@@ -289,14 +322,7 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
         )
     if "selector" in trained and "selector" not in options:
         raise ValueError(f"ckpt_path={path} holds a selector too: give the configuration that it was trained with")
-    for part in ("net", "selector"):
-        for name, value in (options.get(part) or {}).items():
-            before = trained.get(part, {}).get(name, value)
-            if value != before:
-                raise ValueError(
-                    f"model.{part}.{name}={value}, but {path} was trained with {before}: give the configuration that "
-                    "it was trained with, or another run_dir"
-                )
+    check_options({part: options.get(part) or {} for part in ("net", "selector")}, trained, f"ckpt_path={path}")
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:

@@ -478,6 +478,57 @@ def test_fit_neither_mixes_nets_nor_overwrites_one(
     assert contents(run_dir) == before
 
 
+def test_fit_goes_on_with_another_checkpoint_elsewhere_only(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    shutil.copytree(run_dir, own)
+    before = contents(own)
+    fit = ["fit", *tiny(tmp_path), "--trainer.max_steps", "5", "--ckpt_path"]
+    message = f"holds a trained model already, and ckpt_path={last(run_dir)} is another's: give another run_dir"
+    refused([*fit, str(last(run_dir)), "--run_dir", str(own)], message, capsys)
+    assert contents(own) == before
+    program(*fit, last(run_dir), "--run_dir", other)
+    program(*fit, last(own), "--run_dir", own)  # its own, by its name
+    assert saved(other)[0] == saved(own)[0] == 5
+
+
+def test_the_home_directory_is_one_place(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell expands ``~`` at the beginning of a word only, not in ``--run_dir=~/run``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "run"
+    shutil.copytree(run_dir, own)
+    before = contents(own)
+    refused(["fit", *tiny(tmp_path), "--run_dir=~/run", "--data.seed", "3"], "holds a trained model already", capsys)
+    assert contents(own) == before
+    printed = program("fit", *tiny(tmp_path), "--run_dir=~/run", "--trainer.max_steps", "5", "--ckpt_path", "last")
+    assert "is at update 4 of 5: resuming there" in printed
+    assert program("sweep", *tiny(tmp_path), "--run_dir=~/run", "--ckpt_path=~/run/checkpoints/last.ckpt").splitlines()[
+        -1
+    ] == str(own)
+    assert saved(own)[0] == 5
+
+
+def test_a_training_asks_for_time_to_go_on_with(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning counts the seconds of all sessions: with as many again it would train nothing, in silence."""
+    own = tmp_path / "run"
+    shutil.copytree(run_dir, own)
+    fit = ["fit", *tiny(tmp_path), "--run_dir", str(own), "--ckpt_path", "last", "--trainer.max_steps", "100000"]
+    limited = [*fit, "--trainer.max_time", "00:00:00:02"]
+    program(*limited)
+    stopped = saved(own)[0]
+    assert 4 < stopped < 100_000
+    before = contents(own)
+    refused(limited, "last.ckpt has trained for 2 seconds, which count, of 2 that are given: give the time of", capsys)
+    assert contents(own) == before
+    program(*fit, "--trainer.max_time", "00:00:00:03")
+    assert saved(own)[0] > stopped
+
+
 @pytest.mark.parametrize("command", ["sweep", "fit"])
 def test_a_checkpoint_of_other_weights_is_one_clear_line(
     tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], command: str

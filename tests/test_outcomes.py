@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -191,6 +193,24 @@ class TestStore:
         assert len(done) <= acknowledged + 2
         store.append(CELL, batch(10_000))
         assert store.done(CELL) == done | {10_000}
+
+    def test_two_sweeps_at_once_lose_nothing(self, tmp_path: Path) -> None:
+        """One waits for the other to finish its line, which would count as torn."""
+        store = OutcomeStore(tmp_path)
+        store.append(CELL, batch(0))
+        path = tmp_path / CELL.label / "outcomes.rank0.jsonl"
+        line = batch(1).to_json().encode() + b"\n"
+        second = threading.Thread(target=store.append, args=(CELL, batch(2)))
+        with open(path, "ab") as first:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            first.write(line[:20])
+            first.flush()
+            second.start()
+            second.join(0.3)
+            assert second.is_alive()
+            first.write(line[20:])
+        second.join(60)
+        assert store.done(CELL) == {0, 1, 2}
 
 
 def _write_cell(folder: Path) -> Path:

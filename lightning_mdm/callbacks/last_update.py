@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class LastUpdate(Callback):
@@ -18,7 +19,7 @@ class LastUpdate(Callback):
 
     A training that is told to stop within a batch, as by ``trainer.max_time``, first completes its update, whose
     gradients no checkpoint holds, and does not validate any more, be it due or not: that could take longer than all
-    that is left. One that validation tells to stop ends as Lightning ends it.
+    that is left. What validation tells to stop, as ``EarlyStopping`` does, is saved then.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,25 @@ class LastUpdate(Callback):
         last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
         complete = trainer.global_step == trainer.max_steps or (last_epoch and trainer.is_last_batch)
         self.stopping = self.stopping or trainer.should_stop
-        enough = trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
         # A complete training ends by itself, and validates where its interval says so.
-        trainer.should_stop = self.stopping and enough and trainer.global_step > self.updates and not complete
+        whole = trainer.global_step > self.updates
+        trainer.should_stop = self.stopping and self.enough(trainer) and whole and not complete
         if trainer.should_stop and self.limit is None:
             self.limit, trainer.limit_val_batches = trainer.limit_val_batches, 0
         last = self.last(trainer)
         if last is not None and (complete or trainer.should_stop):
             trainer.save_checkpoint(self.aside(last))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = self.last(trainer)
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.should_stop and self.enough(trainer) and last is not None and self.limit is None:
+            trainer.save_checkpoint(self.aside(last))
+
+    @staticmethod
+    def enough(trainer: L.Trainer) -> bool:
+        """Whether the trainer may stop at all."""
+        return trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.limit is not None:

@@ -7,7 +7,8 @@ by all of them together, says everything about where training stands. Knows noth
 
 Where rows are sorted by length to pad less, it is those of a window, ``window`` batches of a process one after the
 other, counted from slot 0: they are sorted, cut into batches, and these shuffled by the number of the window. Workers
-then take the windows in turn. The same processes and batch size find the same windows after a resume.
+then take the windows in turn. The same processes and batch size find the same windows after a resume; others, which
+would not, are refused.
 """
 
 from __future__ import annotations
@@ -136,10 +137,30 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands, the same on every process; Lightning saves it in its checkpoints."""
-        return {"slots": self.progress.slots}
+        return {"slots": self.progress.slots, "rows": self.rows, "window": self.window}
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch, on all processes together."""
+        replica = self.replica or Replica.current()
+        return self.batch_size * replica.world
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where ``state_dict()`` stood, with any number of workers."""
+        """Go on where ``state_dict()`` stood, with any number of workers.
+
+        Raises:
+            ValueError: rows are sorted, and other windows of them would hold some again and others never.
+        """
+        before, now = (
+            (state_dict.get("rows", self.rows), state_dict.get("window", self.window)),
+            (self.rows, self.window),
+        )
+        if before != now and (before[1] > 1 or now[1] > 1):
+            raise ValueError(
+                f"data.sort_batches={now[1]} with batches of {now[0]} rows on all processes, but this training sorted "
+                f"{before[1]} batches of {before[0]} and stopped among them: some problems would come twice and others "
+                "never; go on with data.sort_batches, data.batch_size and the number of processes as they were"
+            )
         self.progress.slots = state_dict["slots"]
 
     def __iter__(self) -> Iterator[Batch]:

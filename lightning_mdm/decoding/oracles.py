@@ -39,16 +39,17 @@ class Told(UnmaskingPolicy):
         assert self.facts is not None, f"inform the policy of the task's {fact}s first"
         of_problem = self.facts.order if fact == "order" else self.facts.response
         canvas_BL = state.canvas_BL.cpu()
-        value_BL = torch.zeros(canvas_BL.shape, dtype=torch.int64)
-        for row, problem in enumerate(state.noise.index_B.tolist()):
-            positions = canvas_BL[row].nonzero().flatten()
+        in_row: list[int] = []
+        for problem, size in zip(state.noise.index_B.tolist(), canvas_BL.sum(-1).tolist(), strict=True):
             known = of_problem(problem)
-            if known is None or len(known) < len(positions):
+            if known is None or len(known) < size:
                 raise ValueError(
-                    f"policy {type(self).__name__}: the task has no {fact} for the {len(positions)} tokens of problem "
-                    f"{problem}; choose another policy or another task"
+                    f"policy {type(self).__name__}: the task has no {fact} for the {size} tokens of problem {problem}; "
+                    f"choose another policy or another task"
                 )
-            value_BL[row, positions] = torch.tensor(known[: len(positions)])
+            in_row += known[:size]
+        value_BL = torch.zeros(canvas_BL.shape, dtype=torch.int64)
+        value_BL[canvas_BL] = torch.tensor(in_row, dtype=torch.int64)
         return value_BL.to(state.masked_BL.device)
 
 

@@ -42,16 +42,22 @@ class Paired:
     p_value: float
 
 
-def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson score interval of the accuracy ``correct / n`` (Wilson 1927), by scipy.
+def wilson(correct: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson score interval of the accuracy ``correct / n`` (Wilson 1927).
+
+    ``correct`` need not be whole: of problems that several seeds decode it is the mean over seeds.
 
     Raises:
         ValueError: unless 0 <= correct <= n and n >= 1.
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"wilson needs 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
-    interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    z = statistics.NormalDist().inv_cdf((1.0 + level) / 2.0)
+    share, shrink = correct / n, 1.0 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1.0 - share) / n + (z / (2 * n)) ** 2)
+    # At both ends the formula gives 0 and 1, but for rounding.
+    return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

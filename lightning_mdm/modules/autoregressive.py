@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules.denoiser import adamw_with_warmup, total_updates
+from lightning_mdm.modules.optimization import adamw_with_warmup, take_configured, total_updates
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -63,7 +63,7 @@ class AutoregressiveModule(L.LightningModule):
         self.compile_losses = False
         self.denoiser = CausalDenoiser(vocab_size, net)
         if init_from is not None:
-            load_denoiser(self.denoiser, init_from, option="init_from")
+            load_denoiser(self.denoiser, init_from, option="init_from", net=net)
         self.nats = MeanMetric()
         self.right = MeanMetric()
 
@@ -115,6 +115,9 @@ class AutoregressiveModule(L.LightningModule):
         """The problems of the batch; the ``Predictions`` callback decodes them."""
         return batch.index_B
 
+    def on_train_start(self) -> None:
+        take_configured(self)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return adamw_with_warmup(
             self.denoiser,
@@ -128,4 +131,4 @@ class AutoregressiveModule(L.LightningModule):
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
-        save_net(self.denoiser, path)
+        save_net(self.denoiser, path, {"net": self.hparams["net"]})

@@ -5,7 +5,6 @@ Knows nothing of unmasking policies or of text. Decoding during validation is a 
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.optimization import adamw_with_warmup, take_configured, total_updates
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -30,8 +29,6 @@ from lightning_mdm.objectives.denoising import (
     response_query,
     stratified_t,
 )
-
-MOST_RAMP = 100  # updates until the moments of AdamW say something
 
 
 class DenoiserModule(L.LightningModule):
@@ -104,7 +101,7 @@ class DenoiserModule(L.LightningModule):
         self.first_update = first_update
         self.denoiser = TransformerDenoiser(vocab_size, net)
         if init_from is not None:
-            load_denoiser(self.denoiser, init_from, option="init_from")
+            load_denoiser(self.denoiser, init_from, option="init_from", net=net)
         self.bound = MeanMetric()
         self.right = MeanMetric()
 
@@ -159,6 +156,9 @@ class DenoiserModule(L.LightningModule):
             first=self.first_update,
         )
 
+    def on_train_start(self) -> None:
+        take_configured(self)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["first_update"] = self.first_update
 
@@ -167,7 +167,7 @@ class DenoiserModule(L.LightningModule):
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
-        save_net(self.denoiser, path)
+        save_net(self.denoiser, path, {"net": self.hparams["net"]})
 
 
 def training_t(noise: RowNoise, step: int, least: float) -> torch.Tensor:
@@ -194,64 +194,3 @@ def masked_diffusion(
     logits_BQV = denoiser(masked_tokens_BL, batch.attend_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
     return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting, compile)
-
-
-def total_updates(trainer: L.Trainer) -> int:
-    """The updates of a whole training, which the learning rate follows.
-
-    Raises:
-        ValueError: there is no end to them.
-    """
-    updates = trainer.estimated_stepping_batches
-    if math.isinf(updates):
-        raise ValueError(
-            f"trainer.max_steps={trainer.max_steps}: the learning rate falls until the end of training, which needs "
-            "one; give the number of updates (trainer.max_time may stop it sooner)"
-        )
-    return int(updates)
-
-
-def adamw_with_warmup(
-    net: nn.Module,
-    *,
-    learning_rate: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    warmup_steps: int,
-    final_learning_rate: float,
-    total: int,
-    first: int = 0,
-) -> OptimizerLRScheduler:
-    """AdamW on all of a net, decaying matrices only, with the learning rate of ``learning_rate_factor``.
-
-    ``total`` updates follow ``first`` earlier ones, of which the moments of AdamW know nothing.
-    """
-    matrices = [p for p in net.parameters() if p.ndim >= 2]
-    vectors = [p for p in net.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=on_gpu(net))
-    # It could unscale gradients within its step, for which Lightning refuses to clip them under mixed precision.
-    optimizer._step_supports_amp_scaling = False
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, final_learning_rate, first)
-    )
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def on_gpu(net: nn.Module) -> bool:
-    """Whether all of a net is on a GPU, where one kernel can update all of it."""
-    return all(parameter.is_cuda for parameter in net.parameters())
-
-
-def learning_rate_factor(step: int, total: int, warmup: int, final: float, first: int = 0) -> float:
-    """Linear warm-up to 1 over ``warmup`` updates, then a cosine to ``final`` at update ``total``.
-
-    Behind ``first`` earlier updates it goes on where it was, after a ramp of ``warmup`` updates, ``MOST_RAMP`` at most.
-    """
-    if first:
-        ramp = min(1.0, (step + 1) / max(1, min(warmup, MOST_RAMP)))
-        return ramp * learning_rate_factor(first + step, first + total, warmup, final)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * done))

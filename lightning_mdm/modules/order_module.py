@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
-from lightning_mdm.modules.denoiser import learning_rate_factor, masked_diffusion, total_updates, training_t
+from lightning_mdm.modules.denoiser import masked_diffusion, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
+from lightning_mdm.modules.optimization import learning_rate_factor, take_configured, total_updates
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.order_options import Estimator, PosteriorConfig, Sharing, Training, check_options
@@ -172,7 +173,7 @@ class OrderModule(L.LightningModule):
         self.starts_trained = denoiser_ckpt is not None or not isinstance(net, TransformerConfig)
         self.denoiser = build_denoiser(net, vocab_size)
         if denoiser_ckpt is not None:
-            load_denoiser(self.denoiser, denoiser_ckpt, option="model.denoiser_ckpt")
+            load_denoiser(self.denoiser, denoiser_ckpt, option="model.denoiser_ckpt", net=net)
         self.denoiser.requires_grad_(self.joint)
         names = ["shared"] if selectors == "shared" else [f"T{budget}" for budget in budgets]
         width = self.denoiser.width
@@ -184,7 +185,7 @@ class OrderModule(L.LightningModule):
         self.selectors = nn.ModuleDict({name: Selector(width, selector, finishing) for name in names})
         self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
         if init_from is not None:
-            load_net(self.order_nets, init_from, option="model.init_from")
+            load_net(self.order_nets, init_from, option="model.init_from", options={"selector": asdict(selector)})
         self.earlier = EarlierBatches(max(self.budgets), focus)
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.bounds = OrderBounds()
@@ -214,7 +215,7 @@ class OrderModule(L.LightningModule):
 
     def save_order(self, path: str | Path) -> None:
         """Write selectors and posteriors to a safetensors file, for ``init_from``."""
-        save_net(self.order_nets, path)
+        save_net(self.order_nets, path, {"selector": self.hparams["selector"]})
 
     def selector_for(self, budget: int) -> Selector:
         """The selector that decodes in ``budget`` steps.
@@ -414,6 +415,9 @@ class OrderModule(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The problems of the batch; the ``Predictions`` callback decodes them."""
         return batch.index_B
+
+    def on_train_start(self) -> None:
+        take_configured(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         trained = [p for p in self.parameters() if p.requires_grad]

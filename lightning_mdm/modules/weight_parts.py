@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_mdm.modules.weights import checkpoint_weights
+from lightning_mdm.checkpoint import read_checkpoint
+from lightning_mdm.modules.weights import OPTIONS, checkpoint_weights
 
 MOST_BYTES, MOST_PARTS = 16 * 1024**2, 4
 HEADER_BYTES = 256 * 1024  # set aside in every file for the header of names, shapes and texts
@@ -36,7 +37,7 @@ def split_weights(
     Args:
         state: tensors by name.
         folder: where to write ``part_1_of_4.safetensors`` and following.
-        texts: what to store beside them, such as a tokenizer.
+        texts: what to store beside them, such as a tokenizer, or the options of their net (see ``weights.save_net``).
         most_bytes: of a file.
         most_parts: files at most.
 
@@ -114,6 +115,9 @@ def split_checkpoint(checkpoint: Path, folder: Path, texts: Mapping[str, str]) -
         content = json.loads(tokenizer.read_text(encoding="utf-8"))
         # Without the white space of the file, which is half of it.
         texts = {TOKENIZER: json.dumps(content, ensure_ascii=False, separators=(",", ":")), **texts}
+    trained = read_checkpoint(checkpoint, option="checkpoint").get("hyper_parameters", {})
+    if "net" in trained:
+        texts = {OPTIONS: json.dumps({"net": trained["net"]}), **texts}
     return split_weights(checkpoint_weights(checkpoint, "checkpoint"), folder, texts)
 
 
@@ -130,5 +134,6 @@ def join_checkpoint(folder: Path, out_dir: Path) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
     if TOKENIZER in texts:
         (out_dir / TOKENIZER).write_text(texts[TOKENIZER], encoding="utf-8")
-    save_file(state, out_dir / "denoiser.safetensors")
+    metadata = {OPTIONS: texts[OPTIONS]} if OPTIONS in texts else None
+    save_file(state, out_dir / "denoiser.safetensors", metadata=metadata)
     return out_dir / "denoiser.safetensors"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,28 +19,38 @@ from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 
 PREFIX = "denoiser."  # of a denoiser's weights in the checkpoint of a module
+OPTIONS = "options"  # what a file of weights calls the options of their net, in its header
 
 
-def save_net(net: nn.Module, path: str | Path) -> None:
-    """Write a net's weights to a safetensors file."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}, path)
+def save_net(net: nn.Module, path: str | Path, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a net's weights to a safetensors file.
+
+    Args:
+        net: the net.
+        path: the file.
+        options: of its parts, such as ``{"net": {"heads": 4}}``: the shapes of weights do not tell all of them.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    save_file(state, path, metadata={OPTIONS: json.dumps(options)})
 
 
-def load_net(net: nn.Module, path: str | Path, *, option: str) -> None:
+def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[str, Mapping[str, Any]]) -> None:
     """Take a net's weights from a safetensors file.
 
     Args:
         net: the net to fill.
         path: the file.
         option: what the path is called in messages.
+        options: the net's own; see ``save_net``.
 
     Raises:
-        ValueError: no such file, or weights of another shape.
+        ValueError: no such file, or weights of another net.
     """
-    fill(net, load_file(existing(path, option)), f"{option}={path}")
+    check_options(options, stored_options(existing(path, option)), f"{option}={path}")
+    fill(net, load_file(path), f"{option}={path}")
 
 
-def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str) -> None:
+def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: Any) -> None:
     """Take a denoiser's weights from a file, here or on the hub.
 
     Args:
@@ -45,10 +58,12 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str) -> None
         path: a safetensors file in our own layout or in the published one of SMDM (told apart by its names), a
             safetensors file of the hub by its address (see ``hub.py``), or the checkpoint of a module.
         option: what the path is called in messages.
+        net: the denoiser's configuration, a dataclass: the file may say of which one its weights are.
 
     Raises:
-        ValueError: no such file, no weights in it, or weights of another net; the message names the tensor.
+        ValueError: no such file, no weights in it, or weights of another net; the message names tensor or option.
     """
+    options = {"net": asdict(net)}
     if hub.is_address(path):
         if not str(path).endswith(".safetensors"):
             raise ValueError(f"{option}={path}: from the hub only .safetensors files are read, which hold no code")
@@ -56,10 +71,14 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str) -> None
     else:
         found = existing(path, option)
     if not str(path).endswith(".safetensors"):
-        fill(denoiser, checkpoint_weights(found, option), f"{option}={path}")
+        weights = checkpoint_weights(found, option)
+        trained = read_checkpoint(found, option=option).get("hyper_parameters", {})
+        check_options(options, trained, f"{option}={path}")
+        fill(denoiser, weights, f"{option}={path}")
         return
     try:
         state = load_file(found)
+        check_options(options, stored_options(found), f"{option}={path}")
     except SafetensorError as error:
         raise ValueError(f"{option}={path}: this file is no safetensors file, or a damaged one: {error}") from error
     if is_published(state):
@@ -103,6 +122,38 @@ def existing(path: str | Path, option: str) -> Path:
     if not Path(path).is_file():
         raise ValueError(f"{option}={path}: no such file")
     return Path(path)
+
+
+def stored_options(path: str | Path) -> dict[str, dict[str, Any]]:
+    """What a safetensors file says of the net whose weights it holds; nothing, where it was written elsewhere."""
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(OPTIONS, "{}")))
+
+
+def check_options(options: Mapping[str, Any], trained: Mapping[str, Any], where: str) -> None:
+    """Compare a net with the one that weights are of, option by option: one that shapes do not tell goes unseen else.
+
+    Args:
+        options: of the net's parts.
+        trained: of the net of the weights. Parts and options that it does not know are not compared: it may be older.
+        where: the weights come from, for the message.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for part, own in options.items():
+        for name, value in own.items():
+            before = trained.get(part, {}).get(name, value)
+            if plain(value) != plain(before):
+                raise ValueError(
+                    f"model.{part}.{name}={value}, but {where} was trained with {before}: give the configuration that "
+                    "it was trained with"
+                )
+
+
+def plain(value: Any) -> Any:
+    """A value as a file of JSON has it, where all sequences are lists."""
+    return json.loads(json.dumps(value))
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

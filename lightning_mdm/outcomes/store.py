@@ -12,6 +12,7 @@ skips it, the next append removes it. A complete line that cannot be read is dam
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lightning_mdm.outcomes.records import BatchRecord, Cell
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _RANK_FILE = re.compile(r"outcomes\.rank(\d+)\.jsonl")
 
@@ -41,7 +47,8 @@ class OutcomeStore:
         Args:
             cell: the cell that was decoded.
             record: the batch.
-            rank: number of the writing process; no two processes may write with the same.
+            rank: number of the writing process. Two sweeps at once may have the same: they decode problems twice, and
+                lose none.
 
         Raises:
             ValueError: when the cell's directory holds another cell.
@@ -49,6 +56,7 @@ class OutcomeStore:
         assert rank >= 0, f"rank {rank}"
         directory = self._claim(cell)
         with open(directory / f"outcomes.rank{rank}.jsonl", "a+b") as file:
+            _lock(file)
             _drop_torn_line(file)
             file.write(record.to_json().encode() + b"\n")
             file.flush()
@@ -132,6 +140,13 @@ def _read(directory: Path) -> Iterator[BatchRecord]:
                 raise ValueError(
                     f"{path}, line {number}: {error}: remove the line to decode its problems again"
                 ) from error
+
+
+def _lock(file: BinaryIO) -> None:
+    """Until the file is closed, no other process writes: a line that it has not finished would count as torn."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _drop_torn_line(file: BinaryIO) -> None:

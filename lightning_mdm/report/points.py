@@ -152,7 +152,7 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         raise ValueError(f"{panel.title}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
     n, correct = sum(row.n for row in rows), sum(row.correct for row in rows)
     problems = max(row.n for row in rows)
-    interval = wilson(round(correct / n * problems), problems)
+    interval = wilson(correct / n * problems, problems)
     evaluations = sum(row.nfe_mean * row.n for row in rows)
     tokens = sum(row.tokens_per_forward * row.nfe_mean * row.n for row in rows)
     scores = [row.score * row.n for row in rows if row.score is not None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 from torch import Tensor
 
 from lightning_mdm.callbacks.last_update import LastUpdate
@@ -139,6 +139,42 @@ def test_a_training_that_ends_by_its_epochs_keeps_its_last_update_and_the_raw_we
         found = saved(folder)
         assert found["global_step"] == 6
         assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
+
+
+class StopAt(EarlyStopping):
+    """Validation says that it is enough after some updates."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__("val/masked_accuracy")
+        self.updates = updates
+
+    def on_validation_end(self, trainer: Trainer, pl_module: DenoiserModule) -> None:  # type: ignore[override]
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.updates
+
+
+def test_what_validation_stops_keeps_its_raw_weights_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    def fit(folder: Path, stop: int, least: int | None = None) -> dict[str, Any]:
+        run = trainer(
+            folder, LastUpdate(), StopAt(stop), EMAWeightAveraging(decay=0.5),
+            ModelCheckpoint(
+                folder, save_last=True, save_top_k=0, every_n_train_steps=100, enable_version_counter=False
+            ),
+            enable_checkpointing=True, max_steps=UPDATES, val_check_interval=2, check_val_every_n_epoch=None,
+            num_sanity_val_steps=1, min_steps=least,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
+        run.fit(module, datamodule=few_problems(), ckpt_path="last" if (folder / "last.ckpt").is_file() else None)
+        return saved(folder)
+
+    whole = fit(tmp_path / "whole", stop=100)
+    stopped = fit(tmp_path / "stopped", stop=4)
+    assert (whole["global_step"], stopped["global_step"]) == (UPDATES, 4)
+    assert not same(stopped["current_model_state"], stopped["state_dict"])
+    resumed = fit(tmp_path / "stopped", stop=100)
+    for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
+        assert same(whole[part], resumed[part]), part
+    assert fit(tmp_path / "not_yet", stop=2, least=5)["global_step"] == UPDATES, "it may not stop yet"
 
 
 def test_what_a_killed_run_left_does_not_replace_a_later_checkpoint(tmp_path: Path, clock: Second) -> None:

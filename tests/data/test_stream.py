@@ -125,6 +125,28 @@ def test_windows_sorted_by_length_hold_the_same_problems_with_less_padding(world
     assert all(own == shortest[0] for own in shortest), "processes wait for the longest of theirs"
 
 
+def test_sorted_windows_go_on_with_the_same_rows_or_not_at_all() -> None:
+    def made(batch_size: int, world: int, window: int) -> StreamLoader:
+        return StreamLoader(
+            list_source(), by_length, Progress(8), batch_size=batch_size, pad_id=0, replica=Replica(0, world),
+            window=window,
+        )  # fmt: skip
+
+    stopped = made(4, 1, 3).state_dict()
+    assert stopped == {"slots": 8, "rows": 4, "window": 3}
+    made(2, 2, 3).load_state_dict(stopped)
+    for batch_size, world, window in ((2, 1, 3), (4, 2, 3), (4, 1, 1), (4, 1, 2)):
+        message = rf"data.sort_batches={window} with batches of {batch_size * world} rows .* sorted 3 batches of 4 and"
+        with pytest.raises(ValueError, match=message):
+            made(batch_size, world, window).load_state_dict(stopped)
+    with pytest.raises(ValueError, match=r"data.sort_batches=3 .*this training sorted 1 batches of 4"):
+        made(4, 1, 3).load_state_dict(made(4, 1, 1).state_dict())
+    made(2, 1, 1).load_state_dict(made(4, 1, 1).state_dict())  # in the order of the source any batch goes on
+    older = made(4, 1, 3)
+    older.load_state_dict({"slots": 20})
+    assert older.progress.slots == 20
+
+
 @pytest.mark.parametrize("source", FINITE)
 def test_misfits_leave_an_epoch_whole(source) -> None:
     fitting, known = source().fitting(odd_misfits)

@@ -153,7 +153,7 @@ def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy, seed:
     denoiser, gained = Unsure(6, seed=seed), 0
     nats = [
         nats_along(denoiser, MIXED, canvas, SEARCHING.decode(denoiser, policy, canvas, MIXED, steps, 0))
-        for steps in (6, 8, 10, 12, 24, 48, 400)  # no canvas takes more than six
+        for steps in (6, 8, 12, 24, 400)  # no canvas takes more than six
     ]
     for fewer_B, more_B in itertools.pairwise(nats):
         assert bool((more_B <= fewer_B + 1e-12).all())

@@ -6,6 +6,7 @@ import math
 from itertools import product
 
 import pytest
+from scipy.stats import binomtest
 
 from lightning_mdm.metrics.statistics import aup, holm, mcnemar, mean_and_error, sign_by_problem, wilson
 
@@ -20,8 +21,8 @@ def test_mean_and_its_error() -> None:
         mean_and_error([])
 
 
-@pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (1, 3), (263, 400), (437, 1319)])
-def test_wilson_solves_the_score_equation(correct: int, n: int) -> None:
+@pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (1, 3), (263, 400), (437, 1319), (0.2, 10), (20.5, 40)])
+def test_wilson_solves_the_score_equation(correct: float, n: int) -> None:
     # The interval's ends are the rates p at which the observation lies exactly z standard errors away.
     z = 1.959963984540054
     low, high = wilson(correct, n)
@@ -38,6 +39,13 @@ def test_wilson_known_values() -> None:
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_wilson_is_that_of_scipy() -> None:
+    for n in (1, 7, 100, 6000):
+        for correct in {0, 1, n // 3, n - 1, n}:
+            theirs = binomtest(correct, n).proportion_ci(confidence_level=0.9, method="wilson")
+            assert wilson(correct, n, level=0.9) == pytest.approx((theirs.low, theirs.high), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 3), (4, 3)])

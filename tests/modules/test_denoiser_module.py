@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules import denoiser as denoiser_module
-from lightning_mdm.modules.denoiser import MOST_RAMP, DenoiserModule, learning_rate_factor
+from lightning_mdm.modules import optimization
+from lightning_mdm.modules.autoregressive import AutoregressiveModule
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.optimization import MOST_RAMP, learning_rate_factor
 from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import fixed_t
@@ -65,7 +67,7 @@ def trainer(tmp_path: Path, **options: object) -> L.Trainer:
     return L.Trainer(**(defaults | options))  # type: ignore[arg-type]
 
 
-def weights(module: DenoiserModule) -> dict[str, Tensor]:
+def weights(module: DenoiserModule | AutoregressiveModule) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.denoiser.state_dict().items()}
 
 
@@ -83,7 +85,7 @@ class SaveAt(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if trainer.global_step == self.step:
-            assert isinstance(pl_module, DenoiserModule)
+            assert isinstance(pl_module, DenoiserModule | AutoregressiveModule)
             self.weights = weights(pl_module)
             trainer.save_checkpoint(self.path)
 
@@ -97,6 +99,27 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     trainer(tmp_path, max_steps=6).fit(resumed, loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items())
     assert not all(torch.equal(value, half.weights[name]) for name, value in weights(whole).items())
+
+
+@pytest.mark.parametrize("kind", [DenoiserModule, AutoregressiveModule])
+def test_a_resumed_run_takes_the_options_it_is_given(
+    tmp_path: Path, kind: type[DenoiserModule] | type[AutoregressiveModule]
+) -> None:
+    """Torch would restore those of the checkpoint, and its hyper-parameters would say otherwise."""
+    torch.manual_seed(0)
+    trainer(tmp_path, max_steps=3, callbacks=[SaveAt(3, tmp_path / "half.ckpt")]).fit(kind(V, NET), loader())
+    given: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.5, 0.6), "weight_decay": 5.0, "warmup_steps": 2}
+    run = trainer(tmp_path, max_steps=6)
+    run.fit(kind(V, NET, **given), loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
+    matrices, vectors = run.optimizers[0].param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (5.0, 0.0)
+    for group in (matrices, vectors):
+        assert (group["initial_lr"], group["betas"]) == (1e-4, (0.5, 0.6))
+        assert group["lr"] == 1e-4 * learning_rate_factor(6, total=6, warmup=2, final=0.02)
+    still = kind(V, NET, learning_rate=0.0)
+    trainer(tmp_path, max_steps=6).fit(still, loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
+    half = torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, half[name]) for name, value in still.state_dict().items())
 
 
 def test_an_update_waits_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +371,7 @@ def test_an_update_in_one_kernel_is_clipped_like_another(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
     weights = []
     for fused in (False, True):
-        monkeypatch.setattr(denoiser_module, "on_gpu", lambda net, fused=fused: fused)
+        monkeypatch.setattr(optimization, "on_gpu", lambda net, fused=fused: fused)
         program(
             "fit", *tiny(tmp_path), "--run_dir", tmp_path / str(fused), "--trainer.precision", "bf16-mixed",
             "--trainer.gradient_clip_val", "0.1", "--trainer.max_steps", "3",

@@ -152,6 +152,15 @@ def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_pa
     assert not OrderModule.load_from_checkpoint(tmp_path / "without.ckpt").earlier.usual_success.any()
 
 
+def test_a_resumed_run_takes_the_learning_rate_it_is_given(tmp_path: Path) -> None:
+    ckpt, half = denoiser_file(tmp_path), Save(3, tmp_path / "half.ckpt")
+    fit(build(ckpt), tmp_path, steps=6, callbacks=[half])
+    still = build(ckpt, learning_rate=0.0)
+    trainer(tmp_path, max_steps=6).fit(still, loader(start=3), ckpt_path=str(half.path))
+    saved = torch.load(half.path, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in still.order_nets.state_dict().items())
+
+
 def test_an_order_is_kept_without_its_denoiser(tmp_path: Path) -> None:
     """Nothing else is lost, and it goes with the same weights alone, as they are or rounded as they are stored."""
     source = Path(denoiser_file(tmp_path, "safetensors"))

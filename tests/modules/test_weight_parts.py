@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ from lightning_mdm.modules.weight_parts import (
     split_checkpoint,
     split_weights,
 )
-from lightning_mdm.modules.weights import load_denoiser
+from lightning_mdm.modules.weights import load_denoiser, stored_options
+from lightning_mdm.nets.denoiser import TransformerDenoiser
+from lightning_mdm.nets.transformer import TransformerConfig
+
+NET = TransformerConfig(layers=1, width=8, heads=2, mlp_width=8)
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -76,10 +81,23 @@ def test_a_checkpoint_goes_through_with_its_tokenizer_if_any(tmp_path: Path) -> 
     weights = join_checkpoint(tmp_path / "parts", tmp_path / "joined")
     assert (tmp_path / "joined" / "tokenizer.json").read_text() == '{"a":[1,"ü"]}'
     assert join_weights(tmp_path / "parts")[1]["standing"] == "here"
-    load_denoiser(other, weights, option="init_from")
+    load_denoiser(other, weights, option="init_from", net=TransformerConfig())
     torch.testing.assert_close(other.weight, net.weight, rtol=1e-2, atol=1e-3)
     (tmp_path / "tokenizer.json").unlink()
     split_checkpoint(checkpoint, tmp_path / "numbers", {"standing": "there"})
     assert join_weights(tmp_path / "numbers")[1] == {"standing": "there"}, "numbers need no tokenizer"
     join_checkpoint(tmp_path / "numbers", tmp_path / "joined_numbers")
     assert [path.name for path in (tmp_path / "joined_numbers").iterdir()] == ["denoiser.safetensors"]
+    assert stored_options(weights) == {}, "an old checkpoint says nothing of its net"
+
+
+def test_parts_say_of_which_net_they_are(tmp_path: Path) -> None:
+    denoiser = TransformerDenoiser(5, NET)
+    state = {f"denoiser.{name}": value for name, value in denoiser.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"net": asdict(NET)}}, tmp_path / "last.ckpt")
+    split_checkpoint(tmp_path / "last.ckpt", tmp_path / "parts", {})
+    weights = join_checkpoint(tmp_path / "parts", tmp_path / "joined")
+    assert stored_options(weights) == {"net": asdict(NET)}
+    load_denoiser(denoiser, weights, option="init_from", net=NET)
+    with pytest.raises(ValueError, match=r"model.net.heads=1, but init_from=.* was trained with 2"):
+        load_denoiser(denoiser, weights, option="init_from", net=replace(NET, heads=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from lightning_mdm.cli import main
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.weights import export_denoiser
+from lightning_mdm.modules.weights import export_denoiser, stored_options
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.smdm import to_published
 from lightning_mdm.nets.transformer import TransformerConfig
-from runs import program, trainer
+from runs import REPOSITORY, program, trainer
 
 V = 11
 NET = TransformerConfig(layers=2, width=16, heads=2, mlp_width=24)
+FROM_CONFIDENCE = SelectorConfig(layers=1, width=16, heads=2, mlp_width=16, start="confidence")
+SHIPPED = sorted((REPOSITORY / "experiments").glob("*/*.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +67,44 @@ def test_every_kind_of_file_gives_the_same_denoiser(tmp_path: Path, trained: Den
         assert not same(state_of(DenoiserModule(V, NET)), state_of(trained))
         assert same(state_of(DenoiserModule(V, NET, init_from=str(file))), state_of(trained)), file
         assert same(state_of(OrderModule(V, NET, denoiser_ckpt=str(file))), state_of(trained)), file
+
+
+def test_what_shapes_do_not_tell_is_compared_where_the_file_says_it(tmp_path: Path, trained: DenoiserModule) -> None:
+    trained.save_weights(tmp_path / "own.safetensors")
+    for file in (tmp_path / "own.safetensors", checkpoint(trained, tmp_path / "last.ckpt")):
+        for option, value in (("heads", 1), ("rope_base", 50.0), ("norm_eps", 1e-3)):
+            other = replace(NET, **{option: value})
+            message = (
+                rf"model.net.{option}={value}, but .*{file.name} was trained with {getattr(NET, option)}: give the"
+            )
+            with pytest.raises(ValueError, match=message):
+                DenoiserModule(V, other, init_from=str(file))
+            with pytest.raises(ValueError, match=message):
+                OrderModule(V, other, denoiser_ckpt=str(file))
+    older = torch.load(file, weights_only=True)
+    del older["hyper_parameters"]["net"]["rope_base"]
+    torch.save(older, file)
+    assert same(state_of(DenoiserModule(V, NET, init_from=str(file))), state_of(trained)), "an option it had not yet"
+
+
+def test_an_order_is_that_of_its_selector(tmp_path: Path, trained: DenoiserModule) -> None:
+    torch.manual_seed(0)
+    order = OrderModule(V, NET, denoiser="joint", selector=FROM_CONFIDENCE)
+    order.save_order(tmp_path / "order.safetensors")
+    options = {"denoiser": "joint", "init_from": str(tmp_path / "order.safetensors")}
+    again = OrderModule(V, NET, selector=FROM_CONFIDENCE, **options)
+    assert same(again.selectors.state_dict(), order.selectors.state_dict())
+    for changed in ({"start_cap": 0.5}, {"start_threshold": 0.9}, {"heads": 1}):
+        ((option, value),) = changed.items()
+        message = rf"model.selector.{option}={value}, but model.init_from=.* was trained with"
+        with pytest.raises(ValueError, match=message):
+            OrderModule(V, NET, selector=replace(FROM_CONFIDENCE, **changed), **options)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
+def test_weights_that_ship_say_of_which_net_they_are(path: Path) -> None:
+    assert set(stored_options(path)) <= {"net", "selector"}
+    assert len(stored_options(path)) == 1
 
 
 def test_weights_of_the_hub(tmp_path: Path, trained: DenoiserModule, monkeypatch: pytest.MonkeyPatch) -> None:
