@@ -101,7 +101,7 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
         path: the file to write.
 
     Returns:
-        The shape of its trunk, of which such a file tells neither the heads nor the constants.
+        The shape of its trunk, of which the layout tells neither the heads nor the constants; our header does.
 
     Raises:
         ValueError: no such checkpoint, or a net that the layout has no place for.
@@ -113,7 +113,8 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
     config = TransformerConfig(**options["net"])
     state = to_published(weights, config)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    metadata = {OPTIONS: json.dumps({"net": asdict(config)})}
+    save_file({name: value.contiguous() for name, value in state.items()}, path, metadata=metadata)
     return config
 
 
