@@ -124,7 +124,7 @@ def test_an_exported_checkpoint_is_read_back(tmp_path: Path, trained: DenoiserMo
     assert state["transformer.wte.weight"].shape == (V + 1, 16)
     assert same(state, to_published(state_of(trained), NET))
     assert same(state_of(DenoiserModule(V, NET, init_from=str(path))), state_of(trained))
-    with pytest.raises(ValueError, match="model.net.heads=4, but init_from=.* was trained with 2"):
+    with pytest.raises(ValueError, match=r"model.net.heads=4, but init_from=.* was trained with 2"):
         DenoiserModule(V, replace(NET, heads=4), init_from=str(path))
     order = OrderModule(V, NET, denoiser_ckpt=str(path))
     assert export_denoiser(checkpoint(order, tmp_path / "order.ckpt"), tmp_path / "of_order.safetensors") == NET
