@@ -1,10 +1,19 @@
 """Settings of every test run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+TESTS = Path(__file__).parent
+
 # The tensors here are small: a second thread gains nothing, and on a busy machine waiting for it costs tenfold.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole programs first: at the end, where one process may wait for another, what is left is short."""
+    items.sort(key=lambda item: item.path.parent != TESTS)
 
 
 @pytest.fixture(autouse=True)
