@@ -23,6 +23,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 from typing_extensions import override
 
 from lightning_mdm import hub
@@ -45,6 +46,11 @@ EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs in
 'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
 # What an analysis leaves alone.
 OTHERS = (Frontier, OrderNats, OrderHeatmap)
+# Options that are lists of policies.
+LISTS = (
+    "frontier.policies", "frontier.fit_policies", "order_nats.policies", "subproblems.policies",
+    "subproblems.fit_policies",
+)  # fmt: skip
 # What jsonargparse writes around the one line that says what is wrong.
 FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
 
@@ -133,7 +139,7 @@ class CLI(LightningCLI):
         Raises:
             ValueError: no such checkpoint, none given where one is needed, or one of another net.
         """
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(lists_anew(sys.argv[1:] if args is None else args))
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
         expand_home(config)
@@ -216,6 +222,33 @@ class CLI(LightningCLI):
             if (Path(run_dir) / "frontier.csv").is_file():
                 report([run_dir])
             print(run_dir)
+
+
+def lists_anew(args: Sequence[str]) -> list[str]:
+    """The command line, with every list of policies emptied before a file or an option gives another.
+
+    Of two lists of equal length jsonargparse takes the options that the later one leaves out from the earlier one's
+    policy at the same place, if it is of the same class: ``Learned`` would not be what it is elsewhere.
+    """
+    found: list[str] = []
+    for number, arg in enumerate(args):
+        option, joined, value = arg.partition("=")
+        given = {option.removeprefix("--")} if option.startswith("--") else set()
+        if option in ("--config", "-c"):
+            given = options_in(value if joined else "".join(args[number + 1 : number + 2]))
+        found += [f"--{name}=[]" for name in LISTS if name in given]
+        found.append(arg)
+    return found
+
+
+def options_in(file: str) -> set[str]:
+    """Names of all options in a configuration; none where the file cannot be read, of which the parser complains."""
+    try:
+        parts = OmegaConf.to_container(OmegaConf.load(file))
+    except Exception:  # there are many ways to be no configuration
+        return set()
+    groups = parts.items() if isinstance(parts, dict) else ()
+    return {f"{part!s}.{name!s}" for part, options in groups if isinstance(options, dict) for name in options}
 
 
 def is_given(option: str, args: Sequence[str] | None) -> bool:

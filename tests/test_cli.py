@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import runpy
@@ -18,7 +19,9 @@ import yaml
 
 from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.cli import is_given, main, plainly
+from lightning_mdm.callbacks.order_nats import OrderNats
+from lightning_mdm.callbacks.subproblems import Subproblems
+from lightning_mdm.cli import LISTS, is_given, main, plainly
 from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -97,6 +100,46 @@ def test_every_configuration_parses(capsys: pytest.CaptureFixture[str], config: 
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == own["run_dir"]
     checkpoints = [c["init_args"].get("dirpath") for c in found["trainer"]["callbacks"]]
     assert f"{own['run_dir']}/checkpoints" in checkpoints
+
+
+def test_a_list_of_policies_replaces_an_earlier_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of as many policies, too, where the parser would lay one over the other."""
+    earlier = (
+        "[{class_path: Learned, init_args: {beta: 6}}, {class_path: ConfidenceThreshold, init_args: {threshold: 0.7}}]"
+    )
+    later = "[{class_path: Learned, init_args: {price: 0.01}}, ConfidenceThreshold]"
+    for name, value in (("earlier", earlier), ("later", later)):
+        options = "".join(f"{part}:\n  policies: {value}\n" for part in ("frontier", "order_nats", "subproblems"))
+        (tmp_path / f"{name}.yaml").write_text(options)
+    order = ["fit", "--config", "configs/word_problems/order.yaml"]
+    given = {
+        "files": ["--config", tmp_path / "earlier.yaml", "--config", tmp_path / "later.yaml"],
+        "joined": [f"--config={tmp_path / 'earlier.yaml'}", f"-c={tmp_path / 'later.yaml'}"],
+        "option": ["--config", tmp_path / "earlier.yaml", "--frontier.policies", later],
+        "options": [f"--frontier.policies={earlier}", f"--frontier.policies={later}"],
+    }
+    for way, args in given.items():
+        found = printed_config(capsys, *order, *args)
+        learned, threshold = (policy["init_args"] for policy in found["frontier"]["policies"])
+        assert (learned["beta"], learned["price"], threshold["threshold"]) == (1.0, 0.01, 0.9), way
+        if way in ("files", "joined"):
+            assert found["order_nats"]["policies"] == found["subproblems"]["policies"] == found["frontier"]["policies"]
+    found = printed_config(capsys, *order, "--config", tmp_path / "earlier.yaml", "--frontier.policies+=TopMargin")
+    assert [policy["class_path"].split(".")[-1] for policy in found["frontier"]["policies"]] == [
+        "Learned", "ConfidenceThreshold", "TopMargin",
+    ]  # fmt: skip
+    assert found["frontier"]["policies"][0]["init_args"]["beta"] == 6.0
+    assert found["frontier"]["fit_policies"] == printed_config(capsys, *order)["frontier"]["fit_policies"]
+
+
+def test_all_lists_of_policies_are_known() -> None:
+    lists = {
+        f"{key}.{name}"
+        for key, kind in (("frontier", Frontier), ("order_nats", OrderNats), ("subproblems", Subproblems))
+        for name, option in inspect.signature(kind).parameters.items()
+        if "Sequence[UnmaskingPolicy]" in str(option.annotation)
+    }
+    assert lists == set(LISTS)
 
 
 def gsm8k(folder: Path) -> Path:
