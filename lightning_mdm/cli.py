@@ -36,7 +36,7 @@ from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
 from lightning_mdm.data.tokenizer import read_tokenizer, tokenizer_path_of
 from lightning_mdm.decoding.policies import POLICIES
-from lightning_mdm.modules.weights import check_options, export_denoiser
+from lightning_mdm.modules.weights import check_same_net, export_denoiser
 from lightning_mdm.report import report
 from lightning_mdm.trainer import Trainer, prefer_kernels_without_plans
 
@@ -145,7 +145,7 @@ class CLI(LightningCLI):
         expand_home(config)
         if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
-        path = checkpoint_path(config, fitting=subcommand == "fit")
+        self.ckpt = path = checkpoint_path(config, fitting=subcommand == "fit")
         self.trained_with = {} if path is None else hyper_parameters(path)
         if path is None and config.model is not None:
             take_tokenizer(config)
@@ -191,8 +191,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Say what training starts from: nothing, weights from a file, or what a run directory already holds."""
         config = self.config[self.subcommand]
-        last = last_checkpoint(config)
-        if config.ckpt_path != "last" or not last.is_file():
+        if self.ckpt is None:
             options = config.model.init_args
             orders = "selector" in options
             for name, weights in (
@@ -202,13 +201,13 @@ class CLI(LightningCLI):
                 if weights and config.ckpt_path in (None, "last"):
                     print(f"The {name} starts from the weights in {weights}.")
             return
-        checkpoint = read_checkpoint(last, option="ckpt_path")
+        checkpoint = read_checkpoint(self.ckpt, option="ckpt_path")
         done, total = int(checkpoint["global_step"]), self.trainer.max_steps
         complete = 0 < total <= done
         if not complete:
-            check_time(self.trainer, checkpoint, last)
+            check_time(self.trainer, checkpoint, self.ckpt)
         state = "complete; nothing is trained again" if complete else "resuming there"
-        print(f"{last} is at update {done} of {total}: {state}.")
+        print(f"{self.ckpt} is at update {done} of {total}: {state}.")
 
     def after_analyse(self) -> None:
         """The run directory is the last line."""
@@ -291,12 +290,12 @@ def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | 
         return None  # Lightning finds these
     last = last_checkpoint(config)
     path = last if given == "last" else Path(given)
-    if fitting and last.is_file() and path.resolve().parent != last.resolve().parent:
-        raise ValueError(
-            f"run_dir={config.run_dir} holds a trained model already, and ckpt_path={given} is another's: give another "
-            "run_dir to go on with that"
-        )
     if path.is_file():
+        if fitting and last.is_file() and last.resolve().parent not in path.resolve().parents:
+            raise ValueError(
+                f"run_dir={config.run_dir} holds a trained model already, and ckpt_path={given} is another's: go on "
+                "with its own by --ckpt_path last, or with the other in another run_dir"
+            )
         return path
     if given == "last" and fitting:
         return None
@@ -342,7 +341,7 @@ def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> 
 
 
 def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], path: Path) -> None:
-    """Compare the configured model with the one in a checkpoint, its net and its selector option by option.
+    """Compare the configured model with the one in a checkpoint, its nets option by option.
 
     A checkpoint may say more than the options do, such as the kind of net.
 
@@ -355,7 +354,9 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
         )
     if "selector" in trained and "selector" not in options:
         raise ValueError(f"ckpt_path={path} holds a selector too: give the configuration that it was trained with")
-    check_options({part: options.get(part) or {} for part in ("net", "selector")}, trained, f"ckpt_path={path}")
+    parts = {name: options.get(name) for name in ("net", "selector", "posterior.family", "posterior.net")}
+    plain = {name: part.as_dict() if isinstance(part, jsonargparse.Namespace) else part for name, part in parts.items()}
+    check_same_net({name: part for name, part in plain.items() if part is not None}, trained, f"ckpt_path={path}")
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:

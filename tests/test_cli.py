@@ -528,11 +528,15 @@ def test_fit_goes_on_with_another_checkpoint_elsewhere_only(
     shutil.copytree(run_dir, own)
     before = contents(own)
     fit = ["fit", *tiny(tmp_path), "--trainer.max_steps", "5", "--ckpt_path"]
-    message = f"holds a trained model already, and ckpt_path={last(run_dir)} is another's: give another run_dir"
+    message = f"holds a trained model already, and ckpt_path={last(run_dir)} is another's: go on with its own by"
     refused([*fit, str(last(run_dir)), "--run_dir", str(own)], message, capsys)
+    refused([*fit, "missing.ckpt", "--run_dir", str(own)], "ckpt_path=missing.ckpt: no such file", capsys)
     assert contents(own) == before
     program(*fit, last(run_dir), "--run_dir", other)
-    program(*fit, last(own), "--run_dir", own)  # its own, by its name
+    inner = last(own).parent / "best" / "epoch.ckpt"
+    inner.parent.mkdir()
+    copyfile(last(own), inner)
+    assert "epoch.ckpt is at update 4 of 5: resuming there" in program(*fit, inner, "--run_dir", own)  # its own, too
     assert saved(other)[0] == saved(own)[0] == 5
 
 
@@ -566,8 +570,10 @@ def test_a_training_asks_for_time_to_go_on_with(
     stopped = saved(own)[0]
     assert 4 < stopped < 100_000
     before = contents(own)
-    refused(limited, "last.ckpt has trained for 2 seconds, which count, of 2 that are given: give the time of", capsys)
-    assert contents(own) == before
+    for ckpt in ("last", str(last(own))):
+        message = "last.ckpt has trained for 2 seconds, which count, of 2 that are given: give the time of all"
+        refused([ckpt if part == "last" else part for part in limited], message, capsys)
+        assert contents(own) == before
     program(*fit, "--trainer.max_time", "00:00:00:03")
     assert saved(own)[0] > stopped
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -196,6 +195,7 @@ class TestStore:
 
     def test_two_sweeps_at_once_lose_nothing(self, tmp_path: Path) -> None:
         """One waits for the other to finish its line, which would count as torn."""
+        fcntl = pytest.importorskip("fcntl")
         store = OutcomeStore(tmp_path)
         store.append(CELL, batch(0))
         path = tmp_path / CELL.label / "outcomes.rank0.jsonl"

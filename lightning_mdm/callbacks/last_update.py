@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 
@@ -19,12 +19,13 @@ class LastUpdate(Callback):
 
     A training that is told to stop within a batch, as by ``trainer.max_time``, first completes its update, whose
     gradients no checkpoint holds, and does not validate any more, be it due or not: that could take longer than all
-    that is left. What validation tells to stop, as ``EarlyStopping`` does, is saved then.
+    that is left. What ``EarlyStopping`` may stop, at a validation or the end of an epoch, is saved then; within an
+    update it stops behind it.
     """
 
     def __init__(self) -> None:
         self.updates = 0  # before the batch
-        self.stopping = False
+        self.stopping = self.kept = False
         self.limit: int | float | None = None  # of validation, while it is left out
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -34,12 +35,11 @@ class LastUpdate(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stopping = False
-        last = self.last(trainer)
-        if last is not None and trainer.is_global_zero:
-            self.aside(last).unlink(missing_ok=True)  # left by a run that was killed, and older than this one's
+        self.discard(trainer)  # left by a run that was killed, and older than this one's
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self.updates = trainer.global_step
+        self.discard(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
@@ -50,15 +50,34 @@ class LastUpdate(Callback):
         trainer.should_stop = self.stopping and self.enough(trainer) and whole and not complete
         if trainer.should_stop and self.limit is None:
             self.limit, trainer.limit_val_batches = trainer.limit_val_batches, 0
-        last = self.last(trainer)
-        if last is not None and (complete or trainer.should_stop):
-            trainer.save_checkpoint(self.aside(last))
+        if complete or trainer.should_stop:
+            self.keep(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        last = self.last(trainer)
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if fitting and trainer.should_stop and self.enough(trainer) and last is not None and self.limit is None:
+        if not fitting or not trainer.should_stop or not self.enough(trainer) or self.limit is not None:
+            return
+        if trainer.global_step == self.updates:
+            self.stopping, trainer.should_stop = True, False
+        else:
+            self.keep(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # They look at the epoch after all other callbacks: once they stop it, it is too late.
+        if not self.kept and any(isinstance(c, EarlyStopping) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            self.keep(trainer)
+
+    def keep(self, trainer: L.Trainer) -> None:
+        """Save what may be the end."""
+        last, self.kept = self.last(trainer), True
+        if last is not None:
             trainer.save_checkpoint(self.aside(last))
+
+    def discard(self, trainer: L.Trainer) -> None:
+        """Training goes on: what was kept is not its end."""
+        last, self.kept = self.last(trainer), False
+        if last is not None and trainer.is_global_zero:
+            self.aside(last).unlink(missing_ok=True)
 
     @staticmethod
     def enough(trainer: L.Trainer) -> bool:

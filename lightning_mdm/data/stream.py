@@ -137,13 +137,13 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands, the same on every process; Lightning saves it in its checkpoints."""
-        return {"slots": self.progress.slots, "rows": self.rows, "window": self.window}
+        return {"slots": self.progress.slots, **self.windows}
 
     @property
-    def rows(self) -> int:
-        """Rows of a batch, on all processes together."""
+    def windows(self) -> dict[str, int]:
+        """What decides which rows are sorted together."""
         replica = self.replica or Replica.current()
-        return self.batch_size * replica.world
+        return {"window": self.window, "batch_size": self.batch_size, "processes": replica.world}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on where ``state_dict()`` stood, with any number of workers.
@@ -151,15 +151,13 @@ class StreamLoader:
         Raises:
             ValueError: rows are sorted, and other windows of them would hold some again and others never.
         """
-        before, now = (
-            (state_dict.get("rows", self.rows), state_dict.get("window", self.window)),
-            (self.rows, self.window),
-        )
-        if before != now and (before[1] > 1 or now[1] > 1):
+        now = self.windows
+        before = {name: state_dict.get(name, value) for name, value in now.items()}
+        if before != now and max(before["window"], now["window"]) > 1:
             raise ValueError(
-                f"data.sort_batches={now[1]} with batches of {now[0]} rows on all processes, but this training sorted "
-                f"{before[1]} batches of {before[0]} and stopped among them: some problems would come twice and others "
-                "never; go on with data.sort_batches, data.batch_size and the number of processes as they were"
+                "data.sort_batches={window}, data.batch_size={batch_size} on {processes} process(es)".format(**now)
+                + ", but this training sorted {window} batches of {batch_size} on {processes}".format(**before)
+                + " and stopped among them: some problems would come twice and others never; go on as it began"
             )
         self.progress.slots = state_dict["slots"]
 

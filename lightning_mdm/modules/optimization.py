@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 MOST_RAMP = 100  # updates until the moments of AdamW say something
+TAKEN = ("initial_lr", "betas", "eps", "weight_decay")  # options of an optimizer that a resumed training may change
 
 
 def total_updates(trainer: L.Trainer) -> int:
@@ -78,8 +79,8 @@ def learning_rate_factor(step: int, total: int, warmup: int, final: float, first
 def take_configured(module: L.LightningModule) -> None:
     """Give the optimizer of a training that goes on the options it is configured with.
 
-    Torch restores those of the checkpoint, learning rate and all; of what its scheduler multiplies them by, only the
-    number of the update. Nothing changes where the options are the same.
+    Torch restores those of the checkpoint, learning rate and all. Nothing changes where they are the same. What is no
+    option of a training, as whether one kernel updates all, stays what the restored moments are made for.
     """
     optimizer, scheduler = module.optimizers(use_pl_optimizer=False), module.lr_schedulers()
     assert isinstance(optimizer, torch.optim.Optimizer)
@@ -87,7 +88,7 @@ def take_configured(module: L.LightningModule) -> None:
     made: Any = module.configure_optimizers()
     configured = made["optimizer"].param_groups
     for group, own in zip(optimizer.param_groups, configured, strict=True):
-        group.update({name: value for name, value in own.items() if name != "params"})
+        group.update({name: own[name] for name in TAKEN if name in own})
     scheduler.base_lrs = [group["initial_lr"] for group in configured]
     for group, base, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
         group["lr"] = base * factor(scheduler.last_epoch)

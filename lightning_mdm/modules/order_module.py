@@ -37,6 +37,7 @@ from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
+ORDER_OPTIONS = ("family", "net")  # of the posterior
 IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
 STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
@@ -185,7 +186,7 @@ class OrderModule(L.LightningModule):
         self.selectors = nn.ModuleDict({name: Selector(width, selector, finishing) for name in names})
         self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
         if init_from is not None:
-            load_net(self.order_nets, init_from, option="model.init_from", options={"selector": asdict(selector)})
+            load_net(self.order_nets, init_from, option="model.init_from", options=self.order_options)
         self.earlier = EarlierBatches(max(self.budgets), focus)
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.bounds = OrderBounds()
@@ -213,9 +214,15 @@ class OrderModule(L.LightningModule):
         """Selectors and posteriors, the part of the module that is the order."""
         return nn.ModuleDict({"selectors": self.selectors, "posteriors": self.posteriors})
 
+    @property
+    def order_options(self) -> dict[str, dict[str, Any]]:
+        """What the weights of the order do not tell: a temperature belongs to a training."""
+        selector, posterior = self.hparams["selector"], self.hparams["posterior"]
+        return {"selector": selector, "posterior": {name: posterior[name] for name in ORDER_OPTIONS}}
+
     def save_order(self, path: str | Path) -> None:
         """Write selectors and posteriors to a safetensors file, for ``init_from``."""
-        save_net(self.order_nets, path, {"selector": self.hparams["selector"]})
+        save_net(self.order_nets, path, self.order_options)
 
     def selector_for(self, budget: int) -> Selector:
         """The selector that decodes in ``budget`` steps.

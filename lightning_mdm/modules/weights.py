@@ -19,7 +19,7 @@ from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 
 PREFIX = "denoiser."  # of a denoiser's weights in the checkpoint of a module
-OPTIONS = "options"  # what a file of weights calls the options of their net, in its header
+OPTIONS = "lightning_mdm.options"  # what a file of weights calls the options of their net, in its header
 
 
 def save_net(net: nn.Module, path: str | Path, options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -46,7 +46,7 @@ def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[
     Raises:
         ValueError: no such file, or weights of another net.
     """
-    check_options(options, stored_options(existing(path, option)), f"{option}={path}")
+    check_same_net(options, stored_options(existing(path, option)), f"{option}={path}")
     fill(net, load_file(path), f"{option}={path}")
 
 
@@ -73,12 +73,12 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: An
     if not str(path).endswith(".safetensors"):
         weights = checkpoint_weights(found, option)
         trained = read_checkpoint(found, option=option).get("hyper_parameters", {})
-        check_options(options, trained, f"{option}={path}")
+        check_same_net(options, trained, f"{option}={path}")
         fill(denoiser, weights, f"{option}={path}")
         return
     try:
         state = load_file(found)
-        check_options(options, stored_options(found), f"{option}={path}")
+        check_same_net(options, stored_options(found), f"{option}={path}")
     except SafetensorError as error:
         raise ValueError(f"{option}={path}: this file is no safetensors file, or a damaged one: {error}") from error
     if is_published(state):
@@ -131,7 +131,7 @@ def stored_options(path: str | Path) -> dict[str, dict[str, Any]]:
         return dict(json.loads((file.metadata() or {}).get(OPTIONS, "{}")))
 
 
-def check_options(options: Mapping[str, Any], trained: Mapping[str, Any], where: str) -> None:
+def check_same_net(options: Mapping[str, Any], trained: Mapping[str, Any], where: str) -> None:
     """Compare a net with the one that weights are of, option by option: one that shapes do not tell goes unseen else.
 
     Args:
@@ -142,14 +142,22 @@ def check_options(options: Mapping[str, Any], trained: Mapping[str, Any], where:
     Raises:
         ValueError: they differ.
     """
-    for part, own in options.items():
-        for name, value in own.items():
-            before = trained.get(part, {}).get(name, value)
-            if plain(value) != plain(before):
-                raise ValueError(
-                    f"model.{part}.{name}={value}, but {where} was trained with {before}: give the configuration that "
-                    "it was trained with"
-                )
+    before = flat(trained)
+    for name, value in flat(options).items():
+        if plain(value) != plain(before.get(name, value)):
+            raise ValueError(
+                f"model.{name}={value}, but {where} was trained with {before[name]}: give the configuration that it "
+                "was trained with"
+            )
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """Options of options by their dotted names; those of a class given by its path are its own."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        inner = flat(value) if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
+    return {name.replace("init_args.", ""): value for name, value in found.items()}
 
 
 def plain(value: Any) -> Any:

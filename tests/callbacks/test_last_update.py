@@ -149,18 +149,39 @@ class StopAt(EarlyStopping):
         self.updates = updates
 
     def on_validation_end(self, trainer: Trainer, pl_module: DenoiserModule) -> None:  # type: ignore[override]
+        if not self._should_skip_check(trainer):
+            trainer.should_stop = trainer.should_stop or trainer.global_step == self.updates
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: DenoiserModule) -> None:  # type: ignore[override]
         trainer.should_stop = trainer.should_stop or trainer.global_step == self.updates
 
 
+def test_what_an_epoch_stops_keeps_its_raw_weights(tmp_path: Path) -> None:
+    """As EarlyStopping does where validation is the end of an epoch, which is Lightning's default."""
+    for stop, ends in ((3, 3), (4, 9)):
+        folder = tmp_path / str(stop)
+        run = trainer(
+            folder, LastUpdate(), StopAt(stop), EMAWeightAveraging(decay=0.5),
+            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=2),
+            enable_checkpointing=True, max_steps=1000, max_epochs=3, limit_train_batches=3, num_sanity_val_steps=0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
+        run.fit(module, datamodule=few_problems())
+        found = saved(folder)
+        assert found["global_step"] == ends
+        assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
+
+
 def test_what_validation_stops_keeps_its_raw_weights_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
-    def fit(folder: Path, stop: int, least: int | None = None) -> dict[str, Any]:
+    def fit(folder: Path, stop: int, least: int | None = None, batches: int = 1) -> dict[str, Any]:
         run = trainer(
             folder, LastUpdate(), StopAt(stop), EMAWeightAveraging(decay=0.5),
             ModelCheckpoint(
                 folder, save_last=True, save_top_k=0, every_n_train_steps=100, enable_version_counter=False
             ),
             enable_checkpointing=True, max_steps=UPDATES, val_check_interval=2, check_val_every_n_epoch=None,
-            num_sanity_val_steps=1, min_steps=least,
+            num_sanity_val_steps=1, min_steps=least, accumulate_grad_batches=batches,
         )  # fmt: skip
         torch.manual_seed(0)
         module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
@@ -175,6 +196,11 @@ def test_what_validation_stops_keeps_its_raw_weights_and_goes_on_as_if_never_sto
     for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
         assert same(whole[part], resumed[part]), part
     assert fit(tmp_path / "not_yet", stop=2, least=5)["global_step"] == UPDATES, "it may not stop yet"
+    # Four batches are an update and a third: it stops behind the second update, and nothing of it is lost.
+    stopped = fit(tmp_path / "within", stop=1, batches=3)
+    place = stopped["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert (stopped["global_step"], place[0]["slots"]) == (2, 2 * 3 * 4)
+    assert not same(stopped["current_model_state"], stopped["state_dict"])
 
 
 def test_what_a_killed_run_left_does_not_replace_a_later_checkpoint(tmp_path: Path, clock: Second) -> None:

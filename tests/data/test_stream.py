@@ -133,15 +133,18 @@ def test_sorted_windows_go_on_with_the_same_rows_or_not_at_all() -> None:
         )  # fmt: skip
 
     stopped = made(4, 1, 3).state_dict()
-    assert stopped == {"slots": 8, "rows": 4, "window": 3}
-    made(2, 2, 3).load_state_dict(stopped)
-    for batch_size, world, window in ((2, 1, 3), (4, 2, 3), (4, 1, 1), (4, 1, 2)):
-        message = rf"data.sort_batches={window} with batches of {batch_size * world} rows .* sorted 3 batches of 4 and"
+    assert stopped == {"slots": 8, "window": 3, "batch_size": 4, "processes": 1}
+    made(4, 1, 3).load_state_dict(stopped)
+    for batch_size, world, window in ((2, 1, 3), (4, 2, 3), (2, 2, 3), (4, 1, 1), (4, 1, 2)):
+        message = (
+            rf"data.sort_batches={window}, data.batch_size={batch_size} on {world} process\(es\), "
+            "but this training sorted 3 batches of 4 on 1 and stopped"
+        )
         with pytest.raises(ValueError, match=message):
             made(batch_size, world, window).load_state_dict(stopped)
-    with pytest.raises(ValueError, match=r"data.sort_batches=3 .*this training sorted 1 batches of 4"):
+    with pytest.raises(ValueError, match=r"data.sort_batches=3, .*this training sorted 1 batches of 4 on 1"):
         made(4, 1, 3).load_state_dict(made(4, 1, 1).state_dict())
-    made(2, 1, 1).load_state_dict(made(4, 1, 1).state_dict())  # in the order of the source any batch goes on
+    made(2, 2, 1).load_state_dict(made(4, 1, 1).state_dict())  # in the order of the source any batch goes on
     older = made(4, 1, 3)
     older.load_state_dict({"slots": 20})
     assert older.progress.slots == 20

@@ -103,15 +103,18 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
 
 @pytest.mark.parametrize("kind", [DenoiserModule, AutoregressiveModule])
 def test_a_resumed_run_takes_the_options_it_is_given(
-    tmp_path: Path, kind: type[DenoiserModule] | type[AutoregressiveModule]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[DenoiserModule] | type[AutoregressiveModule]
 ) -> None:
     """Torch would restore those of the checkpoint, and its hyper-parameters would say otherwise."""
     torch.manual_seed(0)
+    monkeypatch.setattr(optimization, "on_gpu", lambda net: True)
     trainer(tmp_path, max_steps=3, callbacks=[SaveAt(3, tmp_path / "half.ckpt")]).fit(kind(V, NET), loader())
+    monkeypatch.undo()
     given: dict[str, Any] = {"learning_rate": 1e-4, "betas": (0.5, 0.6), "weight_decay": 5.0, "warmup_steps": 2}
     run = trainer(tmp_path, max_steps=6)
     run.fit(kind(V, NET, **given), loader(start=3), ckpt_path=str(tmp_path / "half.ckpt"))
     matrices, vectors = run.optimizers[0].param_groups
+    assert matrices["fused"] is vectors["fused"] is True, "as the state it goes with"
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (5.0, 0.0)
     for group in (matrices, vectors):
         assert (group["initial_lr"], group["betas"]) == (1e-4, (0.5, 0.6))

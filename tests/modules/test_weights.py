@@ -16,7 +16,9 @@ from lightning_mdm.cli import main
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.modules.weights import export_denoiser, stored_options
+from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.smdm import to_published
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -99,12 +101,20 @@ def test_an_order_is_that_of_its_selector(tmp_path: Path, trained: DenoiserModul
         message = rf"model.selector.{option}={value}, but model.init_from=.* was trained with"
         with pytest.raises(ValueError, match=message):
             OrderModule(V, NET, selector=replace(FROM_CONFIDENCE, **changed), **options)
+    posteriors = {
+        "family=relative": PosteriorConfig("relative"),
+        "net.heads=1": PosteriorConfig(net=OrderNetConfig(heads=1)),
+    }
+    for name, posterior in posteriors.items():
+        with pytest.raises(ValueError, match=rf"model.posterior.{name}, but model.init_from=.* was trained with"):
+            OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=posterior, **options)
+    cooler = PosteriorConfig(order_temperature=0.1)
+    assert OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=cooler, **options), "that is the training's"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
 def test_weights_that_ship_say_of_which_net_they_are(path: Path) -> None:
-    assert set(stored_options(path)) <= {"net", "selector"}
-    assert len(stored_options(path)) == 1
+    assert set(stored_options(path)) in ({"net"}, {"selector", "posterior"})
 
 
 def test_weights_of_the_hub(tmp_path: Path, trained: DenoiserModule, monkeypatch: pytest.MonkeyPatch) -> None:
