@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_mdm import hub
 from lightning_mdm.checkpoint import read_checkpoint
+from lightning_mdm.nets.build import NetConfig
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -50,7 +51,7 @@ def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[
     fill(net, load_file(path), f"{option}={path}")
 
 
-def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: Any) -> None:
+def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: NetConfig) -> None:
     """Take a denoiser's weights from a file, here or on the hub.
 
     Args:
@@ -58,7 +59,7 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: An
         path: a safetensors file in our own layout or in the published one of SMDM (told apart by its names), a
             safetensors file of the hub by its address (see ``hub.py``), or the checkpoint of a module.
         option: what the path is called in messages.
-        net: the denoiser's configuration, a dataclass: the file may say of which one its weights are.
+        net: the denoiser's configuration: the file may say of which one its weights are.
 
     Raises:
         ValueError: no such file, no weights in it, or weights of another net; the message names tensor or option.
@@ -151,7 +152,7 @@ def check_same_net(options: Mapping[str, Any], trained: Mapping[str, Any], where
             )
 
 
-def flat(options: Any) -> dict[str, Any]:
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of options by their dotted names; those of a class given by its path are its own."""
     found: dict[str, Any] = {}
     for name, value in options.items():
