@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_mdm.modules.weights import PREFIX, checkpoint_weights
+from lightning_mdm.modules.weights import PREFIX, saved_denoiser
 
 OF_DENOISER = "frozen_denoiser"  # what a kept checkpoint says of the weights that it goes with
 
@@ -54,7 +54,7 @@ def restore_order(kept: Path, weights: Path, out: Path) -> bool:
         state = torch.load(kept, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{kept}: this file is damaged; remove it to learn the order anew") from error
-    found = load_file(weights) if weights.suffix == ".safetensors" else checkpoint_weights(weights, "denoiser_ckpt")
+    found = load_file(weights) if weights.suffix == ".safetensors" else saved_denoiser(weights, "denoiser_ckpt")[0]
     if state.pop(OF_DENOISER) != rounded_hash(found):
         return False
     state["state_dict"].update({f"{PREFIX}{name}": value for name, value in found.items()})

@@ -16,8 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_mdm.checkpoint import read_checkpoint
-from lightning_mdm.modules.weights import OPTIONS, checkpoint_weights
+from lightning_mdm.modules.weights import OPTIONS, saved_denoiser
 
 MOST_BYTES, MOST_PARTS = 16 * 1024**2, 4
 HEADER_BYTES = 256 * 1024  # set aside in every file for the header of names, shapes and texts
@@ -115,10 +114,10 @@ def split_checkpoint(checkpoint: Path, folder: Path, texts: Mapping[str, str]) -
         content = json.loads(tokenizer.read_text(encoding="utf-8"))
         # Without the white space of the file, which is half of it.
         texts = {TOKENIZER: json.dumps(content, ensure_ascii=False, separators=(",", ":")), **texts}
-    trained = read_checkpoint(checkpoint, option="checkpoint").get("hyper_parameters", {})
+    weights, trained = saved_denoiser(checkpoint, "checkpoint")
     if "net" in trained:
         texts = {OPTIONS: json.dumps({"net": trained["net"]}), **texts}
-    return split_weights(checkpoint_weights(checkpoint, "checkpoint"), folder, texts)
+    return split_weights(weights, folder, texts)
 
 
 def join_checkpoint(folder: Path, out_dir: Path) -> Path:

@@ -72,8 +72,7 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: Ne
     else:
         found = existing(path, option)
     if not str(path).endswith(".safetensors"):
-        weights = checkpoint_weights(found, option)
-        trained = read_checkpoint(found, option=option).get("hyper_parameters", {})
+        weights, trained = saved_denoiser(found, option)
         check_same_net(options, trained, f"{option}={path}")
         fill(denoiser, weights, f"{option}={path}")
         return
@@ -107,8 +106,7 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
     Raises:
         ValueError: no such checkpoint, or a net that the layout has no place for.
     """
-    weights = checkpoint_weights(existing(checkpoint, "checkpoint"), "checkpoint")
-    options = read_checkpoint(checkpoint, option="checkpoint")["hyper_parameters"]
+    weights, options = saved_denoiser(existing(checkpoint, "checkpoint"), "checkpoint")
     if options.get("objective") == "next_token" or "layers" not in options["net"]:
         raise ValueError(f"checkpoint={checkpoint}: the published layout is that of a masked denoiser; this is none")
     config = TransformerConfig(**options["net"])
@@ -179,10 +177,11 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     net.load_state_dict(state)
 
 
-def checkpoint_weights(path: str | Path, option: str) -> dict[str, Tensor]:
-    """The denoiser's weights in a Lightning checkpoint."""
-    state = read_checkpoint(path, option=option)["state_dict"]
+def saved_denoiser(path: str | Path, option: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The denoiser's weights in a Lightning checkpoint, and the hyper-parameters of the module that it is a part of."""
+    checkpoint = read_checkpoint(path, option=option)
+    state = checkpoint["state_dict"]
     found = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     if not found:
         raise ValueError(f"{option}={path}: this checkpoint holds no denoiser")
-    return found
+    return found, checkpoint.get("hyper_parameters", {})
