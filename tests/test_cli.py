@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.subproblems import Subproblems
-from lightning_mdm.cli import LISTS, is_given, main, plainly
+from lightning_mdm.cli import LISTS, check_model, is_given, main, plainly
 from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -556,6 +557,32 @@ def test_the_home_directory_is_one_place(
         -1
     ] == str(own)
     assert saved(own)[0] == 5
+
+
+def test_the_nets_of_a_checkpoint_are_compared_however_they_are_written() -> None:
+    nets = {"net": {"heads": 2}, "selector": {"start_shares": (0.5, 1.0)}}
+    trained = {**nets, "posterior": {"family": "relative", "net": {"heads": 4}, "order_temperature": 0.3}}
+
+    def namespace(options: dict[str, Any]) -> Namespace:
+        return Namespace(**{k: namespace(value) if isinstance(value, dict) else value for k, value in options.items()})
+
+    def options(**changes: Any) -> Namespace:
+        parts = {"net": {"heads": 2}, "family": "relative", "posterior_net": {"heads": 4}, **changes}
+        posterior = {"family": parts["family"], "net": parts["posterior_net"], "order_temperature": 0.1}
+        return namespace({"net": parts["net"], "selector": {"start_shares": [0.5, 1.0]}, "posterior": posterior})
+
+    of_class = {"class_path": "lightning_mdm.nets.transformer.TransformerConfig", "init_args": {"heads": 2}}
+    for net in ({"heads": 2}, of_class):
+        check_model(options(net=net), trained, Path("last.ckpt"))
+    of_class["init_args"] = {"heads": 1}
+    for changes, message in (
+        ({"net": {"heads": 1}}, "model.net.heads=1, but ckpt_path=last.ckpt was trained with 2"),
+        ({"net": of_class}, "model.net.heads=1, but ckpt_path=last.ckpt was trained with 2"),
+        ({"family": "state_aware"}, "model.posterior.family=state_aware, but ckpt_path=last.ckpt was trained with rel"),
+        ({"posterior_net": {"heads": 2}}, "model.posterior.net.heads=2, but ckpt_path=last.ckpt was trained with 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_model(options(**changes), trained, Path("last.ckpt"))
 
 
 def test_a_training_asks_for_time_to_go_on_with(

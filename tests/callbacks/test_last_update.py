@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 from torch import Tensor
 
 from lightning_mdm.callbacks.last_update import LastUpdate
@@ -52,10 +52,26 @@ def train(
         enable_checkpointing=True, max_steps=UPDATES, accumulate_grad_batches=batches, max_time={"seconds": seconds},
         min_steps=least, val_check_interval=validate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
     )  # fmt: skip
+    fit(run, folder)
+    return run
+
+
+def fit(run: Trainer, folder: Path) -> dict[str, Any]:
+    """Train, or go on from the folder's last checkpoint; returns the one it leaves."""
     torch.manual_seed(0)
     module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
     run.fit(module, datamodule=few_problems(), ckpt_path="last" if (folder / "last.ckpt").is_file() else None)
-    return run
+    return saved(folder)
+
+
+def by_epochs(folder: Path, epochs: int, every: int, *callbacks: Callback) -> dict[str, Any]:
+    """Train for epochs of three updates."""
+    run = trainer(
+        folder, LastUpdate(), *callbacks, EMAWeightAveraging(decay=0.5),
+        ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every),
+        enable_checkpointing=True, max_steps=1000, max_epochs=epochs, limit_train_batches=3, num_sanity_val_steps=0,
+    )  # fmt: skip
+    return fit(run, folder)
 
 
 def saved(folder: Path) -> dict[str, Any]:
@@ -125,18 +141,9 @@ def test_a_training_complete_as_its_time_ends_validates_by_its_interval(tmp_path
 
 
 def test_a_training_that_ends_by_its_epochs_keeps_its_last_update_and_the_raw_weights(tmp_path: Path) -> None:
-    """Two epochs of three updates; the checkpoint of every fourth one would be the last otherwise."""
+    """Two epochs; the checkpoint of every fourth update would be the last otherwise."""
     for every in (4, 100):
-        folder = tmp_path / str(every)
-        run = trainer(
-            folder, LastUpdate(), EMAWeightAveraging(decay=0.5),
-            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every),
-            enable_checkpointing=True, max_steps=1000, max_epochs=2, limit_train_batches=3, num_sanity_val_steps=0,
-        )  # fmt: skip
-        torch.manual_seed(0)
-        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
-        run.fit(module, datamodule=few_problems())
-        found = saved(folder)
+        found = by_epochs(tmp_path / str(every), 2, every)
         assert found["global_step"] == 6
         assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
 
@@ -159,22 +166,13 @@ class StopAt(EarlyStopping):
 def test_what_an_epoch_stops_keeps_its_raw_weights(tmp_path: Path) -> None:
     """As EarlyStopping does where validation is the end of an epoch, which is Lightning's default."""
     for stop, ends in ((3, 3), (4, 9)):
-        folder = tmp_path / str(stop)
-        run = trainer(
-            folder, LastUpdate(), StopAt(stop), EMAWeightAveraging(decay=0.5),
-            ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=2),
-            enable_checkpointing=True, max_steps=1000, max_epochs=3, limit_train_batches=3, num_sanity_val_steps=0,
-        )  # fmt: skip
-        torch.manual_seed(0)
-        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
-        run.fit(module, datamodule=few_problems())
-        found = saved(folder)
+        found = by_epochs(tmp_path / str(stop), 3, 2, StopAt(stop))
         assert found["global_step"] == ends
         assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
 
 
 def test_what_validation_stops_keeps_its_raw_weights_and_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
-    def fit(folder: Path, stop: int, least: int | None = None, batches: int = 1) -> dict[str, Any]:
+    def until(folder: Path, stop: int, least: int | None = None, batches: int = 1) -> dict[str, Any]:
         run = trainer(
             folder, LastUpdate(), StopAt(stop), EMAWeightAveraging(decay=0.5),
             ModelCheckpoint(
@@ -183,21 +181,18 @@ def test_what_validation_stops_keeps_its_raw_weights_and_goes_on_as_if_never_sto
             enable_checkpointing=True, max_steps=UPDATES, val_check_interval=2, check_val_every_n_epoch=None,
             num_sanity_val_steps=1, min_steps=least, accumulate_grad_batches=batches,
         )  # fmt: skip
-        torch.manual_seed(0)
-        module = DenoiserModule(280, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16), warmup_steps=2)
-        run.fit(module, datamodule=few_problems(), ckpt_path="last" if (folder / "last.ckpt").is_file() else None)
-        return saved(folder)
+        return fit(run, folder)
 
-    whole = fit(tmp_path / "whole", stop=100)
-    stopped = fit(tmp_path / "stopped", stop=4)
+    whole = until(tmp_path / "whole", stop=100)
+    stopped = until(tmp_path / "stopped", stop=4)
     assert (whole["global_step"], stopped["global_step"]) == (UPDATES, 4)
     assert not same(stopped["current_model_state"], stopped["state_dict"])
-    resumed = fit(tmp_path / "stopped", stop=100)
+    resumed = until(tmp_path / "stopped", stop=100)
     for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
         assert same(whole[part], resumed[part]), part
-    assert fit(tmp_path / "not_yet", stop=2, least=5)["global_step"] == UPDATES, "it may not stop yet"
+    assert until(tmp_path / "not_yet", stop=2, least=5)["global_step"] == UPDATES, "it may not stop yet"
     # Four batches are an update and a third: it stops behind the second update, and nothing of it is lost.
-    stopped = fit(tmp_path / "within", stop=1, batches=3)
+    stopped = until(tmp_path / "within", stop=1, batches=3)
     place = stopped["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     assert (stopped["global_step"], place[0]["slots"]) == (2, 2 * 3 * 4)
     assert not same(stopped["current_model_state"], stopped["state_dict"])
