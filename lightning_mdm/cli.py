@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonargparse
-import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 from typing_extensions import override
 
-from lightning_mdm import hub
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.last_update import LastUpdate
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
@@ -34,10 +28,19 @@ from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
-from lightning_mdm.data.tokenizer import read_tokenizer, tokenizer_path_of
-from lightning_mdm.decoding.policies import POLICIES
-from lightning_mdm.modules.weights import check_same_net, export_denoiser
+from lightning_mdm.modules.weights import export_denoiser
+from lightning_mdm.parsing import Parser, is_given, lists_anew, plainly
 from lightning_mdm.report import report
+from lightning_mdm.starting_point import (
+    check_model,
+    check_objective,
+    check_time,
+    checkpoint_path,
+    expand_home,
+    hyper_parameters,
+    other_weights,
+    take_tokenizer,
+)
 from lightning_mdm.trainer import Trainer, prefer_kernels_without_plans
 
 DESCRIPTION = """Masked diffusion models and the order in which they generate: train a denoiser, decode with every
@@ -46,46 +49,6 @@ EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs in
 'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
 # What an analysis leaves alone.
 OTHERS = (Frontier, OrderNats, OrderHeatmap)
-# Options that are lists of policies.
-LISTS = (
-    "frontier.policies", "frontier.fit_policies", "order_nats.policies", "subproblems.policies",
-    "subproblems.fit_policies",
-)  # fmt: skip
-# What jsonargparse writes around the one line that says what is wrong.
-FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
-
-
-class Parser(LightningArgumentParser):
-    """Lightning's parser, which answers a mistake by one line instead of all options."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a part's parser, whose message is still to be put into the whole
-            super().error(message, ex)
-        program = (getattr(ex, "subcommand_parser", None) or self).prog.replace(" [options]", "")
-        print(f"error: {plainly(message)}\n('{program} --help' shows the options.)", file=sys.stderr)
-        self.exit(2)
-
-
-def plainly(message: str) -> str:
-    """What is wrong, in one line; of an unknown policy also which ones there are."""
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    line = " ".join(line for line in lines if line and not FRAME.match(line)) or message
-    names = ", ".join(policy.__name__ for policy in POLICIES)
-    return re.sub(
-        r"(polic(?:y|ies)\".*)Expected a dot import path string: (\S+)", rf"\1no policy \2; there are {names}", line
-    )
-
-
-def other_weights(message: str) -> str | None:
-    """What to do about a checkpoint whose weights are not the module's, in one line; ``None`` of another message."""
-    found = re.search(r"Error\(s\) in loading state_dict for (\w+):\s*(.*)", message)
-    if found is None:
-        return None
-    return (
-        f"ckpt_path: the checkpoint's weights do not fit {found[1]} as configured ({shorten(found[2], 150)}): give the "
-        "configuration that it was trained with, or another run_dir to train anew in"
-    )
-
 
 SUBCOMMANDS = {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}, "analyse": {"model", "datamodule"}}
 """What a trainer does, and which arguments of its methods are no options."""
@@ -221,172 +184,6 @@ class CLI(LightningCLI):
             if (Path(run_dir) / "frontier.csv").is_file():
                 report([run_dir])
             print(run_dir)
-
-
-def lists_anew(args: Sequence[str]) -> list[str]:
-    """The command line, with every list of policies emptied before a file or an option gives another.
-
-    Of two lists of equal length jsonargparse takes the options that the later one leaves out from the earlier one's
-    policy at the same place, if it is of the same class: ``Learned`` would not be what it is elsewhere.
-    """
-    found: list[str] = []
-    for number, arg in enumerate(args):
-        option, joined, value = arg.partition("=")
-        given = {option.removeprefix("--")} if option.startswith("--") else set()
-        if option in ("--config", "-c"):
-            given = options_in(value if joined else "".join(args[number + 1 : number + 2]))
-        found += [f"--{name}=[]" for name in LISTS if name in given]
-        found.append(arg)
-    return found
-
-
-def options_in(file: str) -> set[str]:
-    """Names of all options in a configuration; none where the file cannot be read, of which the parser complains."""
-    try:
-        parts = OmegaConf.to_container(OmegaConf.load(file))
-    except Exception:  # there are many ways to be no configuration
-        return set()
-    groups = parts.items() if isinstance(parts, dict) else ()
-    return {f"{part!s}.{name!s}" for part, options in groups if isinstance(options, dict) for name in options}
-
-
-def is_given(option: str, args: Sequence[str] | None) -> bool:
-    """Whether the command line itself names an option, be it on its own or within a value."""
-    return any(option in str(arg) for arg in (sys.argv[1:] if args is None else args))
-
-
-def expand_home(config: jsonargparse.Namespace) -> None:
-    """Let ``~`` mean the same to those who look into the run directory as to those who write it."""
-    for name in ("run_dir", "ckpt_path"):
-        if config.get(name):
-            config[name] = os.path.expanduser(config[name])
-
-
-def last_checkpoint(config: jsonargparse.Namespace) -> Path:
-    """Where a run directory keeps its newest checkpoint."""
-    return Path(config.run_dir) / "checkpoints" / "last.ckpt"
-
-
-def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | None:
-    """The checkpoint that will be loaded, where that is a file; none at the beginning of training.
-
-    Raises:
-        ValueError: no such file, no weights at all to evaluate, or training over a trained model, anew or another.
-    """
-    given = config.ckpt_path
-    if given is None:
-        if fitting and last_checkpoint(config).is_file():
-            raise ValueError(
-                f"run_dir={config.run_dir} holds a trained model already: go on with it by --ckpt_path last, "
-                "or give another run_dir"
-            )
-        if not fitting and config.model is not None and not config.model.init_args.get("init_from"):
-            raise ValueError(
-                "ckpt_path is missing, and the weights would be random: give a checkpoint, e.g. "
-                f"--ckpt_path {last_checkpoint(config)}"
-            )
-        return None
-    if given in ("best", "hpc") or "://" in given or given.startswith("registry"):
-        return None  # Lightning finds these
-    last = last_checkpoint(config)
-    path = last if given == "last" else Path(given)
-    if path.is_file():
-        if fitting and last.is_file() and last.resolve().parent not in path.resolve().parents:
-            raise ValueError(
-                f"run_dir={config.run_dir} holds a trained model already, and ckpt_path={given} is another's: go on "
-                "with its own by --ckpt_path last, or with the other in another run_dir"
-            )
-        return path
-    if given == "last" and fitting:
-        return None
-    raise ValueError(f"ckpt_path={given}: no such file" + (f" as {path}" if given == "last" else ""))
-
-
-def check_time(trainer: L.Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Ask for time to go on with, of which Lightning counts that of all sessions together.
-
-    Raises:
-        ValueError: there is none left.
-    """
-    for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):  # type: ignore[attr-defined]
-        behind = checkpoint.get("callbacks", {}).get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
-        left = timer.time_remaining()
-        if left is not None and left <= behind:
-            raise ValueError(
-                f"trainer.max_time: {path} has trained for {behind:.0f} seconds, which count, of {left:.0f} that are "
-                "given: give the time of all sessions together"
-            )
-
-
-def hyper_parameters(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about the module it holds.
-
-    Raises:
-        ValueError: the file is no checkpoint.
-    """
-    return dict(read_checkpoint(path, option="ckpt_path").get("hyper_parameters", {}))
-
-
-def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> None:
-    """Tell nets that read from left to right from those that read in any order: their options look alike.
-
-    Raises:
-        ValueError: the configured model is of one kind and the checkpoint of the other.
-    """
-    configured = class_path.rpartition(".")[2] == "AutoregressiveModule"
-    found = trained.get("objective") == "next_token"
-    if trained and configured != found:
-        kind = "an autoregressive net" if found else "a masked denoiser"
-        raise ValueError(f"ckpt_path={path} holds {kind}: give the configuration that it was trained with")
-
-
-def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], path: Path) -> None:
-    """Compare the configured model with the one in a checkpoint, its nets option by option.
-
-    A checkpoint may say more than the options do, such as the kind of net.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if "selector" in options and trained and "selector" not in trained:
-        raise ValueError(
-            f"ckpt_path={path} holds a denoiser without a selector: give it as model.denoiser_ckpt to learn an order"
-        )
-    if "selector" in trained and "selector" not in options:
-        raise ValueError(f"ckpt_path={path} holds a selector too: give the configuration that it was trained with")
-    parts = {name: options.get(name) for name in ("net", "selector", "posterior.family", "posterior.net")}
-    plain = {name: part.as_dict() if isinstance(part, jsonargparse.Namespace) else part for name, part in parts.items()}
-    check_same_net({name: part for name, part in plain.items() if part is not None}, trained, f"ckpt_path={path}")
-
-
-def take_tokenizer(config: jsonargparse.Namespace) -> None:
-    """Read text with the tokenizer of the weights to start from: it lies beside them, or a checkpoint holds it.
-
-    Raises:
-        ValueError: there is none, and the configuration names none, or it names another. With another one the weights'
-            tokens would have other meanings, and nobody would see.
-    """
-    options, text = config.model.init_args, config.get("data.init_args")
-    option = "denoiser_ckpt" if "selector" in options else "init_from"  # an order's own weights know no tokens
-    weights = options.get(option)
-    if not weights or text is None or "tokenizer_path" not in text:
-        return
-    if not hub.is_address(weights) and not Path(weights).is_file():
-        return  # who reads the weights says so
-    given, own = text.tokenizer_path, tokenizer_path_of(weights, option=f"model.{option}")
-    if own is None and given is None:
-        raise ValueError(
-            f"model.{option}={weights}: these weights come without a tokenizer.json beside them, and with one trained "
-            "now they would read another text; give theirs as data.tokenizer_path"
-        )
-    if own is not None and given is not None and read_tokenizer(given).to_str() != read_tokenizer(own).to_str():
-        raise ValueError(
-            f"data.tokenizer_path={given} is not the tokenizer that model.{option}={weights} was trained with, which "
-            f"is that of {own}: leave it out"
-        )
-    if own is not None and given is None:
-        text.tokenizer_path = own
-        rank_zero_only(print)(f"The tokenizer is that of the denoiser: {own}")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -22,12 +22,14 @@ from lightning_mdm import categorical
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.subproblems import Subproblems
-from lightning_mdm.cli import LISTS, check_model, is_given, main, plainly
+from lightning_mdm.cli import main
 from lightning_mdm.compilation import compiled
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.outcomes import read_rows
+from lightning_mdm.parsing import LISTS, is_given, plainly
+from lightning_mdm.starting_point import check_model
 from runs import N_TEST, N_VALIDATION, REPOSITORY, TINY, WORD_PROBLEMS, program, tiny
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
