@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from lightning_mdm.callbacks.frontier import Frontier
@@ -187,7 +189,10 @@ class CLI(LightningCLI):
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point of the program; a mistake of the user's ends in one line on stderr and exit status 2."""
+    """Entry point of the program; a mistake of the user's ends in one line on stderr and exit status 2.
+
+    What SIGTERM ends has the exit status that a shell gives it, 143: Lightning's is that of success.
+    """
     given = list(sys.argv[1:] if args is None else args)
     # These concern calls inside Lightning, or a choice made here; a user could do nothing about them.
     warnings.filterwarnings("ignore", message=r"(?s).*(deprecated in v4\.|JsonargparseDeprecationWarning)")
@@ -203,6 +208,9 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             prefer_kernels_without_plans()
             CLI(args)
+    except SIGTERMException as ended:
+        print("stopped by SIGTERM; what is stored is kept, and --ckpt_path last goes on", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from ended
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         misfit = other_weights(str(error))
         if isinstance(error, RuntimeError) and misfit is None:

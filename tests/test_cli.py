@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -630,6 +632,23 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("lightning_mdm.cli.report_command", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         main(["report"])
+
+
+def test_a_training_that_sigterm_ends_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = DenoiserModule.training_step
+
+    def once(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return trained(*args)
+
+    monkeypatch.setattr(DenoiserModule, "training_step", once)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *tiny(tmp_path), "--run_dir", str(tmp_path / "run")])
+    assert ended.value.code == 143, "what a shell says of a program that SIGTERM ends"
+    assert "SIGTERM" in capsys.readouterr().err
+    assert not last(tmp_path / "run").exists(), "the first of four updates was the last"
 
 
 def test_a_damaged_outcome_is_named(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_mdm.callbacks.frontier import Frontier, denoiser_of, weights_hash
 from lightning_mdm.data.word_problems import WordProblems
@@ -458,8 +457,9 @@ def test_a_sweep_that_is_told_to_end_does_not_finish_its_batch(
         return decoded(*args)
 
     monkeypatch.setattr(Frontier, "decode_rows", once)
-    with pytest.raises(SIGTERMException):
+    with pytest.raises(SystemExit) as ended:
         program("sweep", *options, "--run_dir", tmp_path / "told")
+    assert ended.value.code == 143, "it is not complete"
     assert len(calls) == 1
     store = OutcomeStore(tmp_path / "told" / "cells")
     assert sum(len(store.done(cell)) for cell in store.cells()) > 0, "what was decoded is kept"
