@@ -152,6 +152,10 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.splitlines()[-1] == str(run)
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
 
+    dear = "[Learned, {class_path: Learned, init_args: {price: 1}}]"
+    with pytest.warns(UserWarning, match=r"trained with prices from 0\.0 to 0\.0, and what it says at 1\.0 is a guess"):
+        program("sweep", *order, "--run_dir", tmp_path / "dear", "--ckpt_path", last, "--frontier.policies", dear)
+
     alone = OrderModule.load_from_checkpoint(last, map_location="cpu")
     alone.save_order(tmp_path / "order.safetensors")
     again = program(

@@ -72,7 +72,7 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
 
 @pytest.mark.parametrize("name", ["order_small", "order_medium", "search"])
 def test_policies_take_no_options_from_the_file_below(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """Lists are merged item by item: an option that is not said stays what it is in that place of ``order.yaml``."""
+    """A list of policies is read as it stands in its file, whatever stands in that place of ``order.yaml``."""
     with pytest.raises(SystemExit):
         main(["fit", *map(str, files(["order", name])), "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)["frontier"]["policies"]
@@ -175,8 +175,8 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     order += ["--model.denoiser_ckpt", last, "--model.selector.start=quota", "--model.selector.start_shares=[0.8, 1.0]"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
     program(
-        "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.policies=[Learned]",
-        "--subproblems.masks=1",
+        "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.masks=1",
+        "--subproblems.policies=[{class_path: Learned, init_args: {price: 0.01}}]",
     )  # fmt: skip
     rows = read_commits(tmp_path / "order" / "commits.csv")
     assert {(row.split, row.policy, row.problems) for row in rows} == {("easy", "learned", 5)}

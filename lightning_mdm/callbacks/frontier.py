@@ -339,6 +339,8 @@ def runs_of(
     """
     for run in runs:
         facts.data.budgets(run.steps)
+    if not all_policies:
+        warn_of_prices(runs, module)
     causal = isinstance(denoiser_of(module), CausalDenoiser)
     if all_policies:
         runs = [
@@ -366,6 +368,19 @@ def runs_of(
         )
     wanted = enough if searching else [min(enough)]
     return [run for run in runs if not run.policy.sequential or run.steps in wanted]
+
+
+def warn_of_prices(runs: Sequence[Run], module: L.LightningModule) -> None:
+    """Say it where the learned order is asked for at a price beyond those that the configuration trains with."""
+    priced = [run for run in runs if isinstance(run.policy, Learned) and selector_of(module, run.steps) is not None]
+    asked = {cast(Learned, run.policy).price for run in priced}
+    trained = cast(list[float], module.prices) if priced else []
+    beyond = sorted(price for price in asked if not min(trained) <= price <= max(trained))
+    if beyond:
+        rank_zero_warn(
+            f"policy Learned: the selector is trained with prices from {min(trained)} to {max(trained)}, and what it "
+            f"says at {', '.join(map(str, beyond))} is a guess: give one of model.prices"
+        )
 
 
 def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
