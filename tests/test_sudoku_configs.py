@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lightning_mdm import slices
-from lightning_mdm.callbacks.frontier import weights_hash
+from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.cli import main
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy

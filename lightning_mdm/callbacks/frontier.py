@@ -8,37 +8,40 @@ batch as they come, so that a stopped run goes on where it was, and the rows wri
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor, nn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
 from lightning_mdm.callbacks.frontier_log import DecodedExample, log_cells, log_examples, log_frontier
 from lightning_mdm.callbacks.generation import generate
+from lightning_mdm.callbacks.runs import (
+    Run,
+    decoding_options,
+    denoiser_of,
+    device_name,
+    problems_of,
+    runs_of,
+    selector_of,
+    weights_hash,
+)
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem
-from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.frontier import FrontierMetric
-from lightning_mdm.nets.causal import CausalDenoiser
-from lightning_mdm.nets.selector import Selector
 from lightning_mdm.outcomes import (
     BatchRecord,
     Cell,
@@ -55,20 +58,6 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import write_report
-
-
-@dataclass(frozen=True)
-class Run:
-    """One decode of a problem: a policy, a budget and a seed."""
-
-    policy: UnmaskingPolicy
-    steps: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As in metric keys: ``T=4/top_margin``, with the seed where it is not 0."""
-        return f"T={self.steps}/{self.policy.label}" + (f"/seed={self.seed}" if self.seed else "")
 
 
 class Frontier(EvaluationCallback):
@@ -293,138 +282,3 @@ class Frontier(EvaluationCallback):
             and cell.options.get("selector") in selectors and cell not in own and self.store.done(cell) >= complete
         ]  # fmt: skip
         return own + earlier
-
-
-def problems_of(trainer: L.Trainer) -> ProblemDataModule:
-    """The task at hand.
-
-    Raises:
-        ValueError: the trainer runs without one of this project's datamodules.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, ProblemDataModule):
-        raise ValueError(
-            f"data={type(data).__name__}: grading answers needs a ProblemDataModule; pass one as datamodule="
-        )
-    return data
-
-
-def denoiser_of(module: L.LightningModule) -> nn.Module:
-    """The denoiser that a module wraps."""
-    denoiser = module.denoiser
-    assert isinstance(denoiser, nn.Module)
-    return denoiser
-
-
-def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
-    """The selector that a module has learned for a budget, or ``None`` where it is a denoiser alone."""
-    selector_for = cast(Callable[[int], Selector | None], module.selector_for)
-    return selector_for(steps)
-
-
-def runs_of(
-    runs: Sequence[Run], all_policies: bool, module: L.LightningModule, facts: SplitFacts, searching: bool = False
-) -> list[Run]:
-    """The runs to make: the one answer to which policies a module can run on the problems of a split.
-
-    Of all policies those are run that are learned only where the module has a selector, and then at every price it was
-    trained with, those that follow an order only where the task knows one, those that read the answer not by
-    themselves, and a sequential one only with a causal net, which in turn runs nothing else. A sequential policy takes
-    one step per token: it is run once, with the smallest budget that is enough for every problem, unless what is left
-    of larger ones is used for ``searching``.
-
-    Raises:
-        ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
-            one too small for all parts of a response.
-    """
-    for run in runs:
-        facts.data.budgets(run.steps)
-    if not all_policies:
-        warn_of_prices(runs, module)
-    causal = isinstance(denoiser_of(module), CausalDenoiser)
-    if all_policies:
-        runs = [
-            run for run in runs
-            if run.policy.sequential == causal
-            and not (run.policy.learned and selector_of(module, run.steps) is None)
-            and not ("order" in run.policy.reads and not facts.ordered)
-            and "response" not in run.policy.reads
-        ]  # fmt: skip
-        runs = [priced for run in runs for priced in at_every_price(run, module)]
-    sequential = [run for run in runs if run.policy.sequential]
-    if causal and len(sequential) < len(runs):
-        other = next(run.policy for run in runs if not run.policy.sequential)
-        raise ValueError(
-            f"policy {type(other).__name__}: a causal net knows nothing to the right of the first masked token, so it "
-            "runs no policy but Autoregressive; choose that, or a masked denoiser"
-        )
-    if not sequential:
-        return list(runs)
-    enough = [run.steps for run in sequential if run.steps >= facts.longest_response]
-    if not enough:
-        raise ValueError(
-            f"policy {type(sequential[0].policy).__name__} takes one step per token, and the longest response of the "
-            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that"
-        )
-    wanted = enough if searching else [min(enough)]
-    return [run for run in runs if not run.policy.sequential or run.steps in wanted]
-
-
-def warn_of_prices(runs: Sequence[Run], module: L.LightningModule) -> None:
-    """Say it where the learned order is asked for at a price beyond those that the configuration trains with."""
-    priced = [run for run in runs if isinstance(run.policy, Learned) and selector_of(module, run.steps) is not None]
-    asked = {cast(Learned, run.policy).price for run in priced}
-    trained = cast(list[float], module.prices) if priced else []
-    beyond = sorted(price for price in asked if not min(trained) <= price <= max(trained))
-    if beyond:
-        rank_zero_warn(
-            f"policy Learned: the selector is trained with prices from {min(trained)} to {max(trained)}, and what it "
-            f"says at {', '.join(map(str, beyond))} is a guess: give one of model.prices"
-        )
-
-
-def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
-    """A run of the learned order at each of the module's prices; another run as it is."""
-    if not isinstance(run.policy, Learned):
-        return [run]
-    return [replace(run, policy=replace(run.policy, price=price)) for price in cast(list[float], module.prices)]
-
-
-def decoding_options(
-    trainer: L.Trainer, module: L.LightningModule, run: Run, decoding: DecodingOptions, facts: SplitFacts
-) -> dict[str, Any]:
-    """All that decides what a run decodes beside denoiser, problems, budget and seed."""
-    options = {**decoding.describe(run.policy), "precision": str(trainer.precision)}
-    options.update(problems_of(trainer).decoding_options)
-    if "token_frequency" in run.policy.reads:
-        options["token_frequency"] = facts.frequency_hash
-    if "response" in run.policy.reads:
-        options["told"] = "response"
-    selector = selectors_hash(module) if run.policy.learned else None
-    return options if selector is None else {**options, "selector": selector}
-
-
-def selectors_hash(module: L.LightningModule) -> str | None:
-    """The hash of a module's selector; of one per budget that of all: they are one order, and one curve.
-
-    ``None`` where the module is a denoiser alone.
-    """
-    hashes = [weights_hash(net) for net in cast(Mapping[str, nn.Module], getattr(module, "selectors", {})).values()]
-    if not hashes:
-        return None
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
-
-
-def weights_hash(net: nn.Module) -> str:
-    """12 hexadecimal digits of the sha256 of names, types and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        tensor = cast(Tensor, value).detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the accelerator, or ``cpu``."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

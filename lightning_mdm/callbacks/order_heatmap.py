@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
-from lightning_mdm.callbacks.frontier import problems_of
 from lightning_mdm.callbacks.frontier_log import writers
 from lightning_mdm.callbacks.order_log import log_heatmap
+from lightning_mdm.callbacks.runs import problems_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode

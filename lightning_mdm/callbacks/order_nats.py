@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
-from lightning_mdm.callbacks.frontier import (
+from lightning_mdm.callbacks.order_log import log_order_nats
+from lightning_mdm.callbacks.runs import (
     Run,
     denoiser_of,
     device_name,
@@ -27,7 +28,6 @@ from lightning_mdm.callbacks.frontier import (
     selectors_hash,
     weights_hash,
 )
-from lightning_mdm.callbacks.order_log import log_order_nats
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.likelihood import true_token_nats

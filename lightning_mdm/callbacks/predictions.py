@@ -8,8 +8,8 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lightning_mdm.callbacks.frontier import Run, denoiser_of, problems_of, runs_of, selector_of
 from lightning_mdm.callbacks.generation import generate
+from lightning_mdm.callbacks.runs import Run, denoiser_of, problems_of, runs_of, selector_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.options import DecodingOptions

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
-from lightning_mdm.callbacks.frontier import (
+from lightning_mdm.callbacks.order_log import log_subproblems
+from lightning_mdm.callbacks.runs import (
     Run,
     decoding_options,
     denoiser_of,
@@ -33,7 +34,6 @@ from lightning_mdm.callbacks.frontier import (
     selector_of,
     weights_hash,
 )
-from lightning_mdm.callbacks.order_log import log_subproblems
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem, SubproblemKind

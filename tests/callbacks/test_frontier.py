@@ -22,7 +22,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_mdm.callbacks.frontier import Frontier, denoiser_of, weights_hash
+from lightning_mdm.callbacks.frontier import Frontier
+from lightning_mdm.callbacks.runs import denoiser_of, weights_hash
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding import options as options_module
 from lightning_mdm.decoding.options import DecodingOptions

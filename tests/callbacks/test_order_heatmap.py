@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm.callbacks import order_heatmap as heatmap_module
-from lightning_mdm.callbacks.frontier import weights_hash
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
+from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_module import OrderModule

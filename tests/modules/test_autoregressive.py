@@ -10,9 +10,10 @@ import lightning as L
 import pytest
 import torch
 
-from lightning_mdm.callbacks.frontier import Frontier, runs_of
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
+from lightning_mdm.callbacks.runs import runs_of
 from lightning_mdm.cli import main
 from lightning_mdm.data import facts
 from lightning_mdm.data.batch import Batch

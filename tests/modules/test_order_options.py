@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_mdm.callbacks.frontier import selectors_hash, weights_hash
+from lightning_mdm.callbacks.runs import selectors_hash, weights_hash
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
