@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_mdm.data.answers import MARKER, parse_number
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.text_lines import numbered_lines
 
 EQUATION = re.compile(r"<<.*?>>")
 
@@ -151,7 +152,7 @@ def read_rows(path: Path, on_bad_line: str) -> list[tuple[int, Row]]:
     Blank lines at the end of a text file are none.
 
     Raises:
-        ValueError: a missing file, one without problems, or a bad line (see ``numbered``).
+        ValueError: a missing file, one without problems, or a bad line (see ``numbered`` and ``numbered_lines``).
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -160,12 +161,10 @@ def read_rows(path: Path, on_bad_line: str) -> list[tuple[int, Row]]:
         if not rows:
             raise ValueError(f"{path}: no problem in it")
         return rows
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no UTF-8 text: {error}") from error
-    items = [] if lines == [""] else lines
-    rows = list(numbered(items, parse_line, origin=str(path), first=1, on_bad_line=on_bad_line))
+    lines = [line for _, line in numbered_lines(path)]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = list(numbered(lines, parse_line, origin=str(path), first=1, on_bad_line=on_bad_line))
     if not rows:
         raise ValueError(f"{path}: no problem in it")
     return rows

@@ -14,6 +14,7 @@ Shapes: B rows, A active rows, L positions, Q queried positions per row, V vocab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Protocol, get_args
@@ -90,7 +91,7 @@ def decode(
         ValueError: a budget below 1 or, of a row that was begun, above ``steps``; an unknown ``end_of_sequence``,
             ``close`` without such a token; guidance below 0, or of a policy for causal nets.
         RuntimeError: the policy chose positions that were not masked, none at all, or another number than it says; the
-            denoiser gave logits that are not numbers.
+            denoiser gave logits that are not finite numbers.
     """
     budget = StepBudget(steps).steps
     check_options(policy, space, end_of_sequence, guidance)
@@ -147,7 +148,8 @@ def decode(
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
         logits_NV = logits_AQV.flatten(0, 1)[slot_N]
-        broken = broken | logits_NV.amax(-1).isnan().any()  # the largest is no number where any is none
+        # The largest is no number where any is none, infinite where a token is infinitely likely or none is possible.
+        broken = broken | ~logits_NV.amax(-1).isfinite().all()
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
         drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
         active = active.filled(
@@ -159,7 +161,7 @@ def decode(
     if bool(outside):
         raise RuntimeError(f"policy {policy.name} chose positions that were not masked, or not as many as it takes")
     if bool(broken):
-        raise RuntimeError("the denoiser gave logits that are not numbers; has its training diverged?")
+        raise RuntimeError("the denoiser gave logits that are not finite numbers; has its training diverged?")
     if any(active.left):
         raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)
@@ -171,8 +173,8 @@ def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: E
         raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
     if end_of_sequence == "close" and space.eos_id is None:
         raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
-    if not guidance >= 0.0:
-        raise ValueError(f"guidance={guidance}: give 0 (none) or more")
+    if not 0.0 <= guidance < math.inf:
+        raise ValueError(f"guidance={guidance}: give 0 (none) or a finite number above")
     if guidance and policy.sequential:
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
 

@@ -86,7 +86,8 @@ class Noisy(UnmaskingPolicy):
         """Positions to unmask at this step, int64. A step at which the schedule unmasks none is passed over."""
         if self.quota == "even":
             return state.quota_B
-        left_B = (state.steps_left_B - 1).double() / state.budget_B
+        # Within a block more steps may be left than it was given: those that earlier blocks have not needed.
+        left_B = ((state.steps_left_B - 1).double() / state.budget_B).clamp(max=1.0)
         share_B = torch.cos(0.5 * math.pi * (1.0 - left_B)) if self.quota == "cosine" else left_B  # 1 - alpha_s
         # Whole numbers that rounding has put a little below themselves stay whole.
         remaining_B = (state.canvas_BL.sum(-1) * share_B + 1e-9).long()

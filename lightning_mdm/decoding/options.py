@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -45,10 +46,12 @@ class DecodingOptions:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        if not self.token_temperature >= 0.0:
-            raise ValueError(f"token_temperature={self.token_temperature}: a temperature is 0 (argmax) or above")
-        if not self.guidance >= 0.0:
-            raise ValueError(f"guidance={self.guidance}: give 0 (none) or more")
+        if not 0.0 <= self.token_temperature < math.inf:
+            raise ValueError(
+                f"token_temperature={self.token_temperature}: a temperature is 0 (argmax) or a finite number above"
+            )
+        if not 0.0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance={self.guidance}: give 0 (none) or a finite number above")
         if self.search and self.token_temperature:
             raise ValueError(
                 f"search=True, token_temperature={self.token_temperature}: what is searched for is the likeliest; give "

@@ -201,6 +201,12 @@ class OrderModule(L.LightningModule):
             checkpoint["state_dict"].pop(name, None)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
+        halves = (torch.float16, torch.bfloat16)
+        if any(p.dtype in halves for p in self.order_nets.parameters()):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: the laws of orders and their moments want weights of 32 "
+                "bits; give bf16-mixed, which computes the nets in 16"
+            )
         if not self.joint and not self.starts_trained:
             raise ValueError(
                 "model.denoiser_ckpt is missing: a frozen denoiser needs weights; give its checkpoint, or train it "

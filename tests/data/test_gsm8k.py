@@ -91,6 +91,17 @@ def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path: Path, bad: str, me
     assert [number for number, _ in rows] == [1, 3]
 
 
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_a_byte_order_mark_belongs_to_no_question(tmp_path: Path, json_lines: bool) -> None:
+    record = json.dumps({"question": "How many?", "answer": "#### 2"})
+    text = record if json_lines else "How many?||<<1+1=2>> #### 2"
+    for name, before in (("plain.txt", ""), ("marked.txt", "\ufeff")):
+        (tmp_path / name).write_bytes(f"{before}{text}\r\n\r\n".encode())
+    plain, marked = (read_rows(tmp_path / name, "error") for name in ("plain.txt", "marked.txt"))
+    assert marked == plain
+    assert [(number, row.question) for number, row in plain] == [(1, "How many?")]
+
+
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such directory"):
         tiny(tmp_path / "none")

@@ -72,6 +72,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Blocks(ConfidenceThreshold(0.6), 3),
         Blocks(EntropyBounded(0.7), 2),
         Blocks(Noisy(), 2),
+        Blocks(Noisy(quota="cosine"), 2),
         Blocks(Dilated(), 3),
         Blocks(PCSampler(), 3),
         Blocks(KLASS(0.4, 0.6, 1), 3),
@@ -237,7 +238,7 @@ def noisy(policy: Noisy, view: View) -> SetLaw:
         "entropy": lambda p: -entropy(p),
     }[policy.certainty]  # fmt: skip
     score = {i: certainty(view.p[i]) for i in view.masked}
-    t = Fraction(view.steps_left - 1, view.budget)
+    t = min(Fraction(view.steps_left - 1, view.budget), Fraction(1))
     share = math.cos(math.pi / 2 * (1 - t)) if policy.quota == "cosine" else t
     scheduled = max(1, len(view.masked) - math.floor(len(view.canvas) * share + 1e-9))
     n = view.quota if policy.quota == "even" else scheduled

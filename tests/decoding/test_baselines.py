@@ -16,6 +16,7 @@ from decoding.reference import dilated_groups
 from laws import assert_follows
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.noisy import Quota
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.oracles import Ties
 from lightning_mdm.decoding.policies import (
@@ -73,6 +74,12 @@ def test_the_cosine_schedule_begins_slowly() -> None:
     left = [math.floor(n * math.cos(math.pi / 2 * k / steps)) for k in range(steps)] + [0]
     assert sizes(Noisy(quota="cosine"), n, steps) == shares(left)
     assert sizes(Noisy(quota="even"), 42, 8) == sizes(TopMargin(), 42, 8)
+
+
+@pytest.mark.parametrize("quota", ["linear", "cosine", "even"])
+@pytest.mark.parametrize("steps", [32, 64, 128])
+def test_steps_that_a_block_leaves_put_the_next_one_in_no_hurry(quota: Quota, steps: int) -> None:
+    assert sizes(Blocks(Noisy(quota=quota), 8), 32, steps) == [1] * 32
 
 
 @pytest.mark.parametrize(

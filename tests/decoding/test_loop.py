@@ -24,7 +24,7 @@ from lightning_mdm.decoding.policies import (
 )
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
-from lightning_mdm.decoding.tokens import Argmax, Temperature
+from lightning_mdm.decoding.tokens import Argmax, Temperature, TokenSampler
 from lightning_mdm.orders.budget import StepBudget
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
@@ -178,6 +178,24 @@ def test_wrong_options_are_named(options: dict[str, object], message: str) -> No
 def test_a_temperature_is_positive_and_finite(token_temperature: float) -> None:
     with pytest.raises(ValueError, match="token_temperature"):
         Temperature(token_temperature)
+    if token_temperature:  # 0 is argmax there
+        with pytest.raises(ValueError, match="token_temperature"):
+            DecodingOptions(token_temperature=token_temperature)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)], ids=["argmax", "drawn"])
+def test_logits_that_say_nothing_are_refused(value: float, sampler: TokenSampler) -> None:
+    """Not a number, infinitely likely, or nothing possible: of none of these could a token be drawn."""
+
+    def broken(*asked: Tensor) -> DenoiserOutput:
+        out = Mixing(40)(*asked)
+        wrong = slice(None) if value == float("-inf") else slice(9, 10)
+        out.logits_BQV[..., wrong] = value
+        return out
+
+    with pytest.raises(RuntimeError, match="logits that are not finite numbers"):
+        decode(broken, IID(), rows([[None, 5, None]], pad=0), SPACE, steps=2, token_sampler=sampler)
 
 
 def test_low_precision_logits_rank_as_their_float32_values() -> None:
@@ -262,7 +280,7 @@ def test_guidance_of_zero_is_none() -> None:
     traces = [decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, **kind) for kind in ({}, {"guidance": 0.0})]
     assert traces[0].tokens_BL.equal(traces[1].tokens_BL)
     assert traces[0].nfe_B.equal(traces[1].nfe_B)
-    for wrong in (-0.1, float("nan")):
+    for wrong in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="guidance="):
             decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, guidance=wrong)
         with pytest.raises(ValueError, match="guidance="):

@@ -54,6 +54,12 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
     assert ("train/denoising_surrogate" in run.callback_metrics) == (training == "joint")
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_16_bits_are_refused(tmp_path: Path, ckpt: str, precision: str) -> None:
+    with pytest.raises(ValueError, match=rf"trainer.precision={precision}: .*give bf16-mixed"):
+        fit(build(ckpt), tmp_path, steps=1, precision=precision)
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("training", ["frozen", "joint"])
 def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, training: str, law: str) -> None:
