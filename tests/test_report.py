@@ -36,6 +36,7 @@ from lightning_mdm.report import display_name, frontier_figure, frontier_table, 
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import (
+    EqualNfeRow,
     at_equal_evaluations,
     compare_at_budgets,
     compare_at_evaluations,
@@ -281,6 +282,12 @@ def test_comparisons_at_evaluations() -> None:
     assert last.second.T == 4
     solved = {p: p < 32 for p in range(N)}, {p: p < 30 for p in range(N)}
     assert last.pooled == mcnemar(*solved)
+    unpaired = [row for row in outcomes if (row.policy, row.T) != ("iid", 2)]
+    found = [
+        m.comparison and m.comparison.second.name
+        for m in compare_at_evaluations(pool_seeds(rows), solved_pairs(unpaired))
+    ]
+    assert found == ["top margin"] * 4, "what has no outcomes hides none that has"
     without_4 = [point for point in pool_seeds(rows) if point.T != 4 or point.policy == "threshold"]
     assert [m.comparison for m in compare_at_evaluations(without_4, solved_pairs(outcomes))][-1] is None
 
@@ -334,6 +341,50 @@ def test_comparisons_at_equal_evaluations() -> None:
     assert against == {
         ("threshold 0.9", 2): ("short", 2), ("threshold 0.9", 4): ("short", 2), ("short", 2): ("threshold 0.9", 2),
     }  # fmt: skip
+
+
+def cell(policy: str, threshold: float, T: int, solved: range, nfe: int, n: int = N) -> tuple[Row, list[OutcomeRow]]:
+    """An adaptive policy that takes as many evaluations for every problem."""
+    rows, outcomes = sweep((0,))
+    row = next(row for row in rows if row.policy == "threshold" and row.T == 4)
+    given = {"policy": policy, "options": json.dumps({"threshold": threshold}), "T": T}
+    own = [
+        replace(o, **given, correct=o.problem in solved, nfe=nfe)
+        for o in outcomes if o.policy == "threshold" and o.T == 4 and o.problem < n
+    ]  # fmt: skip
+    correct = sum(o.correct for o in own)
+    return replace(row, **given, n=n, correct=correct, nfe_mean=nfe, nfe_min=nfe, nfe_max=nfe), own
+
+
+def equal(*cells: tuple[Row, list[OutcomeRow]]) -> list[EqualNfeRow]:
+    return at_equal_evaluations(pool_seeds(row for row, _ in cells), solved_pairs(o for _, own in cells for o in own))
+
+
+def test_the_rival_is_the_best_that_its_price_buys() -> None:
+    """With other options a policy may do more with less than where it is given as many evaluations."""
+    ours = cell("ours", 0.0, 8, range(30), 5)
+    hasty, careful, dear = (
+        cell("theirs", *rest) for rest in ((0.5, 64, range(10), 6), (0.9, 4, range(25), 4), (0.99, 64, range(40), 7))
+    )
+
+    def against_ours(*cells: tuple[Row, list[OutcomeRow]]) -> list[tuple[str, float, float, int, int]]:
+        found = [row for row in equal(ours, *cells) if row.first.startswith("ours")]
+        return [(r.second, r.second_nfe, r.second_accuracy, r.only_first, r.only_second) for r in found]
+
+    assert against_ours(hasty, careful, dear) == [("theirs 0.9", 4.0, 25 / N, 5, 0)]
+    assert against_ours(hasty, dear) == [("theirs 0.5", 6.0, 10 / N, 20, 0)], "what costs more than need be is no rival"
+    assert against_ours(careful, dear) == [("theirs 0.99", 7.0, 1.0, 0, 10)]
+    cheap = cell("theirs", 0.7, 2, range(28), 2)
+    assert against_ours(careful, cheap) == [("theirs 0.7", 2.0, 28 / N, 2, 0)], "no point has as many: its best"
+
+
+def test_evaluations_are_those_of_the_problems_compared() -> None:
+    (row, own), theirs = cell("ours", 0.0, 8, range(40), 2), cell("theirs", 0.9, 8, range(15), 5, n=20)
+    late = [replace(o, nfe=8, correct=False) if o.problem >= 20 else o for o in own]
+    mean = sum(o.nfe for o in late) / N
+    (found,) = (r for r in equal((replace(row, nfe_mean=mean, correct=20), late), theirs) if r.first.startswith("ours"))
+    assert (found.pairs, found.first_nfe, found.second_nfe) == (20, 2.0, 5.0)
+    assert (found.first_accuracy, found.second_accuracy, found.difference) == (1.0, 0.75, 0.25)
 
 
 def test_what_is_searched_is_compared_with_the_same_policy_as_it_is() -> None:

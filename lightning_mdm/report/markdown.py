@@ -130,7 +130,7 @@ def _at_evaluations(points: Sequence[Point], solved: Solved) -> list[str]:
         "budget of the adaptive policy's mean NFE, rounded; **@Max**, of its largest NFE on any problem. Where the "
         "sweep lacks that budget, the next larger one stands in, which favours the fixed-budget policy. Budgets that "
         "change nothing for the adaptive policy are not repeated. `equal_nfe.csv` compares adaptive policies with all "
-        "others, adaptive ones too, at equal mean NFE. "
+        "others, adaptive ones too: with the best that as many evaluations buy them. "
     )
     header = [
         "adaptive policy",
@@ -143,7 +143,7 @@ def _at_evaluations(points: Sequence[Point], solved: Solved) -> list[str]:
     for m in matched:
         first = f"{m.adaptive.name}, T={m.adaptive.T} @{m.adaptive.nfe_mean:.2f}, max {m.adaptive.nfe_max}"
         if m.comparison is None:
-            cells = [f"{m.kind} = {m.wanted}", "no such budget in the sweep", *["–"] * (len(header) - 3)]
+            cells = [f"{m.kind} = {m.wanted}", "no such budget with these problems", *["–"] * (len(header) - 3)]
         else:
             rival = m.comparison.second
             cells = [f"{m.kind} = {m.wanted}", f"{rival.name}, T={rival.T} @{rival.nfe_mean:.2f}"]

@@ -7,19 +7,41 @@ a fixed budget; and at equal mean evaluations, adaptive policies against each ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from lightning_mdm.metrics.statistics import Paired, holm, mcnemar, sign_by_problem
 from lightning_mdm.outcomes import OutcomeRow
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.points import Panel, Point, by_name, is_adaptive
 
-Pairs = Mapping[tuple[int, int], bool]
-"""Whether a problem was solved, by (seed, problem)."""
 
-Solved = Mapping[tuple[Panel, str, str, int], Pairs]
-"""The same by (panel, policy, options, T)."""
+@dataclass(frozen=True)
+class Decoded:
+    """What a policy made of the problems at a budget, by (seed, problem).
+
+    Args:
+        solved: whether the answer was right.
+        nfe: denoiser evaluations.
+    """
+
+    solved: dict[tuple[int, int], bool] = field(default_factory=dict)
+    nfe: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def means(self, keys: Collection[tuple[int, int]]) -> tuple[float, float]:
+        """Mean evaluations and accuracy on some of the problems."""
+        if len(keys) == len(self.nfe):
+            return self.means_of_all
+        return sum(self.nfe[key] for key in keys) / len(keys), sum(self.solved[key] for key in keys) / len(keys)
+
+    @cached_property
+    def means_of_all(self) -> tuple[float, float]:
+        return sum(self.nfe.values()) / len(self.nfe), sum(self.solved.values()) / len(self.nfe)
+
+
+Solved = Mapping[tuple[Panel, str, str, int], Decoded]
+"""Outcomes by (panel, policy, options, T)."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +104,9 @@ class PairRow:
 
 @dataclass(frozen=True)
 class EqualNfeRow:
-    """One line of ``equal_nfe.csv``: an adaptive policy against another at no fewer evaluations, as ``PairRow``.
+    """One line of ``equal_nfe.csv``: an adaptive policy against the best of another at its price, as ``PairRow``.
 
-    Where the other policy never takes as many, it is its own most expensive point.
+    Evaluations and accuracies are those of the problems that both have decoded.
     """
 
     task: str
@@ -110,10 +132,12 @@ class EqualNfeRow:
 
 def solved_pairs(outcomes: Iterable[OutcomeRow]) -> Solved:
     """Arranges outcomes for pairing. An outcome that occurs twice (two runs sharing a cell) counts once."""
-    solved: dict[tuple[Panel, str, str, int], dict[tuple[int, int], bool]] = {}
+    solved: dict[tuple[Panel, str, str, int], Decoded] = {}
     for row in outcomes:
         cell = (Panel(row.task, row.split, row.checkpoint), row.policy, row.options, row.T)
-        solved.setdefault(cell, {}).setdefault((row.seed, row.problem), row.correct)
+        decoded = solved.setdefault(cell, Decoded())
+        decoded.solved.setdefault((row.seed, row.problem), row.correct)
+        decoded.nfe.setdefault((row.seed, row.problem), row.nfe)
     return solved
 
 
@@ -175,9 +199,9 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
 
     Args:
         points: the points of one panel.
-        solved: outcomes.
+        solved: outcomes; points without any are skipped.
     """
-    curves = by_name(points)
+    curves = by_name(point for point in points if _cell(point) in solved)
     adaptive = [point for curve in curves.values() if is_adaptive(curve) for point in _changing(curve) if point.T > 1]
     fixed = [sorted(curve, key=lambda point: point.T) for curve in curves.values() if not is_adaptive(curve)]
     matched: list[MatchedComparison] = []
@@ -200,11 +224,10 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
 
 
 def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualNfeRow]:
-    """Every adaptive point against each other policy, which is given at least as many evaluations on average.
+    """Every adaptive point against the best point of each other policy at its price; see ``rival_at``.
 
-    A policy that is searched with (``decoding.search``) and the same without are two. Of a policy with several options
-    and budgets the cheapest point at or above the mean NFE in question counts, the most accurate of equally cheap ones:
-    the best that this number of evaluations buys it. Holm-corrected over all.
+    A policy that is searched with (``decoding.search``) and the same without are two; its options and budgets are not.
+    Holm-corrected over all.
 
     Args:
         points: the points of one panel.
@@ -214,12 +237,18 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
     adaptive = [
         point for curve in by_name(known).values() if is_adaptive(curve) for point in _changing(curve) if point.T > 1
     ]
-    pairs = [
-        pair
+    kinds: dict[tuple[str, bool], list[Point]] = {}
+    for point in known:
+        kinds.setdefault(_kind(point), []).append(point)
+    found = [
+        rival
         for point in adaptive
-        for kind in dict.fromkeys(_kind(rival) for rival in known if _kind(rival) != _kind(point))
-        for pair in _compare(point, [rival_at(point.nfe_mean, [r for r in known if _kind(r) == kind])], solved)
+        for kind, points_of_kind in kinds.items()
+        if kind != _kind(point)
+        for rival in (rival_at(point, points_of_kind, solved),)
+        if rival is not None
     ]
+    corrected = _correct([pair for shared in found for pair in _compare(shared.first, [shared.second], solved)])
     return [
         EqualNfeRow(
             task=c.first.panel.task,
@@ -227,12 +256,12 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
             checkpoint=c.first.panel.checkpoint,
             first=c.first.name,
             first_T=c.first.T,
-            first_nfe=c.first.nfe_mean,
-            first_accuracy=c.first.accuracy,
+            first_nfe=shared.first_nfe,
+            first_accuracy=shared.first_accuracy,
             second=c.second.name,
             second_T=c.second.T,
-            second_nfe=c.second.nfe_mean,
-            second_accuracy=c.second.accuracy,
+            second_nfe=shared.second_nfe,
+            second_accuracy=shared.second_accuracy,
             pairs=c.pooled.n,
             only_first=c.pooled.only_a,
             only_second=c.pooled.only_b,
@@ -242,7 +271,7 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
             p_by_problem=c.by_problem.p_value,
             p_by_problem_holm=c.by_problem_holm,
         )
-        for c in _correct(pairs)
+        for shared, c in zip(found, corrected, strict=True)
     ]
 
 
@@ -251,19 +280,55 @@ def _kind(point: Point) -> tuple[str, bool]:
     return point.policy, bool(loop_options(point.options).get("search"))
 
 
-def rival_at(nfe_mean: float, points: Sequence[Point]) -> Point:
-    """The cheapest of some points with at least ``nfe_mean`` evaluations, or the most expensive one."""
-    enough = [point for point in points if point.nfe_mean >= nfe_mean - 1e-9]
-    if not enough:
-        return max(points, key=lambda point: (point.nfe_mean, point.accuracy))
-    return min(enough, key=lambda point: (point.nfe_mean, -point.accuracy))
+@dataclass(frozen=True)
+class Shared:
+    """Two points on the problems that both have decoded: mean evaluations and accuracy of each."""
+
+    first: Point
+    second: Point
+    first_nfe: float
+    first_accuracy: float
+    second_nfe: float
+    second_accuracy: float
+
+    @property
+    def more(self) -> float:
+        """Evaluations that the second takes more, on average."""
+        return self.second_nfe - self.first_nfe
+
+    @property
+    def better(self) -> float:
+        """Accuracy that the second has more."""
+        return self.second_accuracy - self.first_accuracy
+
+
+def on_shared_problems(first: Point, second: Point, solved: Solved) -> Shared | None:
+    """Two points where they can be compared; ``None`` where they have no problem in common."""
+    one, other = solved[_cell(first)], solved[_cell(second)]
+    shared = one.solved.keys() & other.solved.keys()
+    if not shared:
+        return None
+    return Shared(first, second, *one.means(shared), *other.means(shared))
+
+
+def rival_at(point: Point, rivals: Sequence[Point], solved: Solved) -> Shared | None:
+    """The best that the evaluations of ``point`` buy another policy, whatever its options: its most accurate point.
+
+    Budgets come in steps, so the price is that of its cheapest point with at least as many evaluations, which favours
+    it; without one it is any. ``None`` where there is no problem in common.
+    """
+    found = [on_shared_problems(point, rival, solved) for rival in rivals]
+    known = [shared for shared in found if shared is not None]
+    price = min((shared.more for shared in known if shared.more >= -1e-9), default=float("inf"))
+    within = [shared for shared in known if shared.more <= price + 1e-9]
+    return max(within, key=lambda shared: (shared.better, -shared.more), default=None)
 
 
 def _compare(first: Point, others: Sequence[Point], solved: Solved) -> list[Comparison]:
-    pairs = solved.get(_cell(first), {})
+    pairs = solved.get(_cell(first), Decoded()).solved
     comparisons = []
     for other in others:
-        rival_pairs = solved.get(_cell(other), {})
+        rival_pairs = solved.get(_cell(other), Decoded()).solved
         if pairs.keys() & rival_pairs.keys():
             pooled, by_problem = mcnemar(pairs, rival_pairs), sign_by_problem(pairs, rival_pairs)
             comparisons.append(Comparison(first, other, pooled, by_problem, pooled.p_value, by_problem.p_value))
