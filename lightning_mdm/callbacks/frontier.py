@@ -200,7 +200,7 @@ class Frontier(EvaluationCallback):
         seconds = time.perf_counter() - start
         outcomes = []
         for problem, found in zip(rows.index_B.tolist(), generated, strict=True):
-            grade = data.grade(self.problems[problem], found.text)
+            grade = data.grade(self.problems[problem], found.graded)
             outcomes.append(Outcome(problem, grade.correct, found.nfe, found.length, grade.answer, grade.score))
             if trainer.is_global_zero and problem in self.shown:
                 texts = [data.decode([token]) or "·" for token in found.tokens]

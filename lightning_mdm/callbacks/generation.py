@@ -22,6 +22,7 @@ class Generated:
 
     Args:
         text: all parts, joined by spaces.
+        graded: the text in which the answer stands: that of the last part, and nothing where it was not reached.
         tokens: ids of all response positions, one part after the other, with what follows their end-of-sequence.
         steps: the step at which each was unmasked, counted over all parts.
         nfe: denoiser evaluations of all parts.
@@ -29,6 +30,7 @@ class Generated:
     """
 
     text: str
+    graded: str
     tokens: list[int]
     steps: list[int]
     nfe: int
@@ -71,7 +73,8 @@ def generate(
         following: dict[int, Example] = {}
         for row, index in enumerate(active):
             ids = tokens_BL[row][response_BL[row]].tolist()
-            part = Generated(data.decode(ids), ids, step_BL[row][response_BL[row]].tolist(), nfe[row], len(ids))
+            text, steps_taken = data.decode(ids), step_BL[row][response_BL[row]].tolist()
+            part = Generated(text, text if number == len(budgets) else "", ids, steps_taken, nfe[row], len(ids))
             if space.eos_id in ids:
                 part.length = ids.index(space.eos_id)
             found[index] = joined(found[index], part) if index in found else part
@@ -87,6 +90,7 @@ def joined(before: Generated, part: Generated) -> Generated:
     """Two parts, one after the other."""
     return Generated(
         f"{before.text} {part.text}",
+        part.graded,
         before.tokens + part.tokens,
         before.steps + [max(before.steps, default=0) + step for step in part.steps],
         before.nfe + part.nfe,

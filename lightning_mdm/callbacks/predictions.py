@@ -73,7 +73,7 @@ class Predictions(Callback):
         with open(self.path(trainer), "a", encoding="utf-8") as file:
             for index, found in zip(batch.index_B.tolist(), generated, strict=True):
                 problem = self.problems[index]
-                grade = data.grade(problem, found.text)
+                grade = data.grade(problem, found.graded)
                 line = {
                     "problem": index,
                     "prompt": problem.prompt,

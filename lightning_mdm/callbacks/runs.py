@@ -103,11 +103,11 @@ def runs_of(
         )
     if not sequential:
         return list(runs)
-    enough = [run.steps for run in sequential if run.steps >= facts.longest_response]
+    enough = [run.steps for run in sequential if min(facts.data.budgets(run.steps)) >= facts.longest_response]
     if not enough:
         raise ValueError(
             f"policy {type(sequential[0].policy).__name__} takes one step per token, and the longest response of the "
-            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that"
+            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that, to each part of it"
         )
     wanted = enough if searching else [min(enough)]
     return [run for run in runs if not run.policy.sequential or run.steps in wanted]

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.generation import Generated, generate
 from lightning_mdm.callbacks.predictions import Predictions
+from lightning_mdm.callbacks.runs import Run, runs_of
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.gsm8k_aug import GSM8KAug, PartOfProblem
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.decoding.policies import Autoregressive, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.modules.autoregressive import AutoregressiveModule
+from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_outcomes, read_rows
 from lightning_mdm.output import DenoiserOutput
 from llama import files
@@ -109,7 +113,7 @@ def test_the_answer_is_generated_after_the_thought(folder: Path) -> None:
     assert len(denoiser.asked) == 4 * 5
     for problem, got in zip(data.problems("test"), found, strict=False):
         assert got.text == f"Answer: {problem.response}"
-        assert data.grade(problem, got.text).correct
+        assert data.grade(problem, got.graded).correct
         assert got.nfe == 5 == max(got.steps)
         # The answer is the second part's, all of it at the fifth step.
         place = got.tokens.index(2)  # the thought's end
@@ -153,9 +157,34 @@ def test_what_is_wrong_in_the_thought_reaches_the_answer(folder: Path) -> None:
     data = made(folder)
     problems = data.problems("test")
     found, _ = run(data, TopMargin(), 5, Knowing(data, wrong=(problems[1].index,)))
-    right = [data.grade(problem, got.text).correct for problem, got in zip(problems, found, strict=False)]
+    right = [data.grade(problem, got.graded).correct for problem, got in zip(problems, found, strict=False)]
     assert right == [True, False, True, True]
-    assert data.grade(problems[1], found[1].text).answer == "0"
+    assert data.grade(problems[1], found[1].graded).answer == "0"
+
+
+@pytest.mark.parametrize("answer", ["I do not know", "#### 11"])
+def test_an_answer_in_the_thought_is_none(folder: Path, answer: str) -> None:
+    data = made(folder)
+    problems = data.problems("test")
+    denoiser = Knowing(data)
+    thinks = data.encode(problems[0])
+    assert thinks is not None
+    given = tuple(thinks.tokens[: sum(thinks.given)])
+    thought = f"Answer: <<1+1=2>> #### {problems[0].answer}"
+    denoiser.rows[given] = data.encoder.row(given, data.encoder.tokens(thought), 0).tokens
+    denoiser.nothing = data.encoder.row([], data.encoder.tokens(answer), 0).tokens
+    found, _ = run(data, TopMargin(), 5, denoiser)
+    assert found[0].text == f"{thought} {answer}"
+    grade = data.grade(problems[0], found[0].graded)
+    assert (grade.correct, grade.answer) == (False, answer.removeprefix("#### ") if "####" in answer else None)
+
+
+def test_a_causal_net_writes_both_parts_token_by_token(folder: Path) -> None:
+    module = AutoregressiveModule(600, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16))
+    runs = [Run(Autoregressive(), CANVAS, 0)]
+    assert runs_of(runs, False, module, SplitFacts(made(folder, answer_steps=None), "test")) == runs
+    with pytest.raises(ValueError, match=r"one step per token, and .* to each part"):
+        runs_of(runs, False, module, SplitFacts(made(folder), "test"))
 
 
 def test_rows_without_room_for_an_answer_stay_as_they_are(folder: Path) -> None:
@@ -169,9 +198,9 @@ def test_rows_without_room_for_an_answer_stay_as_they_are(folder: Path) -> None:
     found, forward_passes = run(data, TopMargin(), 5, denoiser)
     assert [got.nfe for got in found] == [5, 5, 4, 5]
     assert forward_passes == 5
-    assert not data.grade(problems[2], found[2].text).correct
+    assert not data.grade(problems[2], found[2].graded).correct
     assert found[2].length == len(found[2].tokens)
-    assert [data.grade(p, got.text).correct for p, got in zip(problems, found, strict=False)].count(True) == 3
+    assert [data.grade(p, got.graded).correct for p, got in zip(problems, found, strict=False)].count(True) == 3
 
 
 def test_parts_share_no_noise(folder: Path) -> None:
