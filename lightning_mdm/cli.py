@@ -20,6 +20,7 @@ import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
@@ -209,7 +210,8 @@ def main(args: Sequence[str] | None = None) -> None:
             prefer_kernels_without_plans()
             CLI(args)
     except SIGTERMException as ended:
-        print("stopped by SIGTERM; what is stored is kept, and --ckpt_path last goes on", file=sys.stderr)
+        further = "--ckpt_path last goes on from its last checkpoint" if given[:1] == ["fit"] else "give it again"
+        rank_zero_only(print)(f"stopped by SIGTERM: {further}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from ended
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         misfit = other_weights(str(error))

@@ -6,9 +6,11 @@ Knows nothing of what the stages train.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +39,10 @@ NO_BOUNDS = ("--model.bound_budgets", "[]")
 
 class FailedError(ValueError):
     """A stage has failed; the message holds the end of its log."""
+
+
+class EndedError(FailedError):
+    """A stage was told to end; what it has stored is kept."""
 
 
 class Clock:
@@ -144,10 +150,11 @@ class Fit:
         if math.isfinite(left):
             # The trainer counts the time of earlier slices too.
             limit = ("--trainer.max_time", str_of(timedelta(seconds=int(seconds + left))))
-        lightning(
-            "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps), *limit,
-            "--ckpt_path", "last", log=self.run_dir / "fit.log",
-        )  # fmt: skip
+        with contextlib.suppress(EndedError):  # what it has stored is there
+            lightning(
+                "fit", *self.options, "--run_dir", str(self.run_dir), "--trainer.max_steps", str(self.steps), *limit,
+                "--ckpt_path", "last", log=self.run_dir / "fit.log",
+            )  # fmt: skip
         return standing(self.last)[0] >= self.steps
 
 
@@ -176,7 +183,7 @@ class Sweep:
                 self.command, *self.options, "--run_dir", str(self.run_dir), log=self.run_dir / f"{self.command}.log",
                 timeout=clock.left(),
             )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, EndedError):
             return False
         return True
 
@@ -275,6 +282,7 @@ def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
 
     Raises:
         FailedError: it failed.
+        EndedError: somebody told it to end.
         subprocess.TimeoutExpired: it was stopped after ``timeout`` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -286,6 +294,8 @@ def lightning(*arguments: str, log: Path, timeout: float | None = None) -> None:
             [sys.executable, "-m", "lightning_mdm", command, *quiet, *options], check=False, stdout=file,
             stderr=subprocess.STDOUT, timeout=timeout,
         )  # fmt: skip
+    if done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise EndedError(f"{command} was stopped by SIGTERM")
     if done.returncode:
         end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         raise FailedError("\n".join([f"{command} failed with exit status {done.returncode}; {log} ends:", *end]))

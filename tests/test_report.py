@@ -378,6 +378,13 @@ def test_the_rival_is_the_best_that_its_price_buys() -> None:
     assert against_ours(careful, cheap) == [("theirs 0.7", 2.0, 28 / N, 2, 0)], "no point has as many: its best"
 
 
+def test_a_rival_on_the_same_problems_comes_before_one_on_a_few() -> None:
+    ours = cell("ours", 0.0, 8, range(20), 5)
+    all_of_them, two = cell("theirs", 0.9, 8, range(32), 5), cell("theirs", 0.5, 8, range(2), 5, n=2)
+    (found,) = (row for row in equal(ours, all_of_them, two) if row.first.startswith("ours"))
+    assert (found.second, found.pairs, found.only_second) == ("theirs 0.9", N, 12)
+
+
 def test_evaluations_are_those_of_the_problems_compared() -> None:
     (row, own), theirs = cell("ours", 0.0, 8, range(40), 2), cell("theirs", 0.9, 8, range(15), 5, n=20)
     late = [replace(o, nfe=8, correct=False) if o.problem >= 20 else o for o in own]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from lightning_mdm.noise import RowNoise
 from lightning_mdm.outcomes import read_commits, read_rows
 from lightning_mdm.slices import (
     Clock,
+    EndedError,
     FailedError,
     Fit,
     Kept,
@@ -354,6 +356,18 @@ def test_the_program_runs_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
     assert log.read_text().splitlines() == [
         f"called with -m lightning_mdm fit {quiet} --a 1", f"called with -m lightning_mdm sweep {quiet}",
     ]  # fmt: skip
+
+
+def test_what_sigterm_ends_is_not_complete_and_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    for told in ("exit 143", "kill -TERM $$"):
+        python.write_text(f"#!/bin/sh\n{told}\n")
+        python.chmod(0o755)
+        assert not Sweep(tmp_path / "sweep", ()).run(Clock(math.inf))
+        assert not Fit(tmp_path / "fit", 3, ()).run(Clock(math.inf))
+        with pytest.raises(EndedError, match="export was stopped by SIGTERM"):
+            lightning("export", log=tmp_path / "log")
 
 
 def test_how_a_script_ends(capsys: pytest.CaptureFixture[str]) -> None:

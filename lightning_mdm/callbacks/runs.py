@@ -78,7 +78,7 @@ def runs_of(
 
     Raises:
         ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
-            one too small for all parts of a response.
+            one too small for all parts of a response or for which no order was learned.
     """
     for run in runs:
         facts.data.budgets(run.steps)
@@ -105,24 +105,26 @@ def runs_of(
         return list(runs)
     enough = [run.steps for run in sequential if min(facts.data.budgets(run.steps)) >= facts.longest_response]
     if not enough:
+        parts = len(facts.data.budgets(sequential[0].steps))
+        each = ", and that to each part of it (data.answer_steps=null)" if parts > 1 else ""
         raise ValueError(
             f"policy {type(sequential[0].policy).__name__} takes one step per token, and the longest response of the "
-            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that, to each part of it"
+            f"{facts.split} problems has {facts.longest_response}: give a budget of at least that{each}"
         )
     wanted = enough if searching else [min(enough)]
     return [run for run in runs if not run.policy.sequential or run.steps in wanted]
 
 
 def warn_of_prices(runs: Sequence[Run], module: L.LightningModule) -> None:
-    """Say it where the learned order is asked for at a price beyond those that the configuration trains with."""
+    """Say it where the learned order is asked for at a price beyond the configured ones."""
     priced = [run for run in runs if isinstance(run.policy, Learned) and selector_of(module, run.steps) is not None]
     asked = {cast(Learned, run.policy).price for run in priced}
-    trained = cast(list[float], module.prices) if priced else []
-    beyond = sorted(price for price in asked if not min(trained) <= price <= max(trained))
+    prices = cast(list[float], module.prices) if priced else []
+    beyond = sorted(price for price in asked if not min(prices) <= price <= max(prices))
     if beyond:
         rank_zero_warn(
-            f"policy Learned: the selector is trained with prices from {min(trained)} to {max(trained)}, and what it "
-            f"says at {', '.join(map(str, beyond))} is a guess: give one of model.prices"
+            f"policy Learned: what a selector says at prices that it was not trained with is a guess, and model.prices "
+            f"are {prices}, {', '.join(map(str, beyond))} beyond them"
         )
 
 

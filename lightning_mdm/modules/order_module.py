@@ -204,8 +204,8 @@ class OrderModule(L.LightningModule):
         halves = (torch.float16, torch.bfloat16)
         if any(p.dtype in halves for p in self.order_nets.parameters()):
             raise ValueError(
-                f"trainer.precision={self.trainer.precision}: the laws of orders and their moments want weights of 32 "
-                "bits; give bf16-mixed, which computes the nets in 16"
+                f"trainer.precision={self.trainer.precision}, weights of 16 bits: the laws of orders and their moments "
+                "want 32; give bf16-mixed, which computes the nets in 16"
             )
         if not self.joint and not self.starts_trained:
             raise ValueError(

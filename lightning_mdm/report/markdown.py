@@ -130,7 +130,8 @@ def _at_evaluations(points: Sequence[Point], solved: Solved) -> list[str]:
         "budget of the adaptive policy's mean NFE, rounded; **@Max**, of its largest NFE on any problem. Where the "
         "sweep lacks that budget, the next larger one stands in, which favours the fixed-budget policy. Budgets that "
         "change nothing for the adaptive policy are not repeated. `equal_nfe.csv` compares adaptive policies with all "
-        "others, adaptive ones too: with the best that as many evaluations buy them. "
+        "others, adaptive ones too: with the best that as many evaluations buy them by these very outcomes, so that a "
+        "p-value where the other is ahead is too small. "
     )
     header = [
         "adaptive policy",

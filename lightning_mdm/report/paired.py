@@ -7,9 +7,9 @@ a fixed budget; and at equal mean evaluations, adaptive policies against each ot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from lightning_mdm.metrics.statistics import Paired, holm, mcnemar, sign_by_problem
 from lightning_mdm.outcomes import OutcomeRow
@@ -28,16 +28,23 @@ class Decoded:
 
     solved: dict[tuple[int, int], bool] = field(default_factory=dict)
     nfe: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def means(self, keys: Collection[tuple[int, int]]) -> tuple[float, float]:
-        """Mean evaluations and accuracy on some of the problems."""
-        if len(keys) == len(self.nfe):
-            return self.means_of_all
-        return sum(self.nfe[key] for key in keys) / len(keys), sum(self.solved[key] for key in keys) / len(keys)
+    _means: dict[frozenset[tuple[int, int]], tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
-    def means_of_all(self) -> tuple[float, float]:
-        return sum(self.nfe.values()) / len(self.nfe), sum(self.solved.values()) / len(self.nfe)
+    def problems(self) -> frozenset[tuple[int, int]]:
+        return frozenset(self.nfe)
+
+    def means(self, some: frozenset[tuple[int, int]]) -> tuple[float, float]:
+        """Mean evaluations and accuracy on some of its problems."""
+        if some not in self._means:
+            nfe, right = sum(self.nfe[key] for key in some), sum(self.solved[key] for key in some)
+            self._means[some] = nfe / len(some), right / len(some)
+        return self._means[some]
+
+
+@lru_cache(maxsize=256)
+def _common(one: frozenset[tuple[int, int]], other: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    return one & other  # few sets are different, and there are thousands of pairs
 
 
 Solved = Mapping[tuple[Panel, str, str, int], Decoded]
@@ -209,7 +216,8 @@ def compare_at_evaluations(points: Sequence[Point], solved: Solved) -> list[Matc
         found: list[tuple[Point, int, Comparison | None]] = []
         for point in adaptive:
             wanted = max(1, round(point.nfe_mean)) if kind == "@Avg" else point.nfe_max
-            enough = [next((rival for rival in curve if wanted <= rival.cost), None) for curve in fixed]
+            met = [[rival for rival in curve if on_shared_problems(point, rival, solved)] for curve in fixed]
+            enough = [next((rival for rival in curve if wanted <= rival.cost), None) for curve in met]
             least = min((rival.cost for rival in enough if rival is not None), default=None)
             rivals = [rival for rival in enough if rival is not None and rival.cost == least]
             best = max(rivals, key=lambda rival: rival.accuracy, default=None)
@@ -241,12 +249,10 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
     for point in known:
         kinds.setdefault(_kind(point), []).append(point)
     found = [
-        rival
+        shared
         for point in adaptive
-        for kind, points_of_kind in kinds.items()
-        if kind != _kind(point)
-        for rival in (rival_at(point, points_of_kind, solved),)
-        if rival is not None
+        for kind, rivals in kinds.items()
+        if kind != _kind(point) and (shared := rival_at(point, rivals, solved)) is not None
     ]
     corrected = _correct([pair for shared in found for pair in _compare(shared.first, [shared.second], solved)])
     return [
@@ -282,10 +288,11 @@ def _kind(point: Point) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Shared:
-    """Two points on the problems that both have decoded: mean evaluations and accuracy of each."""
+    """Two points on the ``n`` problems and seeds that both have decoded: mean evaluations and accuracy of each."""
 
     first: Point
     second: Point
+    n: int
     first_nfe: float
     first_accuracy: float
     second_nfe: float
@@ -305,20 +312,21 @@ class Shared:
 def on_shared_problems(first: Point, second: Point, solved: Solved) -> Shared | None:
     """Two points where they can be compared; ``None`` where they have no problem in common."""
     one, other = solved[_cell(first)], solved[_cell(second)]
-    shared = one.solved.keys() & other.solved.keys()
-    if not shared:
-        return None
-    return Shared(first, second, *one.means(shared), *other.means(shared))
+    shared = _common(one.problems, other.problems)
+    return Shared(first, second, len(shared), *one.means(shared), *other.means(shared)) if shared else None
 
 
 def rival_at(point: Point, rivals: Sequence[Point], solved: Solved) -> Shared | None:
     """The best that the evaluations of ``point`` buy another policy, whatever its options: its most accurate point.
 
-    Budgets come in steps, so the price is that of its cheapest point with at least as many evaluations, which favours
-    it; without one it is any. ``None`` where there is no problem in common.
+    Budgets come in steps, so the price is that of its cheapest point with at least as many evaluations; without one it
+    is any. Both this and that it is chosen by the outcomes that are tested favour the rival: a p-value where it is
+    ahead is too small. Of points that have decoded other problems those with the most in common count; ``None`` where
+    there is no problem in common.
     """
     found = [on_shared_problems(point, rival, solved) for rival in rivals]
-    known = [shared for shared in found if shared is not None]
+    most = max((shared.n for shared in found if shared is not None), default=0)
+    known = [shared for shared in found if shared is not None and shared.n == most]
     price = min((shared.more for shared in known if shared.more >= -1e-9), default=float("inf"))
     within = [shared for shared in known if shared.more <= price + 1e-9]
     return max(within, key=lambda shared: (shared.better, -shared.more), default=None)

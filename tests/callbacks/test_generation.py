@@ -183,7 +183,7 @@ def test_a_causal_net_writes_both_parts_token_by_token(folder: Path) -> None:
     module = AutoregressiveModule(600, TransformerConfig(layers=1, width=16, heads=2, mlp_width=16))
     runs = [Run(Autoregressive(), CANVAS, 0)]
     assert runs_of(runs, False, module, SplitFacts(made(folder, answer_steps=None), "test")) == runs
-    with pytest.raises(ValueError, match=r"one step per token, and .* to each part"):
+    with pytest.raises(ValueError, match=r"one step per token, and .* to each part of it \(data.answer_steps=null\)"):
         runs_of(runs, False, module, SplitFacts(made(folder), "test"))
 
 

@@ -56,7 +56,7 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_weights_of_16_bits_are_refused(tmp_path: Path, ckpt: str, precision: str) -> None:
-    with pytest.raises(ValueError, match=rf"trainer.precision={precision}: .*give bf16-mixed"):
+    with pytest.raises(ValueError, match=rf"trainer.precision={precision}, .*give bf16-mixed"):
         fit(build(ckpt), tmp_path, steps=1, precision=precision)
 
 
