@@ -93,9 +93,9 @@ def subproblem_figure(losses: Sequence[SubproblemRow], commits: Sequence[CommitR
         nats, wrong = next(grid)
         nats.set_title(panel.title, fontsize=10, loc="left")
         _denoised(nats, own, colours, _nats)
-        nats.set_ylabel("nats per masked token, bars: standard error")
+        nats.set_ylabel("nats per masked token\n(bars: standard error)")
         _denoised(wrong, own, colours, _wrong)
-        wrong.set_ylabel("masked tokens predicted wrongly (%), bars: Wilson 95 % interval")
+        wrong.set_ylabel("masked tokens predicted wrongly (%)\n(bars: Wilson 95 % interval)")
         if policies:
             unmasked, first = next(grid)
             _bars(unmasked, policies, colours, lambda c, kind: 100 * c.total(lambda r: r.n, kind) / max(1.0, c.n))
