@@ -82,8 +82,6 @@ def runs_of(
     """
     for run in runs:
         facts.data.budgets(run.steps)
-    if not all_policies:
-        warn_of_prices(runs, module)
     causal = isinstance(denoiser_of(module), CausalDenoiser)
     if all_policies:
         runs = [
@@ -94,6 +92,8 @@ def runs_of(
             and "response" not in run.policy.reads
         ]  # fmt: skip
         runs = [priced for run in runs for priced in at_every_price(run, module)]
+    else:
+        warn_of_prices(runs, module)
     sequential = [run for run in runs if run.policy.sequential]
     if causal and len(sequential) < len(runs):
         other = next(run.policy for run in runs if not run.policy.sequential)
@@ -123,8 +123,8 @@ def warn_of_prices(runs: Sequence[Run], module: L.LightningModule) -> None:
     beyond = sorted(price for price in asked if not min(prices) <= price <= max(prices))
     if beyond:
         rank_zero_warn(
-            f"policy Learned: what a selector says at prices that it was not trained with is a guess, and model.prices "
-            f"are {prices}, {', '.join(map(str, beyond))} beyond them"
+            f"policy Learned, price={', '.join(map(str, beyond))}: beyond model.prices={prices}, and what a selector "
+            "says at a price that it was not trained with is a guess"
         )
 
 

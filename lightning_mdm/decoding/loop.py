@@ -89,7 +89,7 @@ def decode(
 
     Raises:
         ValueError: a budget below 1 or, of a row that was begun, above ``steps``; an unknown ``end_of_sequence``,
-            ``close`` without such a token; guidance below 0, or of a policy for causal nets.
+            ``close`` without such a token; guidance below 0, infinite, or of a policy for causal nets.
         RuntimeError: the policy chose positions that were not masked, none at all, or another number than it says; the
             denoiser gave logits that are not finite numbers.
     """

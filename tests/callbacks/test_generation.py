@@ -17,6 +17,7 @@ from lightning_mdm.callbacks.runs import Run, runs_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.gsm8k_aug import GSM8KAug, PartOfProblem
+from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import Autoregressive, ConfidenceThreshold, LeftToRight, TopMargin
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
@@ -89,6 +90,13 @@ class Knowing(nn.Module):
 
 def batch_of(data: GSM8KAug) -> Batch:
     return next(iter(data.test_dataloader()))
+
+
+def asked_with(data: GSM8KAug, problem: Problem) -> tuple[int, ...]:
+    """What is given of a problem's first part."""
+    example = data.encode(problem)
+    assert example is not None
+    return tuple(example.tokens[: sum(example.given)])
 
 
 def run(data: GSM8KAug, policy: Any, steps: int, denoiser: Any = None, **options: Any) -> tuple[list[Generated], int]:
@@ -167,9 +175,7 @@ def test_an_answer_in_the_thought_is_none(folder: Path, answer: str) -> None:
     data = made(folder)
     problems = data.problems("test")
     denoiser = Knowing(data)
-    thinks = data.encode(problems[0])
-    assert thinks is not None
-    given = tuple(thinks.tokens[: sum(thinks.given)])
+    given = asked_with(data, problems[0])
     thought = f"Answer: <<1+1=2>> #### {problems[0].answer}"
     denoiser.rows[given] = data.encoder.row(given, data.encoder.tokens(thought), 0).tokens
     denoiser.nothing = data.encoder.row([], data.encoder.tokens(answer), 0).tokens
@@ -191,9 +197,7 @@ def test_rows_without_room_for_an_answer_stay_as_they_are(folder: Path) -> None:
     data = made(folder)
     problems = data.problems("test")
     denoiser = Knowing(data)
-    endless = data.encode(problems[2])
-    assert endless is not None
-    given = tuple(endless.tokens[: sum(endless.given)])
+    given = asked_with(data, problems[2])
     denoiser.rows[given] = [*given, *[40] * (CANVAS - len(given))]
     found, forward_passes = run(data, TopMargin(), 5, denoiser)
     assert [got.nfe for got in found] == [5, 5, 4, 5]
