@@ -12,7 +12,14 @@ Given = ParamSpec("Given")
 Out = TypeVar("Out")
 
 
-@cache
 def compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
-    """The same function, or net, compiled for shapes that vary; kept for as long as the process."""
+    """The same function, or net, compiled for shapes that vary; kept for as long as the process.
+
+    Within a function that is being compiled it is that function itself, compiled along.
+    """
+    return function if torch.compiler.is_compiling() else _compiled(function)
+
+
+@cache
+def _compiled(function: Callable[Given, Out]) -> Callable[Given, Out]:
     return torch.compile(function, dynamic=True)

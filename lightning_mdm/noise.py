@@ -24,6 +24,7 @@ def signed(word: int) -> int:
 
 GOLDEN = signed(0x9E3779B97F4A7C15)
 MULTIPLIERS = (signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB))
+STEPS_DRAWN_AHEAD = 16  # at most, where many steps follow one another
 
 
 def shift_right(x: Tensor, bits: int) -> Tensor:

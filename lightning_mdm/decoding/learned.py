@@ -29,7 +29,7 @@ def selector_law(
     masked_BL: Tensor,
     valid_BL: Tensor,
     steps_left_B: Tensor,
-    price: float,
+    price: float | Tensor,
 ) -> UnmaskingLaw:
     """pi(U | z): the selector's law over the sets to unmask now; in training and in decoding the same.
 
@@ -39,11 +39,11 @@ def selector_law(
     if prediction.hidden_BLD is None:
         raise ValueError("a learned order reads the denoiser's hidden states, and this denoiser offers none")
     most = prediction.query_BQ.shape[1]  # no row has more masked positions than were queried
-    told: float | Tensor = price
     if prediction.compile:
         selector = compiled(cast(nn.Module, selector))
-        told = torch.full((), price, dtype=torch.float64, device=masked_BL.device)  # a number would be compiled in
-    return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, told, most)
+        if not isinstance(price, Tensor):  # a number would be compiled in
+            price = torch.full((), price, dtype=torch.float64, device=masked_BL.device)
+    return selector(prediction.hidden_BLD, prediction.confidence_BLF, valid_BL, masked_BL, steps_left_B, price, most)
 
 
 @dataclass(frozen=True)

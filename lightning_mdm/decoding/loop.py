@@ -27,14 +27,13 @@ from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Denoiser, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
 from lightning_mdm.decoding.trace import Trace
-from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
 from lightning_mdm.orders.budget import StepBudget
 from lightning_mdm.orders.order import Order
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 
 EndOfSequence = Literal["as_tokens", "close"]
-STEPS_DRAWN_AHEAD = 16
 
 
 class Observer(Protocol):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.categorical import at_least_float32
+from lightning_mdm.compilation import compiled
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
@@ -70,7 +71,7 @@ class BatchModel:
         budget: T.
         price: nats per step.
         forbidden: ids that are never generated.
-        compile_statistics: compute statistics of the logits through ``torch.compile``.
+        compile: compute statistics of the logits, and what the nets make of them, through ``torch.compile``.
     """
 
     batch: Batch
@@ -81,18 +82,28 @@ class BatchModel:
     budget: int
     price: float
     forbidden: Sequence[int] = ()
-    compile_statistics: bool = False
+    compile: bool = False
 
     @property
     def posterior_reads_states(self) -> bool:
         return self.posterior.reads_states
 
     @cached_property
+    def told(self) -> tuple[int | Tensor, float | Tensor]:
+        """Budget and price: as tensors where nets are compiled, or every number would be compiled in."""
+        if not self.compile:
+            return self.budget, self.price
+        device = self.batch.tokens_BL.device
+        return torch.tensor(self.budget, device=device), torch.tensor(self.price, dtype=torch.float64, device=device)
+
+    @cached_property
     def scores(self) -> OrderReading:
         """The posterior's one look at the clean sequence."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             embedded_BLD = self.denoiser.embed(self.batch.tokens_BL)
-        return self.posterior.scores(embedded_BLD, self.batch.valid_BL, self.batch.response_BL, self.budget, self.price)
+        scores = compiled(self.posterior.scores) if self.compile else self.posterior.scores
+        batch = self.batch
+        return scores(embedded_BLD, batch.valid_BL, batch.response_BL, *self.told, batch.longest_response)
 
     @cached_property
     def forbidden_ids(self) -> Tensor:
@@ -101,6 +112,8 @@ class BatchModel:
 
     def read(self, states: States) -> StateReading:
         """Evaluate the denoiser, once per state."""
+        if self.compile:
+            _ = self.scores  # here, or every step would compile it along
         clean_SL = self.batch.tokens_BL[states.example_S]
         masked_SL = states.masked_SL
         most = int(masked_SL.sum(-1).max())
@@ -113,18 +126,18 @@ class BatchModel:
             )
             if self.forbidden:
                 logits_SQV.index_fill_(-1, self.forbidden_ids, -torch.inf)  # ours to write to, and large
-            prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile_statistics)
+            prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile)
             return StateReading(prediction, clean_SL, masked_SL)
 
     def selector_law(self, states: States, reading: StateReading) -> UnmaskingLaw:
         """pi(U | z)."""
         return selector_law(
             self.selector, reading.prediction, states.masked_SL, self.batch.valid_BL[states.example_S],
-            states.steps_left_S, self.price,
+            states.steps_left_S, self.told[1],
         )  # fmt: skip
 
     def posterior_law(self, states: States, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None) -> UnmaskingLaw:
         """q(U | M, x)."""
         example_S = states.example_S
         read = OrderReading(self.scores.value_BL[example_S], self.scores.mean_BD[example_S])
-        return self.posterior.law(read, states.masked_SL, log_prob_SL, pi, states.steps_left_S, self.budget, self.price)
+        return self.posterior.law(read, states.masked_SL, log_prob_SL, pi, states.steps_left_S, *self.told)

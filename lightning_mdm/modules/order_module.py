@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lightning_mdm.compilation import compiled
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
 from lightning_mdm.modules.denoiser import masked_diffusion, training_t
@@ -32,7 +33,7 @@ from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateA
 from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
-from lightning_mdm.noise import RowNoise, Stream
+from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
@@ -84,8 +85,9 @@ class OrderModule(L.LightningModule):
         learning_rate: peak of Adam's learning rate.
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
-        compile: run the blocks of the denoiser, the selector and the statistics of the logits through
-            ``torch.compile`` while fitting.
+        compile: run the blocks of the denoiser, the statistics of the logits and all that is made of them (selector,
+            posterior, laws, draws) through ``torch.compile`` while fitting: minutes at its beginning, and a fraction of
+            the time beside the denoiser's passes from then on.
         noise_seed: seed of all draws; with it training is a function of the data's order alone.
 
     Raises:
@@ -308,9 +310,11 @@ class OrderModule(L.LightningModule):
     def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
         """The bound and its surrogate on one batch."""
         response_BL = model.batch.response_BL
-        choose = partial(draw_sets, trajectories(noise, self.samples), step * STEPS_PER_UPDATE)
+        ahead = min(1 << (model.budget - 1).bit_length(), STEPS_DRAWN_AHEAD)
+        drawn = trajectories(noise, self.samples, ahead)
+        choose = partial(draw_sets, drawn, step * STEPS_PER_UPDATE, compile=self.compile_nets)
         left = 0.0 if self.fewest(step) else max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
-        terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left}
+        terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left, "compile": self.compile_nets}
         if self.estimator == "all_steps":
             out = all_steps(
                 model, response_BL, samples=self.samples, choose=choose, focus=self.focus,
@@ -448,15 +452,22 @@ def offset_of(net: Selector | PosteriorNet, steps_left_B: Tensor) -> Tensor:
     return torch.zeros_like(steps_left_B)[:, None] if offset is None else offset(steps_left_B)[:, None]
 
 
-def trajectories(noise: RowNoise, samples: int) -> RowNoise:
+def trajectories(noise: RowNoise, samples: int, ahead: int = 1) -> RowNoise:
     """The noise of every trajectory: a problem's K trajectories are keyed like K problems."""
     index_BK = noise.index_B[:, None] * samples + torch.arange(samples, device=noise.index_B.device)
-    return RowNoise(noise.seed, index_BK.flatten())
+    return RowNoise(noise.seed, index_BK.flatten(), ahead)
 
 
-def draw_sets(noise: RowNoise, first: int, law: UnmaskingLaw, row_A: Tensor, step: int) -> Tensor:
+def draw_sets(
+    noise: RowNoise, first: int, law: UnmaskingLaw, row_A: Tensor, step: int, compile: bool = False
+) -> Tensor:
     """Sets of some trajectories at a step, from draws that belong to (problem, trajectory, update, step)."""
-    rows = noise.rows(row_A)
-    length = law.masked_BL.shape[1]
-    # The draw of the first position taken comes from a stream of its own.
-    return law.sample(rows.uniform_B(Stream.TIE, first + step), rows.uniform_BL(Stream.SELECT, first + step, length))
+    # Of all trajectories, as steps are drawn ahead. The first position taken has a stream of its own.
+    uniform_A = noise.uniform_B(Stream.TIE, first + step)[row_A]
+    uniform_AL = noise.uniform_BL(Stream.SELECT, first + step, law.masked_BL.shape[1])[row_A]
+    return (compiled(sample) if compile else sample)(law, uniform_A, uniform_AL)
+
+
+def sample(law: UnmaskingLaw, uniform_A: Tensor, uniform_AL: Tensor) -> Tensor:
+    """A set from every law: a function, so that one is compiled for all laws of a kind."""
+    return law.sample(uniform_A, uniform_AL)

@@ -44,27 +44,29 @@ class PosteriorNet(nn.Module, ABC):
         self.net = OrderNet(embedding_width, 2 + 2 * WAVES + 1, config, last_scale)
 
     def scores(
-        self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int, price: float
-    ) -> OrderReading:
+        self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int | Tensor, price: float | Tensor,
+        most: int | None = None,
+    ) -> OrderReading:  # fmt: skip
         """Scores of the clean sequence's positions, read once.
 
         Args:
             embedded_BLD: embeddings of the clean tokens.
             valid_BL: True where a position is not padding.
             response_BL: the positions to order.
-            budget: T.
-            price: nats per step.
+            budget: T; as a tensor without dimensions, one compiled net serves all budgets.
+            price: nats per step; likewise.
+            most: the most positions to order of a row, for callers who know that.
         """
-        steps_B = torch.full_like(valid_BL[:, 0], budget, dtype=torch.int64)
-        price_B1 = torch.full_like(steps_B, 0, dtype=torch.float64)[:, None] + math.sqrt(price)
+        steps_B = torch.zeros_like(valid_BL[:, 0], dtype=torch.int64) + budget
+        price_B1 = torch.zeros_like(steps_B, dtype=torch.float64)[:, None] + price**0.5
         feature_BF = torch.cat((step_features(steps_B), price_B1), dim=-1).to(embedded_BLD.dtype)
         feature_BLF = feature_BF[:, None].expand(-1, valid_BL.shape[1], -1)
-        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, steps_B)
+        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, steps_B, most)
 
     @abstractmethod
     def law(
         self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
-        steps_left_S: Tensor, budget: int, price: float,
+        steps_left_S: Tensor, budget: int | Tensor, price: float | Tensor,
     ) -> UnmaskingLaw:  # fmt: skip
         """The law of the next set.
 
@@ -74,8 +76,8 @@ class PosteriorNet(nn.Module, ABC):
             log_prob_SL: the true tokens' log-likelihoods in the state; ``None`` for families that read no states.
             pi: the selector's law in the state; ``None`` for families that read no states.
             steps_left_S: steps left including this one, at least 2.
-            budget: T.
-            price: nats per step.
+            budget: T; as a tensor without dimensions, one compiled law serves all budgets.
+            price: nats per step; likewise.
         """
 
 
@@ -86,20 +88,25 @@ class MaxNormalised(PosteriorNet):
         embedding_width: D.
         config: shape.
         order_temperature: to start from; a buffer, which training may lower.
+
+    Raises:
+        ValueError: an order temperature that is not positive.
     """
 
     reads_states = False
     order_temperature: Tensor
 
     def __init__(self, embedding_width: int, config: OrderNetConfig, order_temperature: float) -> None:
+        if not order_temperature > 0.0:
+            raise ValueError(f"order_temperature={order_temperature}: give a number above 0")
         super().__init__(embedding_width, config, last_scale=1.0)
         self.register_buffer("order_temperature", torch.tensor(order_temperature))
 
     def law(
         self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
-        steps_left_S: Tensor, budget: int, price: float,
+        steps_left_S: Tensor, budget: int | Tensor, price: float | Tensor,
     ) -> UnmaskingLaw:  # fmt: skip
-        return max_normalised(read.value_BL, masked_SL, float(self.order_temperature))
+        return max_normalised(read.value_BL, masked_SL, self.order_temperature)
 
 
 class StateAware(PosteriorNet):
@@ -136,15 +143,15 @@ class StateAware(PosteriorNet):
 
     def law(
         self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
-        steps_left_S: Tensor, budget: int, price: float,
+        steps_left_S: Tensor, budget: int | Tensor, price: float | Tensor,
     ) -> UnmaskingLaw:  # fmt: skip
         assert log_prob_SL is not None, "a state-aware posterior reads states"
         score_SL = read.value_BL
         log_prob_SL = log_prob_SL.to(score_SL.dtype)
         left_S = 1.0 / steps_left_S.to(score_SL.dtype)
-        given_SG = torch.stack(
-            (left_S, torch.full_like(left_S, math.log(budget)), torch.full_like(left_S, math.sqrt(price))), dim=-1
-        )
+        log_budget = budget.log() if isinstance(budget, Tensor) else math.log(budget)
+        told = (left_S, *(torch.zeros_like(left_S) + value for value in (log_budget, price**0.5)))
+        given_SG = torch.stack(told, dim=-1)
         evidence_SL2 = torch.stack((log_prob_SL, log_prob_SL.exp()), dim=-1)
         seen_SLE = torch.cat((evidence_SL2, given_SG[:, None].expand(-1, score_SL.shape[1], -1)), dim=-1)
         logits_SL = score_SL + self.evidence(seen_SLE).squeeze(-1)

@@ -35,6 +35,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lightning_mdm.compilation import compiled
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 HEAVIEST = 100.0
@@ -145,17 +146,44 @@ class Term(Generic[R]):
     pi: UnmaskingLaw | None
 
 
-def term(model: OrderModel[R], states: States, *, last: bool) -> Term[R]:
+def term(model: OrderModel[R], states: States, *, last: bool, compile: bool = False) -> Term[R]:
     """The step's share of the bound without prices, the expectation over its set in closed form."""
     reading = model.read(states)
     if last:
         token_S = reading.log_prob_SL.sum(-1)
         return Term(reading, token_S, torch.zeros_like(token_S), None, None)
+    return (compiled(expected) if compile else expected)(model, states, reading)
+
+
+def expected(model: OrderModel[R], states: States, reading: R) -> Term[R]:
+    """The same from what the denoiser says, with another step to come."""
     pi = model.selector_law(states, reading)
     log_prob_SL = reading.log_prob_SL  # after the selector has asked: that makes it cheap
     seen = (log_prob_SL, pi) if model.posterior_reads_states else (None, None)
     q = model.posterior_law(states, *seen)
     return Term(reading, (q.marginal_BL * log_prob_SL).sum(-1), q.kl(pi), q, pi)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is said of drawn sets.
+
+    Args:
+        log_q_A: their log-probability under q.
+        direction_AX: its gradient with respect to the logits of q, detached.
+        log_pi_A: their log-probability under pi, detached.
+    """
+
+    log_q_A: Tensor
+    direction_AX: Tensor
+    log_pi_A: Tensor
+
+
+def taken(q_A: UnmaskingLaw, pi_S: UnmaskingLaw, where_A: Tensor, chosen_AL: Tensor) -> Taken:
+    """See ``Taken``; ``where_A`` says which law of the selector belongs to a set."""
+    with torch.no_grad():
+        log_pi_A = pi_S.rows(where_A).log_prob(chosen_AL)
+    return Taken(q_A.log_prob(chosen_AL), q_A.score(chosen_AL), log_pi_A)
 
 
 def leave_one_out(value_BK: Tensor) -> Tensor:
@@ -182,6 +210,7 @@ def all_steps(
     focus: float = 0.0,
     usual_log_success: float = 0.0,
     control: Sequence[float] = (),
+    compile: bool = False,
 ) -> OrderElbo:
     """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
 
@@ -198,6 +227,8 @@ def all_steps(
         focus: weighs examples in the surrogate by their chance to come out right, see ``log_success``.
         usual_log_success: what is taken off the logarithm of these weights; independent of this batch.
         control: c by step, from 1; independent of this batch. 0 where not given.
+        compile: take what is said of laws and sets through ``torch.compile``: hundreds of small operations a step,
+            which on a GPU take longer to start than to run.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
@@ -218,7 +249,7 @@ def all_steps(
         last = step == budget
         left_A = torch.full_like(row_A, budget - step + 1)
         states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
-        out = term(model, states, last=last)
+        out = term(model, states, last=last, compile=compile)
         evaluations += len(states.example_S)
 
         def spread(value_S: Tensor, where_A: Tensor = where_A, row_A: Tensor = row_A) -> Tensor:
@@ -238,19 +269,19 @@ def all_steps(
             reward_N.append(value_N[-1].detach())
             log_weight_N = log_weight_N + reward_N[-1]
             break
-        q_A, pi_A = out.q.rows(where_A), out.pi.rows(where_A)
+        q_A = out.q.rows(where_A)
         chosen_AL = choose(q_A, row_A, step)
-        log_q_A = q_A.log_prob(chosen_AL)
+        said = (compiled(taken) if compile else taken)(q_A, out.pi, where_A, chosen_AL)
         each_A = torch.arange(len(row_A), device=row_A.device)
-        log_q_N.append(spread(log_q_A, each_A))
-        direction_NL.append(spread(q_A.score(chosen_AL), each_A))
+        log_q_N.append(spread(said.log_q_A, each_A))
+        direction_NL.append(spread(said.direction_AX, each_A))
         log_prob_SL = out.reading.log_prob_SL.detach()
         token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
         paid_A = price + wait_price * (masked_NL[row_A] & ~chosen_AL).sum(-1).to(log_prob_SL.dtype)
         reward_N.append(spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - paid_A, each_A))
         left_N.append(spread(log_prob_SL.sum(-1)[where_A] - token_A, each_A))
         expected_left_N.append(spread(expected_left(out.q, log_prob_SL)))
-        log_weight_N = log_weight_N + spread((token_A + pi_A.log_prob(chosen_AL) - log_q_A - paid_A).detach(), each_A)
+        log_weight_N = log_weight_N + spread((token_A + said.log_pi_A - said.log_q_A - paid_A).detach(), each_A)
         masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
 
     reward_TN = torch.stack(reward_N)

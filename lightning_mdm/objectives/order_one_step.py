@@ -36,6 +36,7 @@ def one_step(
     price: float = 0.0,
     wait_price: float = 0.0,
     entropy_bonus: float = 0.0,
+    compile: bool = False,
 ) -> OrderElbo:
     """The objective with one step evaluated, weighted by T; see ``all_steps``.
 
@@ -81,7 +82,7 @@ def one_step(
         if not len(row_A):
             continue
         states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], budget - step_N[row_A] + 1)
-        out = term(model, states, last=last)
+        out = term(model, states, last=last, compile=compile)
         evaluations += len(states.example_S)
         token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
         paid_A, bonus_A = torch.full_like(token_A, price), torch.zeros_like(token_A)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp
 
 
-def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float) -> NonEmptyBernoulli:
+def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float | Tensor) -> NonEmptyBernoulli:
     """The law with p_i = exp((score_i - best score among the masked) / order_temperature).
 
     The best-scored masked position is unmasked for certain, so no step is empty. Equal scores unmask everything at
@@ -24,12 +24,12 @@ def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float
     Args:
         score_BL: finite.
         masked_BL: M.
-        order_temperature: > 0.
+        order_temperature: > 0; as a tensor it is not checked, for which a GPU would be waited for.
 
     Raises:
         ValueError: a temperature that is not positive.
     """
-    if not order_temperature > 0.0:
+    if not isinstance(order_temperature, Tensor) and not order_temperature > 0.0:
         raise ValueError(f"order_temperature={order_temperature}: give a number above 0")
     best_B1 = score_BL.masked_fill(~masked_BL, -torch.inf).amax(-1, keepdim=True)
     log_p_BL = ((score_BL - best_B1) / order_temperature).masked_fill(~masked_BL, -1.0)

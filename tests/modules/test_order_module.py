@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from lightning_mdm import categorical
-from lightning_mdm.compilation import compiled as compiled_function
-from lightning_mdm.decoding import state as decoding_state
+from lightning_mdm import compilation
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.noise import RowNoise
+from lightning_mdm.objectives import order_elbo
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from modules.orders import (
@@ -79,28 +79,43 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, 
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own
-@pytest.mark.parametrize("training", ["frozen", "joint"])
-def test_a_compiled_net_and_compiled_statistics_learn_what_plain_ones_do(
-    tmp_path: Path, ckpt: str, training: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("law", "options"),
+    [
+        ("relative_finishing", {}), ("levelled", {"denoiser": "joint"}),
+        ("state_aware", {"estimator": "one_step", "posterior": MAX_NORMALISED}),
+    ],
+)  # fmt: skip
+def test_what_is_compiled_learns_what_is_plain_does(
+    ckpt: str, law: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    surrogates: dict[bool, list[float]] = {False: [], True: []}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # its graphs, run as they are
+    plain, plain_block = compilation._compiled, Block.compile
+    plain.cache_clear()
+    found: dict[bool, list[Tensor]] = {}
     names: dict[bool, set[str]] = {}
-    asked: list[object] = []
-    monkeypatch.setattr(decoding_state, "compiled", lambda f: asked.append(f) or compiled_function(f))
-    plain = Block.compile
-    monkeypatch.setattr(Block, "compile", lambda self, **how: asked.append(Block) or plain(self, **how))
-    for compiled, losses in surrogates.items():
-        module = build(ckpt, denoiser=training, compile=compiled)
+    asked: dict[bool, set[object]] = {False: set(), True: set()}
+    for compiled in (False, True):
+        monkeypatch.setattr(compilation, "_compiled", lambda f, c=compiled: asked[c].add(f) or plain(f))
+        monkeypatch.setattr(
+            Block, "compile", lambda self, c=compiled, **how: asked[c].add(Block) or plain_block(self, **how)
+        )
+        module = build(ckpt, compile=compiled, **LAWS[law], **options)
         module.setup("fit")
-        model = module.batch_model(batch([5, 61, 7]), 2, 0.0)
-        out = module.objective(model, RowNoise(0, model.batch.index_B), 0)
-        out.surrogate.backward()
-        gradients = [p.grad.norm() for p in module.parameters() if p.requires_grad and p.grad is not None]
-        losses += [float(out.surrogate.detach()), float(out.bound_nats_B.sum()), float(torch.stack(gradients).norm())]
+        for step, (budget, price) in enumerate([(3, 0.0), (2, 0.3)]):  # one program for both
+            model = module.batch_model(batch([5, 61, 7]), budget, price)
+            out = module.objective(model, RowNoise(0, model.batch.index_B), step)
+            out.surrogate.backward()
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        found[compiled] = [out.surrogate.detach(), out.bound_nats_B, out.score_variance, *gradients]
         names[compiled] = set(module.state_dict())
-        assert (categorical.certainty in asked) == (Block in asked) == compiled
+    plain.cache_clear()
+    assert not asked[False]
+    assert {Block, order_elbo.expected} <= asked[True]
+    assert (order_elbo.taken in asked[True]) == ("estimator" not in options)
     assert names[True] == names[False]
-    assert surrogates[True] == pytest.approx(surrogates[False], rel=1e-4, abs=1e-6)
+    for with_it, without in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_that_are_never_generated_leave_finite_gradients(ckpt: str) -> None:

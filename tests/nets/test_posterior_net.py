@@ -259,7 +259,6 @@ def test_untrained_the_max_normalised_family_does_not_take_everything_at_once(se
 
 
 def test_an_order_temperature_that_is_not_positive_is_named() -> None:
-    net = MaxNormalised(WIDTH, CONFIG, order_temperature=0.0)
     with pytest.raises(ValueError, match=r"order_temperature=0.0"):
-        net.law(read(torch.zeros(1, 2)), torch.ones(1, 2, dtype=torch.bool), None, None, torch.tensor([2]), 2, 0.0)
+        MaxNormalised(WIDTH, CONFIG, order_temperature=0.0)
     assert math.isclose(float(MaxNormalised(WIDTH, CONFIG, 0.3).order_temperature), 0.3, rel_tol=1e-6)
