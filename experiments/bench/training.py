@@ -37,20 +37,13 @@ def precision(bench: Bench, size: Size) -> contextlib.AbstractContextManager[obj
 
 
 def pretraining(bench: Bench, size: Size, name: str) -> None:
-    """A plain step as it comes, and with the residual stream in half precision where the rest of the net is."""
-    plain_step(bench, size, f"{name}/training", half_stream=False)
-    if size.half:
-        plain_step(bench, size, f"{name}/training/half_stream", half_stream=True)
-
-
-def plain_step(bench: Bench, size: Size, stem: str, *, half_stream: bool) -> None:
     """Tokens per second of a plain step (loss, gradient, AdamW), and the share of the device's peak that this is."""
-    if bench.has(f"{stem}/tokens_per_second"):
+    if bench.has(f"{name}/training/tokens_per_second"):
         return
     torch.manual_seed(0)
     gpu = bench.device.type == "cuda"
     with bench.device:
-        module = DenoiserModule(size.vocabulary, size.net, compile=gpu, half_stream=half_stream)
+        module = DenoiserModule(size.vocabulary, size.net, compile=gpu)
     module = module.to(bench.device)
     module.setup("fit")
     batch = size.batch(size.train_batch, bench.device)
@@ -72,15 +65,17 @@ def plain_step(bench: Bench, size: Size, stem: str, *, half_stream: bool) -> Non
     rows, where = size.train_batch, {"batch": size.train_batch, "canvas": size.canvas}
     # The gradient costs twice what the loss does. The head runs at the response positions alone.
     flops = 3.0 * size.forward_flops(rows, size.canvas - size.prompt)
-    bench.row(f"{stem}/flops_per_second", flops / seconds, "flop/s", **where)
+    bench.row(f"{name}/training/flops_per_second", flops / seconds, "flop/s", **where)
     if bench.peak is None:
         print(f"no peak is known for {bench.name}: no utilisation; add the device to PEAKS with its source")
     else:
-        bench.row(f"{stem}/model_flop_utilisation", flops / seconds / bench.peak.flops, "", target=">=0.45", **where)
+        bench.row(
+            f"{name}/training/model_flop_utilisation", flops / seconds / bench.peak.flops, "", target=">=0.45", **where
+        )
     held = bench.memory(step)
     if held is not None:
-        bench.row(f"{stem}/peak_memory", held / 2**30, "GiB", **where)
-    bench.row(f"{stem}/tokens_per_second", rows * size.canvas / seconds, "1/s", **where)
+        bench.row(f"{name}/training/peak_memory", held / 2**30, "GiB", **where)
+    bench.row(f"{name}/training/tokens_per_second", rows * size.canvas / seconds, "1/s", **where)
 
 
 def attention(bench: Bench, size: Size, name: str) -> None:

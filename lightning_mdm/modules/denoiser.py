@@ -51,9 +51,6 @@ class DenoiserModule(L.LightningModule):
             masks and its learning rate go on from there, after a ramp, as AdamW's moments start from nothing. A
             checkpoint of this run says it by itself.
         compile: run the blocks of the net, and the losses of tokens, through ``torch.compile`` while fitting.
-        half_stream: keep the net's residual stream in the precision of ``trainer.precision: bf16-mixed``, in which its
-            products are, in place of float32: less memory and time, and rounding after every block. Weights, norms,
-            rotations and losses stay float32, and without mixed precision it changes nothing.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
 
     Raises:
@@ -74,7 +71,6 @@ class DenoiserModule(L.LightningModule):
         init_from: str | None = None,
         first_update: int = 0,
         compile: bool = False,
-        half_stream: bool = False,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,7 +100,6 @@ class DenoiserModule(L.LightningModule):
         self.noise_seed = noise_seed
         self.first_update = first_update
         self.denoiser = TransformerDenoiser(vocab_size, net)
-        self.denoiser.trunk.half_stream = half_stream
         if init_from is not None:
             load_denoiser(self.denoiser, init_from, option="init_from", net=net)
         self.bound = MeanMetric()

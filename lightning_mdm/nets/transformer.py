@@ -89,13 +89,6 @@ def writing(config: TransformerConfig, inputs: int) -> nn.Linear:
     return layer
 
 
-class Norm(nn.RMSNorm):
-    """RMSNorm in the precision of its weight, whatever that of the residual stream is."""
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        return super().forward(x_BLD.to(self.weight.dtype))
-
-
 class Attention(nn.Module):
     """Multi-head self-attention over the positions allowed, with rotary queries and keys."""
 
@@ -132,9 +125,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.width, eps=config.norm_eps)
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.mlp_norm = Norm(config.width, eps=config.norm_eps)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
 
     def forward(self, x_BLD: Tensor, attend_B1LL: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
@@ -162,16 +155,13 @@ class Transformer(nn.Module):
         causal: whether a position attends to itself and those before it alone, or to all.
     """
 
-    half_stream = False
-    """Whether autocast holds for the residual stream, too, which is float32 otherwise and half of what blocks move."""
-
     def __init__(self, config: TransformerConfig, causal: bool = False) -> None:
         super().__init__()
         self.config = config
         self.causal = causal
         self.places = nn.Parameter(0.5 * torch.randn(config.positions, config.width)) if config.positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = Norm(config.width, eps=config.norm_eps)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None, position_BL: Tensor | None = None) -> Tensor:
         """Hidden states of every position; positions outside ``valid_BL`` are never attended to, all are without it.
@@ -195,8 +185,6 @@ class Transformer(nn.Module):
             self.config.rope_base,
         )
         cos, sin = angles.cos().to(x_BLD.dtype), angles.sin().to(x_BLD.dtype)
-        if self.half_stream and torch.is_autocast_enabled(x_BLD.device.type):
-            x_BLD = x_BLD.to(torch.get_autocast_dtype(x_BLD.device.type))  # the angles stay as exact as they were
         # Of size 1 where all positions may attend to the same ones.
         attend_B1LL = None if valid_BL is None else valid_BL[:, None, None, :]
         if self.causal:
