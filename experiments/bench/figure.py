@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from measuring import PEAKS, Row
 from sizes import SIZES, Size
 
@@ -23,8 +23,10 @@ AXES = {
 def draw(rows: Iterable[Row], name: str, device: str, stem: Path) -> None:
     """Write ``<stem>.png`` and ``.svg``: cost of one size on one device, the latest row of each name.
 
+    What has not been measured there has no panel.
+
     Raises:
-        ValueError: there are no rows of cost.
+        ValueError: passes by batch, which the roofline needs, are not among the rows.
     """
     latest = {row.name: row for row in rows if row.device == device}
     found = {
@@ -35,9 +37,10 @@ def draw(rows: Iterable[Row], name: str, device: str, stem: Path) -> None:
         )
         for kind in AXES
     }
-    if not all(found.values()):
+    found = {kind: points for kind, points in found.items() if points}
+    if "pass@batch" not in found:
         raise ValueError(f"no rows of cost of {name!r} on {device!r}: run with --only cost first")
-    figure, axes = panel_grid(len(AXES) + 1)
+    figure, axes = panel_grid(len(found) + 1)
     figure.suptitle(f"size {name} on {device}", fontsize=10, x=0.01, ha="left")
     for axis, (kind, points) in zip(axes, found.items(), strict=False):
         grow(axis, points, AXES[kind], kind)
@@ -67,6 +70,7 @@ def number(axis: Axes, ticks: Sequence[float]) -> None:
     """Plain numbers at the measured places, and the look of a panel."""
     axis.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))  # every number would be written over the next
     for written in (axis.xaxis.set_major_formatter, axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
         written(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.grid(color="0.9", linewidth=0.8)
