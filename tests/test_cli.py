@@ -25,7 +25,7 @@ from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.cli import main
-from lightning_mdm.compilation import compiled
+from lightning_mdm.compilation import compiled_once
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import Block
@@ -690,10 +690,10 @@ def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(Block, "compile", lambda self, dynamic: asked.append(type(self)))
-    compiled.cache_clear()
+    compiled_once.cache_clear()
     options = [*tiny(tmp_path), "--run_dir", tmp_path / "run", "--model.compile", "true"]
     program("fit", *options)
     assert asked == [Block, categorical.token_losses]
-    compiled.cache_clear()
+    compiled_once.cache_clear()
     program("validate", *options, "--ckpt_path", "last")
     assert asked == [Block, categorical.token_losses]

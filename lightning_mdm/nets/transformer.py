@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PROGRAMS = 32  # of a block, before what is asked for beyond them runs uncompiled
+from lightning_mdm.compilation import for_shapes_that_vary
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ def compile_blocks(net: nn.Module) -> None:
 
     Blocks alike share one program, so that it takes as long for 18 of them as for one; names in the net's state stay.
     """
-    # One each with and without gradient, mask and further rows, and for other nets: torch's 8 are soon used up.
-    torch._dynamo.config.recompile_limit = max(PROGRAMS, torch._dynamo.config.recompile_limit)
+    for_shapes_that_vary()
     for module in net.modules():
         if isinstance(module, Block):
             module.compile(dynamic=True)

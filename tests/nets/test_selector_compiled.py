@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
+from lightning_mdm import compilation
 from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
 from nets.test_selector import CONFIG, LEFT_B, canvas, trained
 
 
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own
-def test_one_compilation_serves_all_prices() -> None:
-    """As the compiler of a run makes it: others do not take a number's value for granted."""
+def test_one_compilation_serves_all_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price is told as a tensor: of a number the compiler of a run, which takes minutes here, holds the value."""
     torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    told: list[tuple[Any, ...]] = []
+    once = compilation.compiled_once
+    monkeypatch.setattr(
+        compilation, "compiled_once", lambda net: lambda *inputs: told.append(inputs) or once(net)(*inputs)
+    )
     selector = trained(replace(CONFIG, start="confidence"), finishes=True)
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     query_BQ = masked_BL.int().argsort(dim=-1, descending=True, stable=True)[:, : int(masked_BL.sum(-1).max())]
@@ -33,4 +42,7 @@ def test_one_compilation_serves_all_prices() -> None:
             law, expected = (selector_law(selector, p, masked_BL, valid_BL, LEFT_B, price) for p in (fast, plain))
             torch.testing.assert_close(law.logit_BL, expected.logit_BL, rtol=1e-4, atol=1e-5)  # the price is float32
     assert graphs["unique_graphs"] == before + 1
+    assert len(told) == 2
+    assert not any(isinstance(value, float) for inputs in told for value in inputs)
+    assert [float(cast(Tensor, inputs[5])) for inputs in told] == [0.01, 0.5]
     torch._dynamo.reset()
