@@ -52,7 +52,7 @@ sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD)
-	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 100
+	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 50
 
 # Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
 rehearse-gsm8k: $(VENV)/.run

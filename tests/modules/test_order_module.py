@@ -102,8 +102,9 @@ def test_what_is_compiled_learns_what_is_plain_does(
         )
         module = build(ckpt, compile=compiled, **LAWS[law], **options)
         module.setup("fit")
-        for step, (budget, price) in enumerate([(3, 0.0), (2, 0.3)]):  # one program for both
+        for step, (budget, price) in enumerate([(3, 0.0), (2, 0.3)]):
             model = module.batch_model(batch([5, 61, 7]), budget, price)
+            assert [isinstance(value, Tensor) for value in model.told] == [compiled, compiled], "a program for all"
             out = module.objective(model, RowNoise(0, model.batch.index_B), step)
             out.surrogate.backward()
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
