@@ -46,13 +46,13 @@ SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.ya
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
 NO_BOUNDS := --model.bound_budgets []
 ONE_PRICE := --model.prices [0.01]  # an analysis shows the order at every price of the module
-HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30
+HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30 --frontier.budgets [8,36]
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) --ckpt_path last
-	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last --frontier.budgets [1,2,4,8,36]
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD)
-	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 50
+	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 30
 
 # Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
 rehearse-gsm8k: $(VENV)/.run
