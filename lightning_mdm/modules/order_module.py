@@ -310,6 +310,7 @@ class OrderModule(L.LightningModule):
     def objective(self, model: BatchModel, noise: RowNoise, step: int) -> OrderElbo:
         """The bound and its surrogate on one batch."""
         response_BL = model.batch.response_BL
+        # A power of two, so that the steps of an update are one block of draws, or a few whole ones.
         ahead = min(1 << (model.budget - 1).bit_length(), STEPS_DRAWN_AHEAD)
         drawn = trajectories(noise, self.samples, ahead)
         choose = partial(draw_sets, drawn, step * STEPS_PER_UPDATE, compile=self.compile_nets)
