@@ -1,23 +1,23 @@
 """Train three independent denoisers of the default task from nothing, learn their orders, sweep: in slices on one GPU.
 
-python experiments/word_problems_gpu/run.py [--minutes 9] [--seeds 0 1 2] [--split test] [--tiny]
+python experiments/word_problems_gpu/run.py [--minutes 9] [--seeds 0 1 2] [--split test] [--workers 12] [--tiny]
 
 Give the same command until it says that all is complete. What is complete is not repeated, what was stopped goes on,
 and the weights so far, the denoiser's and the order's, are stored in ``weights/``, from which a run continues where its
-checkpoints are not at hand. ``--tiny`` walks the whole chain on a CPU, with nets and numbers that mean nothing.
+checkpoints are not at hand. Seeds may run side by side, each by a command of its own; the command for all then joins
+them. ``--tiny`` walks the whole chain on a CPU, with nets and numbers that mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightning_mdm.report import keep, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
-    COMPILING,
     NO_BOUNDS,
     Clock,
     Fit,
@@ -39,7 +39,8 @@ SWEEPS = Path("experiments/word_problems_order")
 # As in the files of the stages, of which batches are four times as large here.
 STAGES = {"stage_1": 4000, "stage_2": 2500, "stage_3": 1500, "stage_4": 600, "stage_5": 1400}
 ORDER_STEPS = 600
-GROUPS = ("fixed", "adaptive", "learned", "patient")
+SEEDS = (0, 1, 2)  # what is published is of all of them
+GROUPS = ("fixed", "adaptive", "learned", "patient", "quick", "slow")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Scale:
         order_layer: of the orders'.
         most_steps: updates at most of every training.
         reserve: seconds that starting and stopping may take.
-        least: seconds with which a training may begin: its nets are compiled first.
+        workers: processes that make a training's problems.
     """
 
     runs: Path
@@ -62,16 +63,19 @@ class Scale:
     order_layer: Path
     most_steps: int
     reserve: float
-    least: float
+    workers: int
 
 
-GPU = Scale(
-    Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 75.0, COMPILING
-)
+GPU = Scale(Path("runs/word_problems_gpu"), HERE / "weights", HERE / "gpu.yaml", HERE / "order.yaml", 10**9, 45.0, 12)
 TINY = Scale(
     Path("runs/word_problems_gpu_tiny"), Path("runs/word_problems_gpu_tiny/weights"), HERE / "tiny.yaml",
-    HERE / "tiny_order.yaml", 2, 1.0, 1.0,
+    HERE / "tiny_order.yaml", 2, 1.0, 0,
 )  # fmt: skip
+
+
+def common(seed: int, scale: Scale) -> tuple[str, ...]:
+    """The options that a seed's denoiser and order share."""
+    return *seeded(seed), "--data.num_workers", str(scale.workers)
 
 
 def denoiser(seed: int, scale: Scale, clock: Clock) -> Path | None:
@@ -86,13 +90,13 @@ def denoiser(seed: int, scale: Scale, clock: Clock) -> Path | None:
         steps = min(STAGES[name], scale.most_steps) - before
         if steps <= 0:
             continue
-        options = [*layers(CONFIGS / "denoiser.yaml", CONFIGS / f"{name}.yaml", scale.layer), *seeded(seed)]
+        options = [*layers(CONFIGS / "denoiser.yaml", CONFIGS / f"{name}.yaml", scale.layer), *common(seed, scale)]
         if unfinished is not None:
             options += unfinished.options
         elif weights is not None:
             options += ["--model.init_from", str(weights)]
             options += ["--data.tokenizer_path", str(weights.with_name("tokenizer.json"))]
-        fit = Fit(run_dir / name, steps, tuple(options), scale.least)
+        fit = Fit(run_dir / name, steps, tuple(options))
         complete = said(fit.run_dir, f"seed {seed}, {name}", fit.run(clock))
         if fit.last.is_file():
             store(fit, name, parts, before)
@@ -109,11 +113,11 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
         return False
     run_dir = scale.runs / f"seed_{seed}"
     options = (
-        *layers(CONFIGS / "order.yaml", scale.order_layer), *seeded(seed), "--model.denoiser_ckpt", str(weights),
+        *layers(CONFIGS / "order.yaml", scale.order_layer), *common(seed, scale), "--model.denoiser_ckpt", str(weights),
         "--data.tokenizer_path", str(weights.with_name("tokenizer.json")),
     )  # fmt: skip
     kept = Kept(scale.weights / f"seed_{seed}" / "order.ckpt", weights)
-    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, scale.least, kept=kept)
+    fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, kept=kept)
     stages: list[tuple[str, Fit | Sweep]] = [(f"seed {seed}, order", fit)]
     for group in GROUPS:
         sweep = (
@@ -128,20 +132,23 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=9.0, help="wall-clock time of this slice")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--workers", type=int, help="processes that make the problems; 12 on a GPU")
     parser.add_argument("--tiny", action="store_true", help="the whole chain on a CPU, with numbers that mean nothing")
     options = parser.parse_args(arguments)
     scale = TINY if options.tiny else GPU
+    if options.workers is not None:
+        scale = replace(scale, workers=options.workers)
     clock = Clock(options.minutes, scale.reserve)
     if not all(run(seed, options.split, scale, clock) for seed in options.seeds):
         not_complete()
     parts = {
         seed: [scale.runs / f"seed_{seed}" / f"{group}_{options.split}" for group in GROUPS] for seed in options.seeds
     }
-    path = join_seeds(parts, scale.runs / f"joined_{options.split}")
+    path = join_seeds(parts, scale.runs / "_".join(["joined", options.split, *map(str, options.seeds)]))
     report([str(path)])
-    if options.split == "test" and not options.tiny:
+    if options.split == "test" and tuple(options.seeds) == SEEDS and not options.tiny:
         keep(path, HERE)
     print(f"all is complete: {path}")
 
