@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from runs import last, program, tiny
+
 TESTS = Path(__file__).parent
 
 # The tensors here are small: a second thread gains nothing, and on a busy machine waiting for it costs tenfold.
@@ -28,3 +30,13 @@ def pytest_collection_finish() -> None:
 def _few_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Token frequencies are those of a few problems: to make thousands takes seconds wherever all policies run."""
     monkeypatch.setattr("lightning_mdm.data.facts.COUNTED", 100)
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory after a fit of four updates and a sweep, for tests that leave it as it is."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = folder / "run"
+    program("fit", *tiny(folder), "--run_dir", run)
+    program("sweep", *tiny(folder), "--run_dir", run, "--ckpt_path", last(run))
+    return run

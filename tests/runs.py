@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from lightning_mdm.trainer import Trainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORD_PROBLEMS = REPOSITORY / "configs" / "word_problems" / "denoiser.yaml"
+SHIPPED = REPOSITORY / "experiments" / "word_problems" / "denoiser.safetensors"
 N_TEST, N_VALIDATION = 7, 5
 TINY = """
 seed_everything: 0
@@ -58,6 +60,30 @@ def program(*args: str | Path) -> str:
     with contextlib.redirect_stdout(printed):
         main([str(arg) for arg in args])
     return printed.getvalue()
+
+
+def last(run_dir: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+def saved(run_dir: Path) -> tuple[int, dict[str, Tensor]]:
+    """Updates and state of that checkpoint."""
+    checkpoint = torch.load(last(run_dir), weights_only=True)
+    return checkpoint["global_step"], checkpoint["state_dict"]
+
+
+def refused(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program ends with status 2, and its last two lines say why and how to see more."""
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    error, hint = said.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("(")
 
 
 def load_script(name: str, script: str = "run") -> ModuleType:
