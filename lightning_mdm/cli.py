@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -52,6 +53,10 @@ EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs in
 'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
 # What an analysis leaves alone.
 OTHERS = (Frontier, OrderNats, OrderHeatmap)
+# In checkpoints of a training with averaged weights: those that were averaged.
+AVERAGED_OVER = "current_model_state"
+# What a training says whose workers got the SIGTERM of a whole job a moment before it.
+KILLED = re.compile(r"DataLoader worker .* is killed by signal: Terminated")
 
 SUBCOMMANDS = {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}, "analyse": {"model", "datamodule"}}
 """What a trainer does, and which arguments of its methods are no options."""
@@ -168,6 +173,12 @@ class CLI(LightningCLI):
                     print(f"The {name} starts from the weights in {weights}.")
             return
         checkpoint = read_checkpoint(self.ckpt, option="ckpt_path")
+        averaging = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if AVERAGED_OVER in checkpoint and not averaging:
+            raise ValueError(
+                f"ckpt_path={self.ckpt} was trained with averaged weights, from which training would go on without "
+                "their callback: give trainer.callbacks the EMAWeightAveraging that it had"
+            )
         done, total = int(checkpoint["global_step"]), self.trainer.max_steps
         complete = 0 < total <= done
         if not complete:
@@ -210,10 +221,10 @@ def main(args: Sequence[str] | None = None) -> None:
             prefer_kernels_without_plans()
             CLI(args)
     except SIGTERMException as ended:
-        further = "--ckpt_path last goes on from its last checkpoint" if given[:1] == ["fit"] else "give it again"
-        rank_zero_only(print)(f"stopped by SIGTERM: {further}", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGTERM) from ended
+        stopped(given, ended)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and KILLED.search(str(error)):
+            stopped(given, error)
         misfit = other_weights(str(error))
         if isinstance(error, RuntimeError) and misfit is None:
             raise  # no mistake of the user's
@@ -221,6 +232,13 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {misfit or plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def stopped(given: Sequence[str], by: BaseException) -> NoReturn:
+    """End as SIGTERM ends a program."""
+    further = "--ckpt_path last goes on from its last checkpoint" if given[:1] == ["fit"] else "give it again"
+    rank_zero_only(print)(f"stopped by SIGTERM: {further}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGTERM) from by
 
 
 def report_command(args: Sequence[str]) -> None:

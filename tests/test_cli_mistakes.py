@@ -243,6 +243,40 @@ def test_a_training_that_sigterm_ends_is_no_success(
     assert not last(tmp_path / "run").exists(), "the first of four updates was the last"
 
 
+def test_workers_that_sigterm_ends_first_are_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a job whose processes all get it at once."""
+
+    def killed(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+
+    monkeypatch.setattr("lightning_mdm.cli.CLI", killed)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit"])
+    assert ended.value.code == 143
+    assert "--ckpt_path last goes on" in capsys.readouterr().err
+
+
+def test_averaged_weights_are_not_trained_on_by_mistake(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run_dir, own)
+    before = contents(own)
+    (tmp_path / "plain.yaml").write_text(f"""
+trainer:
+  callbacks:
+    - class_path: ModelCheckpoint
+      init_args: {{dirpath: "{own}/checkpoints", save_last: true, save_top_k: 0, enable_version_counter: false}}
+""")
+    args = ["fit", *tiny(tmp_path), "--config", str(tmp_path / "plain.yaml"), "--trainer.max_steps", "6"]
+    args += ["--run_dir", str(own), "--ckpt_path", "last"]
+    refused(args, "was trained with averaged weights, from which training would go on without their callback", capsys)
+    after = {path: content for path, content in contents(own).items() if path in before and path.suffix == ".ckpt"}
+    assert after == {path: content for path, content in before.items() if path.suffix == ".ckpt"}
+
+
 def test_a_damaged_outcome_is_named(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = tmp_path / "run"
     shutil.copytree(run_dir, own)

@@ -302,6 +302,8 @@ class TestRows:
             path.write_text(line_3.replace(old, changed))
             with pytest.raises(ValueError, match=message):
                 read_outcomes(path)
+        path.write_text(good, encoding="utf-8-sig")  # by a spreadsheet
+        assert read_outcomes(path) == outcome_rows(CELL, [batch(0, 1)])
         with pytest.raises(ValueError, match=r"gone\.csv does not exist"):
             read_rows(tmp_path / "gone.csv")
 

@@ -534,6 +534,14 @@ def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     without = save(tmp_path / "c", [replace(row, split="validation") for row in rows], None)
     text = write_report([runs[0], without], tmp_path / "out").read_text()
     assert "> c has no outcomes.csv: its rows are missing from the paired tests." in text
+    for own in (str(runs[1]), f"{tmp_path}/a/../b"):
+        with pytest.raises(ValueError, match=r"out=.*b is one of the runs, whose own rows those of all would replace"):
+            report([str(run) for run in runs], out=own)
+    assert read_rows(runs[1] / "frontier.csv") == slower
+    cut = save(tmp_path / "d", rows, [row for row in outcomes if row.T != 4 or row.problem])
+    text = write_report([cut], tmp_path / "out").read_text()
+    lacking = sum(row.T == 4 for row in rows)
+    assert f"> d has not all outcomes of {lacking} of its {len(rows)} rows: what is missing" in text
 
 
 def test_a_report_is_kept_under_names_of_its_own(tmp_path: Path) -> None:

@@ -463,7 +463,7 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("word_problems_gpu")
     monkeypatch.setattr(script, "STAGES", {"stage_1": 2, "stage_2": 1})
-    monkeypatch.setattr(script, "GROUPS", ("learned",))
+    monkeypatch.setattr(script, "REPORTS", {".": ("learned",)})
     path = complete(script.main, ["--tiny", "--minutes", "30", "--seeds", "1"], capsys)
     rows = read_rows(path / "frontier.csv")
     assert {(row.seed, row.policy) for row in rows} == {(1, "learned")}

@@ -37,6 +37,12 @@ class LastUpdate(Callback):
         self.stopping = False
         self.discard(trainer)  # left by a run that was killed, and older than this one's
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What is gone on with has been saved: again, it would be within the next update, whose gradients it lacks."""
+        for checkpoints in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(checkpoints, ModelCheckpoint):
+                checkpoints._last_global_step_saved = trainer.global_step  # no part of its state
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         self.updates = trainer.global_step
         if self.kept:

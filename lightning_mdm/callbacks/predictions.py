@@ -89,4 +89,6 @@ class Predictions(Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            print(f"Predictions are in {self.path(trainer)}")
+            path = self.path(trainer)
+            each = path.with_name(path.name.replace("rank0", "rank*")) if trainer.world_size > 1 else path
+            print(f"Predictions are in {each}")

@@ -176,7 +176,7 @@ class Subproblems(EvaluationCallback):
             response_L = batch.response_BL[row]
             found = [None if token == mask_id else token for token in tokens_BL[row][response_L].tolist()]
             kinds = data.subproblems(self.wanted[problem], found)
-            kind_BL[row, response_L] = torch.tensor(kinds, device=kind_BL.device)
+            kind_BL[row, response_L] = torch.tensor(kinds, dtype=torch.int64, device=kind_BL.device)
         with trainer.precision_plugin.forward_context():
             nats_BQ, right_BQ, query_BQ = predicted(denoiser, batch, tokens_BL, data.token_space.forbidden)
         masked_BL = tokens_BL == mask_id

@@ -243,7 +243,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
     def train_dataloader(self) -> StreamLoader:
         """Endless training batches of this process."""
         encode = self.encoder
-        source, misfits = self.training().fitting(encode)
+        source, misfits = self.training().fitting(encode, self.canvas_hint)
         self._report("train", misfits)
         return StreamLoader(
             source,

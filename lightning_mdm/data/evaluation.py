@@ -60,10 +60,11 @@ def evaluation_loader(
 ) -> DataLoader[Example]:
     """Batches of this process's share of ``examples``, in order. They are encoded already: no workers needed."""
     dataset: Any = examples
+    sampler = ExactShard(examples, replica)  # first: it refuses what cannot be shared
     return DataLoader(
         dataset,
         batch_size=even_batch_size(len(examples), replica.world, batch_size),
-        sampler=ExactShard(examples, replica),
+        sampler=sampler,
         collate_fn=partial(collate, pad_id=pad_id),
         pin_memory=torch.cuda.is_available(),
     )

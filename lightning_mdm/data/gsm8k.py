@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lightning_mdm.data.sources import GeneratorSource, MixedSource, Source, its
 from lightning_mdm.data.text import TextDataModule
 from lightning_mdm.data.word_problems import generate
 
+LEAST_SHARE = 0.001
 # Generated word problems to mix in, about as long and as hard as GSM8K's.
 MIXED_IN = Difficulty(
     min_steps=2, max_steps=6, max_value=200, max_operand=20, operations="+-*/", comparisons=0.3, branches=0.3,
@@ -53,7 +55,8 @@ class GSM8K(TextDataModule):
         shuffle_buffer: problems held at a time to shuffle a hub stream; local files are shuffled as a whole.
         variants: how many variants with other numbers (see ``number_substitution``) take turns with every training
             problem, one of them or the original an epoch; problems that allow none stay as they are.
-        word_problems_share: share of the training rows that are generated word problems instead.
+        word_problems_share: share of the training rows that are generated word problems instead, as the nearest
+            fraction with a denominator of at most 1,000.
         word_problems: how hard these are.
         **options: see ``TextDataModule``.
 
@@ -94,8 +97,11 @@ class GSM8K(TextDataModule):
             raise ValueError(
                 f"data.variants={variants}: only equations are calculated anew; ask for thoughts=equations"
             )
-        if not 0.0 <= word_problems_share < 1.0:
-            raise ValueError(f"data.word_problems_share={word_problems_share}: give a share from 0 up to, but not, 1")
+        if word_problems_share and not LEAST_SHARE <= word_problems_share <= 1.0 - LEAST_SHARE:
+            raise ValueError(
+                f"data.word_problems_share={word_problems_share}: give 0, or a share from {LEAST_SHARE} to "
+                f"{1.0 - LEAST_SHARE}"
+            )
         self.thoughts = thoughts
         self.variants = variants
         self.word_problems_share = word_problems_share
@@ -113,7 +119,7 @@ class GSM8K(TextDataModule):
         if not self.word_problems_share:
             return source
         generated = GeneratorSource(partial(generate, "train", difficulty=self.word_problems, seed=self.seed))
-        return MixedSource(source, generated, self.word_problems_share)
+        return MixedSource(source, generated, Fraction(self.word_problems_share).limit_denominator(1000))
 
     def training(self) -> Source:
         return self._source

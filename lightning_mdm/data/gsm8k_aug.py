@@ -143,6 +143,7 @@ class GSM8KAug(GSM8K):
     """
 
     task = "gsm8k_aug"
+    canvas_hint = "raise data.canvas_tokens"
 
     def __init__(
         self,

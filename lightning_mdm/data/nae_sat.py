@@ -66,8 +66,8 @@ class NaeSatProblems(LawProblems):
         response = self.encoder.legal(text)
         if response is None:
             return Grade(None, False, 0.0)
-        agreeing = self.law.agreeing(response)
-        return Grade(text, agreeing == self.law.observations, agreeing / max(1, self.law.observations))
+        agreeing, wanted = self.law.agreeing(response), self.law.observations
+        return Grade(text, agreeing == wanted, agreeing / wanted if wanted else 1.0)
 
     def order(self, problem: Problem) -> Sequence[int] | None:
         """Latents first, then observations, wherever they stand: no order is better (``NaeSat.optimum_nats``)."""

@@ -42,8 +42,13 @@ class Source(ABC):
     def sample(self, n: int) -> Sequence[Problem]:
         """What tokenizer and canvas are measured on: every problem where they are at hand, else the first ``n``."""
 
-    def fitting(self, encode: Encode) -> tuple[Source, int]:
-        """The same source without problems that do not fit, and how many those are where that is known up front."""
+    def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
+        """The same source without problems that do not fit, and how many those are where that is known up front.
+
+        Args:
+            encode: says which problems fit.
+            hint: what to do where hardly any problem does.
+        """
         return self, 0
 
     @abstractmethod
@@ -84,10 +89,10 @@ class ListSource(Source):
     def sample(self, n: int) -> Sequence[Problem]:
         return self.problems
 
-    def fitting(self, encode: Encode) -> tuple[Source, int]:
+    def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
         kept = [problem for problem in self.problems if encode(problem) is not None]
         if not kept:
-            raise ValueError(f"none of the {len(self.problems)} training problems fits the canvas: {CANVAS_HINT}")
+            raise ValueError(f"none of the {len(self.problems)} training problems fits the canvas: {hint}")
         return ListSource(kept, self.seed, self.vary), len(self.problems) - len(kept)
 
     def expanded(self, into: Expand) -> Source:
@@ -120,6 +125,9 @@ class GeneratorSource(Source):
 
     def sample(self, n: int) -> Sequence[Problem]:
         return [self.make(k) for k in range(n)]
+
+    def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
+        return GeneratorSource(self.make, hint), 0
 
     def expanded(self, into: Expand) -> Source:
         return GeneratorSource(partial(nth_part, self.make, into, len(into(self.make(0)))), self.hint)
@@ -229,22 +237,22 @@ class MixedSource(Source):
         share: what part of the slots is the second's, between 0 and 1.
     """
 
-    def __init__(self, first: Source, second: Source, share: float) -> None:
-        assert 0.0 < share < 1.0, "with one of them alone there is nothing to mix"
+    def __init__(self, first: Source, second: Source, share: Fraction) -> None:
+        assert 0 < share < 1, "with one of them alone there is nothing to mix"
         self.first = first
         self.second = second
-        self.share = Fraction(share).limit_denominator(1000)
+        self.share = share
 
     def sample(self, n: int) -> Sequence[Problem]:
         """Every problem of the first where they are at hand, and as many of the second as the share makes of ``n``."""
         return [*self.first.sample(n), *self.second.sample(math.ceil(n * self.share))]
 
-    def fitting(self, encode: Encode) -> tuple[Source, int]:
-        (first, a), (second, b) = self.first.fitting(encode), self.second.fitting(encode)
-        return MixedSource(first, second, float(self.share)), a + b
+    def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
+        (first, a), (second, b) = self.first.fitting(encode, hint), self.second.fitting(encode, hint)
+        return MixedSource(first, second, self.share), a + b
 
     def expanded(self, into: Expand) -> Source:
-        return MixedSource(self.first.expanded(into), self.second.expanded(into), float(self.share))
+        return MixedSource(self.first.expanded(into), self.second.expanded(into), self.share)
 
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         # Each walks its own slots, which ascend as these do.

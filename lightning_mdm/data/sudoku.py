@@ -295,10 +295,14 @@ class SudokuProblems(ProblemDataModule):
             if not (self.excluded and canonical_form(p) in self.excluded)
             and not (generated and (split_of(p) if origin is None else origin.split) in generated)
         ]
+        if not alike:
+            raise ValueError(f"data.train_path={path!r} holds no {difficulty} puzzle; give another data.difficulty")
         if not kept:
+            kind = "puzzles" if difficulty == "any" else f"{difficulty} puzzles"
             raise ValueError(
-                f"data.train_path={path!r}: no {difficulty} puzzle is left that belongs to training; "
-                "give data.difficulty=any, or files for validation and test too"
+                f"data.train_path={path!r}: all of its {len(alike)} {kind} belong to validation or test, "
+                "up to symmetry; give puzzles that are in no other file"
+                + (", or files for validation and test too" if generated else "")
             )
         if len(alike) < len(puzzles):
             self.say("train", f"{len(puzzles) - len(alike)} of {len(puzzles)} puzzles are not {difficulty}: left out")

@@ -221,7 +221,7 @@ class ZebraPuzzles(ProblemDataModule):
         return self.names.text(tokens)
 
     def training(self) -> Source:
-        return GeneratorSource(self.maker("train"), self.canvas_hint)
+        return GeneratorSource(self.maker("train"))
 
     def maker(self, split: str) -> Callable[[int], Problem]:
         """Makes the problems of a split from their numbers; it travels to worker processes."""

@@ -45,10 +45,23 @@ def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[
         options: the net's own; see ``save_net``.
 
     Raises:
-        ValueError: no such file, or weights of another net.
+        ValueError: no such file, none of this format, or weights of another net.
     """
-    check_same_net(options, stored_options(existing(path, option)), f"{option}={path}")
-    fill(net, load_file(path), f"{option}={path}")
+    fill(net, read_safetensors(existing(path, option), option, options), f"{option}={path}")
+
+
+def read_safetensors(path: Path, option: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The weights of a safetensors file, if it does not say that they are another net's.
+
+    Raises:
+        ValueError: no such format, or another net.
+    """
+    try:
+        state, stored = load_file(path), stored_options(path)
+    except SafetensorError as error:
+        raise ValueError(f"{option}={path}: this file is no safetensors file, or a damaged one: {error}") from error
+    check_same_net(options, stored, f"{option}={path}")
+    return state
 
 
 def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: NetConfig) -> None:
@@ -76,11 +89,7 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: Ne
         check_same_net(options, trained, f"{option}={path}")
         fill(denoiser, weights, f"{option}={path}")
         return
-    try:
-        state = load_file(found)
-        check_same_net(options, stored_options(found), f"{option}={path}")
-    except SafetensorError as error:
-        raise ValueError(f"{option}={path}: this file is no safetensors file, or a damaged one: {error}") from error
+    state = read_safetensors(found, option, options)
     if is_published(state):
         if not isinstance(denoiser, TransformerDenoiser):
             raise ValueError(f"{option}={path}: these weights are a masked denoiser's, and this net is none")
@@ -105,6 +114,7 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
 
     Raises:
         ValueError: no such checkpoint, or a net that the layout has no place for.
+        OSError: the file cannot be written.
     """
     weights, options = saved_denoiser(existing(checkpoint, "checkpoint"), "checkpoint")
     if options.get("objective") == "next_token" or "layers" not in options["net"]:
@@ -113,7 +123,10 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
     state = to_published(weights, config)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     metadata = {OPTIONS: json.dumps({"net": asdict(config)})}
-    save_file({name: value.contiguous() for name, value in state.items()}, path, metadata=metadata)
+    try:
+        save_file({name: value.contiguous() for name, value in state.items()}, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
     return config
 
 

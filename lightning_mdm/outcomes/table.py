@@ -60,7 +60,7 @@ def read_table(path: str | Path, record_type: type[Record]) -> list[Record]:
     names = [name for name, _ in parsers]
     least = sum(field.default is MISSING for field in fields(record_type))
     records = []
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have saved it
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])

@@ -5,8 +5,8 @@ comma, semicolon, bar or white space; before the puzzle may stand ids or ratings
 anything else. The puzzle's column is the first of the first line that looks like one, and the same in all lines. Empty
 lines, lines that begin with ``#`` and what follows a ``#`` are comments. The first line may be a header that names the
 columns (``puzzle``, ``quiz``, ``sudoku``, ``board`` or ``question``; ``solution``, ``solved`` or ``answer``), in which
-case these may stand anywhere. Each puzzle must have exactly one solution, and it is computed; one that is given must
-agree.
+case these may stand anywhere. Each puzzle must have a blank and exactly one solution, and it is computed; one that is
+given must agree.
 
 Compact: ``.npz`` with the patterns of clues (bits) and the solved grids (half a byte per cell), 52 bytes a puzzle of 81
 cells before compression. It may say of which split and difficulty its puzzles are (``Origin``).
@@ -33,8 +33,8 @@ from lightning_mdm.text_lines import numbered_lines
 
 PUZZLE_NAMES = ("puzzle", "puzzles", "quiz", "quizzes", "sudoku", "board", "question")
 SOLUTION_NAMES = ("solution", "solutions", "solved", "answer")
-DELIMITER = re.compile(r"\s*[,;|]\s*")
-SEPARATOR = re.compile(rf"{DELIMITER.pattern}|\s+")
+DELIMITER = re.compile(r"\s*([,;|])\s*")
+SEPARATOR = re.compile(r"\s*[,;|]\s*|\s+")
 FORMAT = 1
 
 
@@ -67,8 +67,8 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
             if columns is None:
                 columns = header(fields, side)
                 if columns.named:
-                    # Fields may hold spaces where the header's names are delimited.
-                    separator = DELIMITER if DELIMITER.search(content) else SEPARATOR
+                    sign = DELIMITER.search(content)  # fields may hold what else would part them
+                    separator = re.compile(rf"\s*{re.escape(sign[1])}\s*") if sign else SEPARATOR
                     continue
             puzzle = read_line(fields, columns, side)
         except ValueError as error:
@@ -130,7 +130,7 @@ def read_line(fields: Sequence[str], columns: Columns, side: int) -> Puzzle:
     """The puzzle of a line that is split into fields.
 
     Raises:
-        ValueError: it is malformed, contradictory or ambiguous, or its solution is another one.
+        ValueError: it is malformed, contradictory, ambiguous or solved, or its solution is another one.
     """
     cells = board(side).cells
     if columns.puzzle >= len(fields):
@@ -147,14 +147,21 @@ def checked(puzzle: str, solutions: Iterable[str], side: int) -> Puzzle:
         side: 4 or 9.
 
     Raises:
-        ValueError: it is malformed, contradictory or ambiguous, or its solution is another one.
+        ValueError: it is malformed, contradictory, ambiguous or solved, or its solution is another one.
     """
     cells = board(side).cells
     found = proven(grid_of(puzzle, cells, "puzzle"))
     for solution in filter(None, solutions):
         if grid_of(solution, cells, "solution") != found.grid:
             raise ValueError("contradictory: the solution given is not that of the puzzle")
+    refuse_solved(found.clues)
     return found
+
+
+def refuse_solved(clues: bytes) -> None:
+    """Raise ``ValueError`` where there is nothing to find."""
+    if 0 not in clues:
+        raise ValueError("solved: no cell is blank, so there is nothing to find")
 
 
 def grid_of(text: str, cells: int, name: str) -> bytes:
@@ -252,6 +259,7 @@ def read_compact(path: str | Path) -> tuple[list[Puzzle], Origin | None]:
             raise ValueError(f"{path}: puzzle {number} has no valid solution; the file is damaged")
         try:
             proven(puzzle.clues)
+            refuse_solved(puzzle.clues)
         except ValueError as error:
             raise ValueError(f"{path}, puzzle {number}: {error}") from None
     return puzzles, None

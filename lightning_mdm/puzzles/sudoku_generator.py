@@ -44,7 +44,7 @@ class SudokuOptions:
     Args:
         side: 4 or 9.
         min_clues: fewest digits given. A puzzle has no fewer than its solution needs.
-        max_clues: most digits given.
+        max_clues: most digits given; at least one cell stays blank.
         difficulty: ``easy`` is what the seven strategies of ``sudoku_logic`` finish, ``hard`` what they do not.
 
     Raises:
@@ -58,9 +58,9 @@ class SudokuOptions:
 
     def __post_init__(self) -> None:
         cells = board(self.side).cells
-        if not 0 <= self.min_clues <= self.max_clues <= cells:
+        if not 0 <= self.min_clues <= self.max_clues < cells:
             raise ValueError(
-                f"min_clues={self.min_clues}, max_clues={self.max_clues}: give 0 <= min_clues <= max_clues <= {cells}"
+                f"min_clues={self.min_clues}, max_clues={self.max_clues}: give 0 <= min_clues <= max_clues < {cells}"
             )
         check_difficulty("difficulty", self.difficulty)
 
@@ -143,7 +143,8 @@ def way_out(options: SudokuOptions, few: bool) -> str:
         return "there are no hard puzzles of side 4: ask for another difficulty"
     if options.difficulty == "hard" and few:
         return "hard puzzles have few clues: lower min_clues and max_clues, or ask for another difficulty"
-    return "raise max_clues" + ("" if options.difficulty == "any" else ", or ask for another difficulty")
+    way = "lower min_clues" if options.max_clues == board(options.side).cells - 1 else "raise max_clues"
+    return way if options.difficulty == "any" else f"{way}, or ask for another difficulty"
 
 
 @lru_cache(maxsize=REMEMBERED)

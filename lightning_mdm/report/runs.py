@@ -63,7 +63,8 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
     read: dict[str, list[Path]] = {}
     decoded: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for directory in directories:
-        for row in _rows(directory):
+        here = _rows(directory)
+        for row in here:
             panel = (row.task, row.split, row.checkpoint)
             problems, where = decoded.setdefault(panel, (row.problems, directory)) if row.problems else ("", directory)
             if problems != row.problems:
@@ -72,18 +73,25 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
                     "compared: report them apart"
                 )
             read.setdefault(row.checkpoint, []).append(directory.resolve())
-            cell = (row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed)
-            known, where = rows.setdefault(cell, (row, directory))
+            known, where = rows.setdefault(_cell(row), (row, directory))
             if _result(known) != _result(row):
                 raise ValueError(
                     f"{where} and {directory} disagree on {row.policy} {row.options} at T={row.T}, seed {row.seed}, of "
                     f"{row.task}/{row.split}: {known.correct} of {known.n} against {row.correct} of {row.n} correct. "
                     "They decoded different problems or code: report them apart"
                 )
-        if (directory / "outcomes.csv").exists():
-            outcomes += read_outcomes(directory / "outcomes.csv")
-        else:
-            notes.append(f"{directory.name} has no outcomes.csv: its rows are missing from the paired tests.")
+        if not (directory / "outcomes.csv").exists():
+            notes.append(f"{directory.resolve().name} has no outcomes.csv: its rows are missing from the paired tests.")
+            continue
+        own = read_outcomes(directory / "outcomes.csv")
+        outcomes += own
+        decided = Counter(map(_cell, own))
+        lacking = sum(decided[_cell(row)] < row.n for row in here)
+        if lacking:
+            notes.append(
+                f"{directory.resolve().name} has not all outcomes of {lacking} of its {len(here)} rows: what is "
+                "missing in outcomes.csv is missing from the paired tests."
+            )
     found = {checkpoint: Path(commonpath(folders)) for checkpoint, folders in read.items()}
     counted = Counter(found.values())
     ends = _ends(list(counted))
@@ -124,8 +132,11 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
         published: a file of a paper's rows to show ours beside; see ``published.py``.
 
     Raises:
-        ValueError: as :func:`read_runs`, as ``together``, or as ``read_published``.
+        ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``together`` or ``read_published``.
     """
+    several = {Path(run).resolve() for run in run_dirs}
+    if out is not None and len(several) > 1 and Path(out).resolve() in several:
+        raise ValueError(f"out={out} is one of the runs, whose own rows those of all would replace; give another")
     theirs = [] if published is None else read_published(published)
     apart = read_runs(run_dirs)
     runs = apart
@@ -167,6 +178,10 @@ def _rows(directory: Path) -> list[Row]:
     if not rows:
         raise ValueError(f"run {directory} has no rows in frontier.csv: finish its sweep first")
     return rows
+
+
+def _cell(row: Row | OutcomeRow) -> tuple[Any, ...]:
+    return row.task, row.split, row.checkpoint, row.policy, row.options, row.T, row.seed
 
 
 def _result(row: Row) -> tuple[Any, ...]:

@@ -27,6 +27,8 @@ COLOURS = (
 )  # fmt: skip
 # Their number shares no factor with that of the colours, with black or without: a hundred looks, not ten.
 MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
+# Inches of a legend's title, and of a line.
+TITLE, LINE = 0.5, 0.19
 
 
 def panel_grid(n: int) -> tuple[Figure, list[Axes]]:
@@ -86,11 +88,12 @@ def evaluations_axis(axis: Axes, most: int) -> None:
 
 
 def legend_beside(figure: Figure, title: str) -> None:
-    """One legend for all panels, on the right."""
+    """One legend for all panels, on the right; the figure grows with it."""
     handles: dict[str, Artist] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
+    figure.set_figheight(max(figure.get_figheight(), TITLE + LINE * len(handles)))
     legend = figure.legend(
         handles=handles.values(),
         labels=handles.keys(),

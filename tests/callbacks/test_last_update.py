@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
@@ -43,11 +44,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Second:
 
 
 def train(
-    folder: Path, seconds: int, batches: int = 1, every: int = 100, validate: int = 2, least: int | None = None
-) -> Trainer:
+    folder: Path, seconds: int, batches: int = 1, every: int = 100, validate: int = 2, least: int | None = None,
+    *callbacks: Callback,
+) -> Trainer:  # fmt: skip
     """Train, or go on, for at most so many batches in all, ``batches`` of them an update."""
     run = trainer(
-        folder, LastUpdate(), EMAWeightAveraging(decay=0.5),
+        folder, LastUpdate(), *callbacks, EMAWeightAveraging(decay=0.5),
         ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False),
         enable_checkpointing=True, max_steps=UPDATES, accumulate_grad_batches=batches, max_time={"seconds": seconds},
         min_steps=least, val_check_interval=validate, check_val_every_n_epoch=None, num_sanity_val_steps=0,
@@ -203,3 +205,27 @@ def test_what_a_killed_run_left_does_not_replace_a_later_checkpoint(tmp_path: Pa
     (tmp_path / "last.final").write_bytes(b"older")
     train(tmp_path, 0)  # its time is over before it begins
     assert saved(tmp_path)["global_step"] == 2
+
+
+class KilledAtItsSecondBatch(Callback):
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        self.batches = getattr(self, "batches", 0) + 1
+        if self.batches == 2:
+            raise MemoryError
+
+
+def test_what_is_killed_within_its_first_update_leaves_the_checkpoint_it_began_from(
+    tmp_path: Path, clock: Second
+) -> None:
+    """A checkpoint within an update would lack the gradients of the batches behind it."""
+    train(tmp_path / "whole", 1000, batches=3, every=2)
+    clock.now = 0
+    train(tmp_path / "sliced", 6, batches=3, every=2)
+    before = (tmp_path / "sliced" / "last.ckpt").read_bytes()
+    with pytest.raises(MemoryError):
+        train(tmp_path / "sliced", 1000, 3, 2, 2, None, KilledAtItsSecondBatch())
+    assert (tmp_path / "sliced" / "last.ckpt").read_bytes() == before
+    train(tmp_path / "sliced", 1000, batches=3, every=2)
+    whole, resumed = saved(tmp_path / "whole"), saved(tmp_path / "sliced")
+    for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
+        assert same(whole[part], resumed[part]), part

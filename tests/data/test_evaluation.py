@@ -53,6 +53,8 @@ def test_even_batch_size_changes_nothing_without_need() -> None:
 def test_more_processes_than_problems() -> None:
     with pytest.raises(ValueError, match="3 problems cannot be shared by 4 processes"):
         ExactShard(examples(3), Replica(0, 4))
+    with pytest.raises(ValueError, match="1 problems cannot be shared by 2 processes"):
+        evaluation_loader(examples(1), batch_size=2, pad_id=0, replica=Replica(1, 2))
 
 
 @pytest.mark.parametrize("stage", [RunningStage.VALIDATING, RunningStage.TESTING, RunningStage.PREDICTING])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -323,7 +324,7 @@ def test_generated_word_problems_are_mixed_in_at_their_share(tmp_path: Path) -> 
     assert len(data.training().sample(50)) == 35 + 15
     # The others are what they are without: the same problems in the same order.
     assert [text for text in found if text.startswith("Al")] == texts_with(data, tiny(folder, variants=2), range(140))
-    for share in (0.5, 0.001, 1 / 3):
+    for share in (Fraction(1, 2), Fraction(1, 1000), Fraction(1, 3)):
         mixed = MixedSource(data.training(), data.training(), share)
         assert sum(map(mixed.is_second, range(3000))) == pytest.approx(3000 * share, abs=1)
 
@@ -374,8 +375,9 @@ def test_the_hub_stream_varies_too(tmp_path: Path) -> None:
     [
         ({"variants": -1}, "data.variants=-1: give a number of variants, or 0"),
         ({"variants": 1, "thoughts": "natural"}, "ask for thoughts=equations"),
-        ({"word_problems_share": 1.0}, "data.word_problems_share=1.0: give a share from 0"),
+        ({"word_problems_share": 1.0}, "data.word_problems_share=1.0: give 0, or a share from 0.001 to 0.999"),
         ({"word_problems_share": -0.1}, "data.word_problems_share=-0.1"),
+        ({"word_problems_share": 0.0001}, "data.word_problems_share=0.0001: give 0, or a share from"),
     ],
 )
 def test_wrong_options_of_enlarging(option: dict, message: str) -> None:

@@ -210,7 +210,9 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no hard puzzle; give another difficulty"):
         sudokus(test_path=str(lines), test_difficulty="hard").problems("test")
     only = sudokus(test_path=str(lines), validation_path=str(lines), train_path=str(lines))
-    with pytest.raises(ValueError, match="no any puzzle is left that belongs to training"):
+    with pytest.raises(
+        ValueError, match=r"all of its \d+ puzzles belong to validation or test, up to symmetry; give puzzles that are"
+    ):
         only.training()
 
 
@@ -274,7 +276,9 @@ def test_generated_evaluation_avoids_the_other_splits_file(tmp_path: Path) -> No
 def test_training_files_say_what_they_leave_out(tmp_path: Path) -> None:
     path, puzzles = mixed(tmp_path)
     data = large(train_path=str(path), validation_path=str(path), test_path=str(path), difficulty="hard")
-    with pytest.raises(ValueError, match="no hard puzzle is left that belongs to training"):
+    with pytest.raises(
+        ValueError, match=r"all of its \d+ hard puzzles belong to validation or test, up to symmetry; give puzzles that"
+    ):
         data.training()
     spare = tmp_path / "spare.txt"
     spare.write_text(to_text(fresh(SudokuOptions(9, 17, 28), "spare", 0).clues))
@@ -294,7 +298,7 @@ def test_an_origin_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(f"lightning_mdm.data.sudoku.{name}", partial(noted, calls, name, getattr(sudoku, name)))
     assert made(sudokus(difficulty="easy", train_path=str(path)), 30) == generated, "the same pool, the same images"
     assert calls == []
-    with pytest.raises(ValueError, match="no hard puzzle is left"):
+    with pytest.raises(ValueError, match="holds no hard puzzle; give another"):
         sudokus(difficulty="hard", train_path=str(path)).training()
     assert calls == ["is_of"] * 12
     calls.clear()
@@ -302,7 +306,7 @@ def test_an_origin_is_taken_at_its_word(tmp_path: Path, monkeypatch: pytest.Monk
     assert made(sudokus(difficulty="easy", train_path=str(path)), 30) == generated
     assert calls == ["is_of"] * 12 + ["split_of"] * 12
     write_compact(path, puzzles, Origin("test", "easy"))
-    with pytest.raises(ValueError, match="no easy puzzle is left that belongs to training"):
+    with pytest.raises(ValueError, match="all of its 12 easy puzzles belong to validation or test"):
         sudokus(difficulty="easy", train_path=str(path)).training()
 
 

@@ -110,6 +110,10 @@ def test_an_order_is_that_of_its_selector(tmp_path: Path, trained: DenoiserModul
             OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=posterior, **options)
     cooler = PosteriorConfig(order_temperature=0.1)
     assert OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=cooler, **options), "that is the training's"
+    for name, content in (("empty", b""), ("cut", (tmp_path / "order.safetensors").read_bytes()[:-1])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"model.init_from=.*{name}: this file is no safetensors file, or a dam"):
+            OrderModule(V, NET, selector=FROM_CONFIDENCE, denoiser="joint", init_from=str(tmp_path / name))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: "/".join(path.parts[-2:]))
@@ -189,3 +193,6 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x.safetensors").exists()
+    (folder := tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(OSError, match=r"folder\.safetensors: "):
+        export_denoiser(checkpoint(trained, tmp_path / "trained.ckpt"), folder)

@@ -60,8 +60,8 @@ def test_images_stay_in_their_split() -> None:
     ("options", "message"),
     [
         ({"side": 5}, "side=5: a Sudoku here has side 4 or 9"),
-        ({"min_clues": 30, "max_clues": 20}, "min_clues=30, max_clues=20: give 0 <= min_clues <= max_clues <= 81"),
-        ({"max_clues": 82}, "max_clues=82"),
+        ({"min_clues": 30, "max_clues": 20}, "min_clues=30, max_clues=20: give 0 <= min_clues <= max_clues < 81"),
+        ({"max_clues": 81}, "max_clues=81"),
         ({"difficulty": "medium"}, "difficulty='medium': choose one of easy, hard, any"),
     ],
 )
@@ -76,8 +76,9 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
         (SudokuOptions(4, 0, 3), "raise max_clues$"),  # no 4x4 puzzle has three clues
         (SudokuOptions(4, 0, 3, "easy"), "raise max_clues, or ask for another difficulty$"),
         (SudokuOptions(9, 0, 16, "hard"), "raise max_clues, or ask for another difficulty$"),
-        (SudokuOptions(9, 60, 81, "hard"), "hard puzzles have few clues: lower min_clues and max_clues, or ask for"),
-        (SudokuOptions(4, 4, 16, "hard"), "there are no hard puzzles of side 4: ask for another difficulty$"),
+        (SudokuOptions(9, 60, 80, "hard"), "hard puzzles have few clues: lower min_clues and max_clues, or ask for"),
+        (SudokuOptions(4, 15, 15), "lower min_clues$"),
+        (SudokuOptions(4, 4, 15, "hard"), "there are no hard puzzles of side 4: ask for another difficulty$"),
     ],
 )
 def test_what_there_is_not_is_said(monkeypatch: pytest.MonkeyPatch, options: SudokuOptions, advice: str) -> None:

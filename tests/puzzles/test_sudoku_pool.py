@@ -45,7 +45,7 @@ def test_the_command_writes_training_puzzles_of_its_options(
         (["--jobs=0"], "argument --jobs: 0: give at least 1"),
         (["--seed=-1"], "argument --seed: -1: give at least 0"),
         (["--out=pool.txt"], "--out pool.txt: give a path that ends in .npz"),
-        (["--min_clues=40"], "min_clues=40, max_clues=34: give 0 <= min_clues <= max_clues <= 81"),
+        (["--min_clues=40"], "min_clues=40, max_clues=34: give 0 <= min_clues <= max_clues < 81"),
     ],
 )
 def test_impossible_pools_are_refused_at_once(
