@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from lightning_mdm.report import keep, report
@@ -40,7 +41,8 @@ SWEEPS = Path("experiments/word_problems_order")
 STAGES = {"stage_1": 4000, "stage_2": 2500, "stage_3": 1500, "stage_4": 600, "stage_5": 1400}
 ORDER_STEPS = 600
 SEEDS = (0, 1, 2)  # what is published is of all of them
-GROUPS = ("fixed", "adaptive", "learned", "patient", "quick", "slow")
+# By folder of their report, the groups of policies in it.
+REPORTS = {".": ("fixed", "adaptive", "learned", "patient"), "quick": ("quick",), "slow": ("slow",)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def run(seed: int, split: str, scale: Scale, clock: Clock) -> bool:
     kept = Kept(scale.weights / f"seed_{seed}" / "order.ckpt", weights)
     fit = Fit(run_dir / "order", min(ORDER_STEPS, scale.most_steps), options, kept=kept)
     stages: list[tuple[str, Fit | Sweep]] = [(f"seed {seed}, order", fit)]
-    for group in GROUPS:
+    for group in chain(*REPORTS.values()):
         sweep = (
             *layers(CONFIGS / "order.yaml", SWEEPS / f"{group}.yaml", scale.order_layer), *options[4:],
             "--split", split, "--ckpt_path", str(fit.last),
@@ -143,14 +145,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clock = Clock(options.minutes, scale.reserve)
     if not all(run(seed, options.split, scale, clock) for seed in options.seeds):
         not_complete()
-    parts = {
-        seed: [scale.runs / f"seed_{seed}" / f"{group}_{options.split}" for group in GROUPS] for seed in options.seeds
-    }
-    path = join_seeds(parts, scale.runs / "_".join(["joined", options.split, *map(str, options.seeds)]))
-    report([str(path)])
-    if options.split == "test" and tuple(options.seeds) == SEEDS and not options.tiny:
-        keep(path, HERE)
-    print(f"all is complete: {path}")
+    joined = scale.runs / "_".join(["joined", options.split, *map(str, options.seeds)])
+    for folder, groups in REPORTS.items():
+        parts = {
+            seed: [scale.runs / f"seed_{seed}" / f"{group}_{options.split}" for group in groups]
+            for seed in options.seeds
+        }
+        report([str(join_seeds(parts, joined / folder))])
+        if options.split == "test" and tuple(options.seeds) == SEEDS and not options.tiny:
+            (HERE / folder).mkdir(exist_ok=True)
+            keep(joined / folder, HERE / folder)
+    print(f"all is complete: {joined}")
 
 
 if __name__ == "__main__":
