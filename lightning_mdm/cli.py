@@ -173,16 +173,17 @@ class CLI(LightningCLI):
                     print(f"The {name} starts from the weights in {weights}.")
             return
         checkpoint = read_checkpoint(self.ckpt, option="ckpt_path")
-        averaging = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if AVERAGED_OVER in checkpoint and not averaging:
-            raise ValueError(
-                f"ckpt_path={self.ckpt} was trained with averaged weights, from which training would go on without "
-                "their callback: give trainer.callbacks the EMAWeightAveraging that it had"
-            )
         done, total = int(checkpoint["global_step"]), self.trainer.max_steps
         complete = 0 < total <= done
         if not complete:
             check_time(self.trainer, checkpoint, self.ckpt)
+            averaging = any(isinstance(c, WeightAveraging) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+            if AVERAGED_OVER in checkpoint and not averaging:
+                raise ValueError(
+                    f"ckpt_path={self.ckpt} was trained with averaged weights, from which training would go on without "
+                    "their callback: give trainer.callbacks the EMAWeightAveraging that it had; to begin with the "
+                    "averages, store them and give model.init_from"
+                )
         state = "complete; nothing is trained again" if complete else "resuming there"
         print(f"{self.ckpt} is at update {done} of {total}: {state}.")
 
@@ -223,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except SIGTERMException as ended:
         stopped(given, ended)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and KILLED.search(str(error)):
+        if by_sigterm(error):
             stopped(given, error)
         misfit = other_weights(str(error))
         if isinstance(error, RuntimeError) and misfit is None:
@@ -232,6 +233,11 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {misfit or plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def by_sigterm(error: BaseException | None) -> bool:
+    """Whether a worker that SIGTERM ended is what stands behind an error."""
+    return error is not None and (KILLED.search(str(error)) is not None or by_sigterm(error.__cause__))
 
 
 def stopped(given: Sequence[str], by: BaseException) -> NoReturn:

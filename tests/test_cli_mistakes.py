@@ -251,11 +251,18 @@ def test_workers_that_sigterm_ends_first_are_no_error(
     def killed(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
 
-    monkeypatch.setattr("lightning_mdm.cli.CLI", killed)
-    with pytest.raises(SystemExit) as ended:
-        main(["fit"])
-    assert ended.value.code == 143
-    assert "--ckpt_path last goes on" in capsys.readouterr().err
+    def waiting(*_: object) -> None:
+        try:
+            killed()
+        except RuntimeError as error:
+            raise RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly") from error
+
+    for program_of in (killed, waiting):
+        monkeypatch.setattr("lightning_mdm.cli.CLI", program_of)
+        with pytest.raises(SystemExit) as ended:
+            main(["fit"])
+        assert ended.value.code == 143
+        assert "--ckpt_path last goes on" in capsys.readouterr().err
 
 
 def test_averaged_weights_are_not_trained_on_by_mistake(

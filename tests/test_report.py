@@ -463,7 +463,11 @@ def test_figure() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(containers)
     for many in (12, 40):
         names = [replace(row, policy=f"p{i}") for i in range(many) for row in rows[:1]]
-        frontier_figure(names)
+        crowded = frontier_figure(names)
+        crowded.draw_without_rendering()
+        legend = crowded.legends[0].get_window_extent()
+        assert crowded.bbox.y0 <= legend.y0
+        assert legend.y1 <= crowded.bbox.y1
 
 
 @pytest.mark.parametrize("nfe", [1.0, 3.0, 21.6, 28.3])
@@ -538,6 +542,9 @@ def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(ValueError, match=r"out=.*b is one of the runs, whose own rows those of all would replace"):
             report([str(run) for run in runs], out=own)
     assert read_rows(runs[1] / "frontier.csv") == slower
+    joined = tmp_path / "report"  # where several go unless told
+    with pytest.raises(ValueError, match=r"out=.*report is one of the runs"):
+        report([str(joined), str(runs[0])])
     cut = save(tmp_path / "d", rows, [row for row in outcomes if row.T != 4 or row.problem])
     text = write_report([cut], tmp_path / "out").read_text()
     lacking = sum(row.T == 4 for row in rows)

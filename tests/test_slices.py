@@ -463,13 +463,15 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("word_problems_gpu")
     monkeypatch.setattr(script, "STAGES", {"stage_1": 2, "stage_2": 1})
-    monkeypatch.setattr(script, "REPORTS", {".": ("learned",)})
+    monkeypatch.setattr(script, "REPORTS", {".": ("learned",), "slow": ("slow",)})
     path = complete(script.main, ["--tiny", "--minutes", "30", "--seeds", "1"], capsys)
     rows = read_rows(path / "frontier.csv")
     assert {(row.seed, row.policy) for row in rows} == {(1, "learned")}
     assert len({row.checkpoint for row in rows}) == 1
     assert len({row.options for row in rows if row.policy == "learned"}) == 2, "prices, whatever the selector"
     assert (path / "report.md").is_file()
+    others = {row.policy for row in read_rows(path / "slow" / "frontier.csv")}
+    assert others == {"learned", "confidence_threshold", "entropy_bounded"}
 
 
 @pytest.mark.usefixtures("in_process")

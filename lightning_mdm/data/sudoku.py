@@ -301,8 +301,7 @@ class SudokuProblems(ProblemDataModule):
             kind = "puzzles" if difficulty == "any" else f"{difficulty} puzzles"
             raise ValueError(
                 f"data.train_path={path!r}: all of its {len(alike)} {kind} belong to validation or test, "
-                "up to symmetry; give puzzles that are in no other file"
-                + (", or files for validation and test too" if generated else "")
+                "up to symmetry; give others" + (", or files for validation and test too" if generated else "")
             )
         if len(alike) < len(puzzles):
             self.say("train", f"{len(puzzles) - len(alike)} of {len(puzzles)} puzzles are not {difficulty}: left out")
@@ -325,7 +324,8 @@ class SudokuProblems(ProblemDataModule):
         """See ``ProblemDataModule``.
 
         Raises:
-            ValueError: also for a puzzle that is malformed, contradictory or ambiguous, or whose answer is another.
+            ValueError: also for a puzzle that is malformed, contradictory, ambiguous or solved, or whose answer is
+                another.
         """
         puzzles: list[Puzzle] = []
         if path.endswith(".jsonl"):

@@ -46,8 +46,8 @@ def read_text(path: str | Path, side: int = 9) -> list[Puzzle]:
         side: 4 or 9.
 
     Raises:
-        ValueError: no such file or no puzzle in it; or a puzzle that is malformed, contradictory or ambiguous, or
-            whose solution is another one, with file, line number and reason.
+        ValueError: no such file or no puzzle in it; or a puzzle that is malformed, contradictory, ambiguous or solved,
+            or whose solution is another one, with file, line number and reason.
     """
     return list(each_of_text(path, side))
 
@@ -67,8 +67,10 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
             if columns is None:
                 columns = header(fields, side)
                 if columns.named:
-                    sign = DELIMITER.search(content)  # fields may hold what else would part them
-                    separator = re.compile(rf"\s*{re.escape(sign[1])}\s*") if sign else SEPARATOR
+                    sign = DELIMITER.search(content)
+                    if sign:  # alone parts fields, names too, which may hold what else would
+                        separator = re.compile(rf"\s*{re.escape(sign[1])}\s*")
+                        columns = header([field.strip("\"'") for field in separator.split(content)], side)
                     continue
             puzzle = read_line(fields, columns, side)
         except ValueError as error:
@@ -234,7 +236,8 @@ def read_compact(path: str | Path) -> tuple[list[Puzzle], Origin | None]:
     Without an origin each is proven to have one solution, as in a text file.
 
     Raises:
-        ValueError: no such file, not one that ``write_compact`` wrote, or a puzzle that is contradictory or ambiguous.
+        ValueError: no such file, not one that ``write_compact`` wrote, or a puzzle that is contradictory, ambiguous
+            or solved.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; give an .npz file of Sudokus")

@@ -134,9 +134,11 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     Raises:
         ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``together`` or ``read_published``.
     """
-    several = {Path(run).resolve() for run in run_dirs}
-    if out is not None and len(several) > 1 and Path(out).resolve() in several:
-        raise ValueError(f"out={out} is one of the runs, whose own rows those of all would replace; give another")
+    first, runs_of = Path(run_dirs[0]), {Path(run).resolve() for run in run_dirs}
+    default = first if len(runs_of) == 1 else first.parent / "report"
+    target = Path(out) if out is not None else default
+    if len(runs_of) > 1 and target.resolve() in runs_of:
+        raise ValueError(f"out={target} is one of the runs, whose own rows those of all would replace; give another")
     theirs = [] if published is None else read_published(published)
     apart = read_runs(run_dirs)
     runs = apart
@@ -151,9 +153,7 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
             console.print(comparison)
     for note in runs.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
-    first = Path(run_dirs[0])
-    default = first if len({Path(run) for run in run_dirs}) == 1 else first.parent / "report"
-    path = _write(runs, Path(out) if out is not None else default, theirs)
+    path = _write(runs, target, theirs)
     write_rows(path.with_name("frontier.csv"), apart.rows)
     print(path)
 

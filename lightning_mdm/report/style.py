@@ -27,8 +27,8 @@ COLOURS = (
 )  # fmt: skip
 # Their number shares no factor with that of the colours, with black or without: a hundred looks, not ten.
 MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
-# Inches of a legend's title, and of a line.
-TITLE, LINE = 0.5, 0.19
+# Inches of a legend: what lies above and below it, a line of its title and an entry.
+AROUND, TITLE, ENTRY = 0.37, 0.13, 0.19
 
 
 def panel_grid(n: int) -> tuple[Figure, list[Axes]]:
@@ -93,7 +93,8 @@ def legend_beside(figure: Figure, title: str) -> None:
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
-    figure.set_figheight(max(figure.get_figheight(), TITLE + LINE * len(handles)))
+    needed = AROUND + TITLE * len(title.splitlines()) + ENTRY * len(handles)
+    figure.set_figheight(max(figure.get_figheight(), needed))
     legend = figure.legend(
         handles=handles.values(),
         labels=handles.keys(),

@@ -222,6 +222,7 @@ def test_what_is_killed_within_its_first_update_leaves_the_checkpoint_it_began_f
     clock.now = 0
     train(tmp_path / "sliced", 6, batches=3, every=2)
     before = (tmp_path / "sliced" / "last.ckpt").read_bytes()
+    assert saved(tmp_path / "sliced")["global_step"] == 2, "a multiple of the interval"
     with pytest.raises(MemoryError):
         train(tmp_path / "sliced", 1000, 3, 2, 2, None, KilledAtItsSecondBatch())
     assert (tmp_path / "sliced" / "last.ckpt").read_bytes() == before

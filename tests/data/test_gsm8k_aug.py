@@ -111,7 +111,7 @@ def test_a_problem_is_trained_on_with_all_its_parts_and_decoded_where_its_questi
     assert made(folder, canvas_tokens=question + 1).encoder(problem) is not None
     assert made(folder, canvas_tokens=question).encoder(problem) is None
     data = made(folder, canvas_tokens=30)
-    with pytest.raises(ValueError, match="none of the 800 training problems fits the canvas"):
+    with pytest.raises(ValueError, match=r"none of the 800 training problems fits the canvas: raise data\.canvas_tok"):
         data.train_dataloader()
 
 

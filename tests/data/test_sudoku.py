@@ -211,7 +211,7 @@ def test_files(tmp_path: Path) -> None:
         sudokus(test_path=str(lines), test_difficulty="hard").problems("test")
     only = sudokus(test_path=str(lines), validation_path=str(lines), train_path=str(lines))
     with pytest.raises(
-        ValueError, match=r"all of its \d+ puzzles belong to validation or test, up to symmetry; give puzzles that are"
+        ValueError, match=r"all of its \d+ puzzles belong to validation or test, up to symmetry; give others"
     ):
         only.training()
 
@@ -277,7 +277,7 @@ def test_training_files_say_what_they_leave_out(tmp_path: Path) -> None:
     path, puzzles = mixed(tmp_path)
     data = large(train_path=str(path), validation_path=str(path), test_path=str(path), difficulty="hard")
     with pytest.raises(
-        ValueError, match=r"all of its \d+ hard puzzles belong to validation or test, up to symmetry; give puzzles that"
+        ValueError, match=r"all of its \d+ hard puzzles belong to validation or test, up to symmetry; give others"
     ):
         data.training()
     spare = tmp_path / "spare.txt"

@@ -45,6 +45,7 @@ def written(tmp_path: Path, text: str) -> Path:
         f"quizzes,solutions\n{CLUES.replace('.', '0')},{SOLVED}\n",
         f"puzzle;solution\n{CLUES};{SOLVED}\n",
         f"id;source;puzzle\n1;my book, 3rd;{CLUES}\n",
+        f"clue count,puzzle\n30,{CLUES}\n",
         f"source,question,answer,rating\na list,{CLUES},{SOLVED},0\n",
         f"puzzle,solution\n{CLUES},\n",
         f"puzzle,note,solution\n{CLUES},{SOLVED[1:]}5,{SOLVED}\n",
