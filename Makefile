@@ -6,7 +6,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 TASK := configs/word_problems
 
-.PHONY: help sweep-steps sudoku rehearse-gsm8k train-default test check format clean
+.PHONY: help sweep-steps sudoku sudoku-hard sudoku-analysis rehearse-gsm8k train-default test check format clean
 
 help:
 	@echo "make sweep-steps    train briefly, decode with ten policies at every budget, draw the frontier"
@@ -47,17 +47,18 @@ SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order
 NO_BOUNDS := --model.bound_budgets []
 ONE_PRICE := --model.prices [0.01]  # an analysis shows the order at every price of the module
 HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30 --frontier.budgets [8,36]
-SUDOKU_LOG := runs/sudoku_order_small/analyse.log
 sudoku: $(VENV)/.run
 	$(BIN)/lightning fit $(SUDOKU) --data.num_workers 1 --trainer.val_check_interval 2000 --ckpt_path last
 	$(BIN)/lightning fit $(SUDOKU_ORDER) $(NO_BOUNDS) --data.num_workers 1 --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last --frontier.budgets [1,2,4,36]
-	@# The analysis beside the hard puzzles, a core each.
-	export OMP_NUM_THREADS=1; \
-	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 20 \
-		> $(SUDOKU_LOG) 2>&1 & analysis=$$!; \
-	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD); swept=$$?; \
-	wait $$analysis || { cat $(SUDOKU_LOG); exit 1; }; exit $$swept
+	$(MAKE) --jobs 2 sudoku-hard sudoku-analysis
+
+# Beside each other, a core for each.
+sudoku-hard sudoku-analysis: export OMP_NUM_THREADS = 1
+sudoku-hard:
+	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last $(HARD)
+sudoku-analysis:
+	$(BIN)/lightning analyse $(SUDOKU_ORDER) $(NO_BOUNDS) $(ONE_PRICE) --ckpt_path last --subproblems.n_problems 20
 
 # Fox et al.'s comparison on GSM8K-Aug, with a small net and files that it makes itself.
 rehearse-gsm8k: $(VENV)/.run
