@@ -48,8 +48,8 @@ NO_BOUNDS := --model.bound_budgets []
 ONE_PRICE := --model.prices [0.01]  # an analysis shows the order at every price of the module
 HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30 --frontier.budgets [8,36]
 sudoku: $(VENV)/.run
-	$(BIN)/lightning fit $(SUDOKU) --data.num_workers 1 --trainer.val_check_interval 2000 --ckpt_path last
-	$(BIN)/lightning fit $(SUDOKU_ORDER) $(NO_BOUNDS) --data.num_workers 1 --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU) --trainer.val_check_interval 2000 --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last --frontier.budgets [1,2,4,36]
 	$(MAKE) --jobs 2 sudoku-hard sudoku-analysis
 
