@@ -62,7 +62,7 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
         content = line.partition("#")[0].strip()
         if not content:
             continue
-        fields = [field.strip("\"'") for field in separator.split(content)]
+        fields = split(content, separator)
         try:
             if columns is None:
                 columns = header(fields, side)
@@ -70,7 +70,7 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
                     sign = DELIMITER.search(content)
                     if sign:  # alone parts fields, names too, which may hold what else would
                         separator = re.compile(rf"\s*{re.escape(sign[1])}\s*")
-                        columns = header([field.strip("\"'") for field in separator.split(content)], side)
+                        columns = header(split(content, separator), side)
                     continue
             puzzle = read_line(fields, columns, side)
         except ValueError as error:
@@ -79,6 +79,11 @@ def each_of_text(path: str | Path, side: int) -> Iterator[Puzzle]:
         yield puzzle
     if empty:
         raise ValueError(f"{path}: no puzzle in it")
+
+
+def split(content: str, separator: re.Pattern[str]) -> list[str]:
+    """The fields of a line, without quotation marks."""
+    return [field.strip("\"'") for field in separator.split(content)]
 
 
 @dataclass(frozen=True)
