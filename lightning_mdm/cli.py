@@ -34,7 +34,7 @@ from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
 from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.parsing import Parser, is_given, lists_anew, plainly
-from lightning_mdm.report import report
+from lightning_mdm.report import report, show_report
 from lightning_mdm.starting_point import (
     check_model,
     check_objective,
@@ -197,7 +197,7 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             run_dir = self.config[self.subcommand].run_dir
             if (Path(run_dir) / "frontier.csv").is_file():
-                report([run_dir])
+                show_report(run_dir)
             print(run_dir)
 
 

@@ -15,8 +15,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole programs first: at the end, where one process may wait for another, what is left is short."""
-    items.sort(key=lambda item: item.path.parent != TESTS)
+    """What takes longest first, then whole programs: where one process waits for another, what is left is short."""
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.path.parent != TESTS))
 
 
 def pytest_collection_finish() -> None:

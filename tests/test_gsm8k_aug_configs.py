@@ -175,6 +175,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("run")
 
 
+@pytest.mark.long
 def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> None:
     """All stages, a few updates each: what is exported is loaded again, and the heuristics get what the order takes."""
     commands: list[list[str]] = []

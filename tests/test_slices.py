@@ -459,6 +459,7 @@ def test_gsm8k_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert [(r.policy, r.T, r.n) for r in read_rows(path / "frontier.csv")] == [(r.policy, r.T, r.n) for r in rows]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_process")
 def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("word_problems_gpu")
@@ -474,6 +475,7 @@ def test_word_problems_from_nothing(capsys: pytest.CaptureFixture[str], monkeypa
     assert others == {"learned", "confidence_threshold", "entropy_bounded"}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_process")
 def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     script: Any = load_script("sudoku")
@@ -509,6 +511,7 @@ def test_sudoku_from_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert standing(there)[0] == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("in_process")
 def test_zebra_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A denoiser, its order and two causal nets, in one panel."""

@@ -112,6 +112,7 @@ def test_every_file_is_tried() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_baseline_joins_the_frontier(tmp_path: Path) -> None:
     """Plain and taught the solver's order, beside a masked denoiser: one policy more each, an evaluation per token."""
     runs = [tmp_path / name for name in ("denoiser", "plain", "taught")]
@@ -153,6 +154,7 @@ def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[st
     assert rest[0]["model"]["init_args"]["denoiser_ckpt"] == trained, "the order is learned for this denoiser"
 
 
+@pytest.mark.long
 def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
     base = tmp_path / "denoiser"
     program("fit", *SMALL, *QUICK, "--run_dir", base)

@@ -263,8 +263,8 @@ class Frontier(EvaluationCallback):
             outcomes += filter(stays, read_outcomes(run_dir / "outcomes.csv"))
         write_rows(run_dir / "frontier.csv", rows)
         write_outcomes(run_dir / "outcomes.csv", outcomes)
-        write_report([run_dir], run_dir)
-        log_frontier(trainer.loggers, rows, trainer.global_step)
+        figure = write_report([run_dir], run_dir).with_name("frontier.png")
+        log_frontier(trainer.loggers, rows, figure, trainer.global_step)
         log_cells({self.store.root / cell.label: row for cell, row in zip(cells, rows, strict=False)})
 
     def published(self) -> list[Cell]:

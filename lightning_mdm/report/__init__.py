@@ -18,7 +18,7 @@ from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.naming import display_name
 from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
 from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
-from lightning_mdm.report.runs import keep, read_runs, report, write_report
+from lightning_mdm.report.runs import keep, read_runs, report, show_report, write_report
 from lightning_mdm.report.subproblems import report_subproblems, subproblem_figure, subproblem_table
 from lightning_mdm.report.tables import frontier_table
 
@@ -35,6 +35,7 @@ __all__ = [
     "report",
     "report_order_nats",
     "report_subproblems",
+    "show_report",
     "subproblem_figure",
     "subproblem_table",
     "write_report",

@@ -145,17 +145,20 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     if one_panel:
         rows, outcomes = together(apart.rows, apart.outcomes, apart.names)
         runs = replace(apart, rows=rows, outcomes=outcomes)
-    table = frontier_table(runs.rows)
-    console = print_table(table)
-    for points in by_panel(pool_seeds(runs.rows)).values():
-        comparison = beside_table(points, theirs)
-        if comparison is not None:
-            console.print(comparison)
-    for note in runs.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
+    _show(runs, theirs)
     path = _write(runs, target, theirs)
     write_rows(path.with_name("frontier.csv"), apart.rows)
     print(path)
+
+
+def show_report(run_dir: str | Path) -> None:
+    """Prints a run's frontier as a table and the path of its report, which ``write_report`` has written.
+
+    Raises:
+        ValueError: as :func:`read_runs`.
+    """
+    _show(read_runs([run_dir]))
+    print(Path(run_dir) / REPORT[-1])
 
 
 def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
@@ -187,6 +190,17 @@ def _cell(row: Row | OutcomeRow) -> tuple[Any, ...]:
 def _result(row: Row) -> tuple[Any, ...]:
     # Time, device and commit may differ between two runs of one cell; what was decoded may not.
     return row.n, row.correct, round(row.nfe_mean, 9), row.nfe_min, row.nfe_max, round(row.tokens_per_forward, 9)
+
+
+def _show(runs: Runs, published: Sequence[PublishedRow] = ()) -> None:
+    table = frontier_table(runs.rows)
+    console = print_table(table)
+    for points in by_panel(pool_seeds(runs.rows)).values():
+        comparison = beside_table(points, published)
+        if comparison is not None:
+            console.print(comparison)
+    for note in runs.notes:
+        console.print(f"note: {note}", style="yellow", markup=False)
 
 
 def _write(runs: Runs, out_dir: Path, published: Sequence[PublishedRow] = ()) -> Path:

@@ -111,6 +111,7 @@ def legend_beside(figure: Figure, title: str) -> None:
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write ``<stem>.png`` and ``<stem>.svg``, each in one piece."""
     _save(figure, stem.with_suffix(".png"), {})
+    figure.set_layout_engine("none")  # everything stays where it is: the layout takes as long as the drawing
     # No date and no random ids: the same rows give the same file, so that a committed figure changes only with them.
     with matplotlib.rc_context({"svg.hashsalt": "lightning_mdm"}):
         _save(figure, stem.with_suffix(".svg"), {"Date": None})

@@ -418,6 +418,7 @@ def command(*args: str | Path) -> list[str]:
     return [sys.executable, "-m", "lightning_mdm", *map(str, args)]
 
 
+@pytest.mark.long
 def test_two_processes_decode_what_one_decodes(tmp_path: Path, checkpoint: Path) -> None:
     options = ["--ckpt_path", checkpoint, "--data.eval_batch_size", "2", "--frontier.seeds", "[3]"]
     both = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -466,6 +467,7 @@ def test_a_sweep_that_is_told_to_end_does_not_finish_its_batch(
     assert sum(len(store.done(cell)) for cell in store.cells()) > 0, "what was decoded is kept"
 
 
+@pytest.mark.long
 def test_a_killed_sweep_loses_nothing_and_decodes_nothing_twice(tmp_path: Path, checkpoint: Path) -> None:
     options = [
         *tiny(tmp_path), "--ckpt_path", checkpoint, "--data.n_test", "40", "--data.eval_batch_size", "1",

@@ -225,6 +225,7 @@ def test_a_forbidden_token_is_never_predicted(tmp_path: Path) -> None:
         assert torch.equal(nats_BQ == 0.0, right_BQ)
 
 
+@pytest.mark.long
 def test_the_other_split_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = data()
     module = Answering(LoneSingles(problems))

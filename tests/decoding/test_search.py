@@ -145,7 +145,7 @@ def test_of_every_policy_it_finds_what_is_as_likely_or_likelier_within_the_budge
     assert trace.order.step_BL[spent_B].equal(greedy.order.step_BL[spent_B])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("policy", [ConfidenceThreshold(0.5), ConfidenceThreshold(0.7), EntropyBounded(0.9)], ids=str)
 def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy, seed: int) -> None:
     """Of policies that ask for no budget: only the end of it, at which all is unmasked, makes a difference to them."""

@@ -77,6 +77,7 @@ def _process(rank: int, folder: str, cases: list[list[Shard]]) -> None:
     Path(folder, f"rank{rank}").touch()
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     uneven = [SHARDS[0] + ONLY_FIRST, SHARDS[1]]
     nothing_to_do = [[], SHARDS[0] + SHARDS[1] + ONLY_FIRST]

@@ -327,6 +327,7 @@ def test_padding_is_no_part_of_the_objective() -> None:
     assert alone.n_masked > 0
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own
 def test_a_compiled_net_learns_what_a_plain_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_quickly(monkeypatch)

@@ -78,6 +78,7 @@ def test_every_parameter_that_trains_gets_a_gradient(tmp_path: Path, ckpt: str, 
         assert p.grad is None or bool(p.grad.isfinite().all())
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch warns of parts of its own
 @pytest.mark.parametrize(
     ("law", "options"),
