@@ -42,17 +42,17 @@ sweep-steps: $(VENV)/.run
 	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
 
 # Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues. The trainings are
-# shorter than those of small.yaml and order_small.yaml: ten minutes are for slow machines, too.
+# shorter than those of small.yaml, at a higher rate, and order_small.yaml: ten minutes are for slow machines, too.
 SUDOKU := --config configs/sudoku/denoiser.yaml --config configs/sudoku/small.yaml
 SUDOKU_ORDER := --config configs/sudoku/order.yaml --config configs/sudoku/order_small.yaml
-UPDATES_1500 := --trainer.max_steps 1500 --trainer.val_check_interval 1500
-UPDATES_200 := --trainer.max_steps 200 --trainer.val_check_interval 200
+SHORT := --trainer.max_steps 1500 --trainer.val_check_interval 1500 --model.learning_rate 6e-3 --model.warmup_steps 150
+SHORT_ORDER := --trainer.max_steps 200 --trainer.val_check_interval 200
 NO_BOUNDS := --model.bound_budgets []
 ONE_PRICE := --model.prices [0.01]  # an analysis shows the order at every price of the module
 HARD := --data.test_difficulty hard --data.min_clues 26 --data.max_clues 34 --data.n_test 30 --frontier.budgets [8,36]
 sudoku: $(VENV)/.run
-	$(BIN)/lightning fit $(SUDOKU) $(UPDATES_1500) --ckpt_path last
-	$(BIN)/lightning fit $(SUDOKU_ORDER) $(NO_BOUNDS) $(UPDATES_200) --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU) $(SHORT) --ckpt_path last
+	$(BIN)/lightning fit $(SUDOKU_ORDER) $(NO_BOUNDS) $(SHORT_ORDER) --ckpt_path last
 	$(BIN)/lightning sweep $(SUDOKU_ORDER) $(NO_BOUNDS) --ckpt_path last --frontier.budgets [1,2,4,36]
 	$(MAKE) --jobs 2 sudoku-hard sudoku-analysis
 

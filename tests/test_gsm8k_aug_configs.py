@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -168,11 +169,12 @@ def test_orders_fit_and_sweep(tmp_path: Path, local: tuple[Path, list[str]], nam
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """``run.py``, which imports ``rehearsal.py`` by its name; other experiments have modules of these names, too."""
     monkeypatch.syspath_prepend(str(EXPERIMENT))
+    yield importlib.import_module("run")
     for name in ("run", "rehearsal"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("run")
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.long
@@ -212,6 +214,7 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
     assert "learned 0.01, T=5" in text
     assert "threshold 0.97" in text
     before = (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes()
+    monkeypatch.setattr(script, "STAGES", ("denoiser", "order"))
     script.main(["rehearse", "--runs", str(tmp_path)])
     assert (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes() == before, "nothing is done twice"
 

@@ -199,7 +199,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ("size", "steps"),
     [
         ("paper", (6400, 500)), ("medium", (6000, 3600)),
-        ("small", (2000, 300)), ("tiny", (40, 40)),
+        ("small", (2000, 300)),
         ("causal", (200_000,)), ("causal_solver", (200_000,)), ("medium_causal", (3000,)),
         ("medium_causal_solver", (3000,)),
     ],
@@ -208,6 +208,7 @@ def test_the_stages_of_the_runner_parse(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str,
     steps: tuple[int, ...],
 ) -> None:  # fmt: skip
+    """Of every size but ``tiny``, whose stages test_slices.py runs."""
     def parse(*arguments: str, log: Path, timeout: float | None = None) -> None:
         kept = [part for part in arguments if not part.endswith(".ckpt")]
         kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
@@ -243,7 +244,7 @@ def test_the_stages_of_the_runner_parse(
     run = partial(runner.run, runner.SIZES[size], tmp_path / "run", tmp_path / "weights", slices.Clock(float("inf")))
     assert run()
     names = [(folder, command, difficulty) for folder, command, difficulty, _ in parsed]
-    causal, noisy = "causal" in size, size in ("paper", "medium", "tiny")
+    causal, noisy = "causal" in size, size in ("paper", "medium")
     sweeps = [("easy", "sweep", "easy"), ("hard", "sweep", "hard")]
     assert names == [
         ("denoiser", "fit", "easy"),
