@@ -1,14 +1,20 @@
 """Settings of every test run."""
 
 import gc
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
 
 from runs import last, program, tiny
 
 TESTS = Path(__file__).parent
+imsave(white := io.BytesIO(), torch.ones(1, 1, 3).numpy(), format="png")
+BLANK = white.getvalue()
 
 # The tensors here are small: a second thread gains nothing, and on a busy machine waiting for it costs tenfold.
 torch.set_num_threads(1)
@@ -30,6 +36,18 @@ def pytest_collection_finish() -> None:
 def _few_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Token frequencies are those of a few problems: to make thousands takes seconds wherever all policies run."""
     monkeypatch.setattr("lightning_mdm.data.facts.COUNTED", 100)
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of figures are blank but for tests marked ``draws``: to draw them is a third of a small sweep's time."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(Figure, "savefig", blank)
+
+
+def blank(figure: Figure, path: Path, **options: Any) -> None:
+    """Stands for ``Figure.savefig``."""
+    path.write_bytes(BLANK if path.suffix == ".png" else b"<svg/>")
 
 
 @pytest.fixture(scope="session")

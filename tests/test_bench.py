@@ -19,6 +19,8 @@ from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import POLICIES, TopProbability
 from lightning_mdm.output import DenoiserOutput
 
+pytestmark = pytest.mark.draws
+
 BENCH = Path(__file__).resolve().parents[1] / "experiments" / "bench"
 CPU = torch.device("cpu")
 COLUMNS = ["name", "device", "batch", "canvas", "steps", "value", "unit", "target", "commit"]

@@ -20,6 +20,8 @@ from lightning_mdm.report import (
 from lightning_mdm.report.order_heatmap import legible
 from lightning_mdm.report.order_points import optimum_curve, order_points
 
+pytestmark = pytest.mark.draws
+
 ROW = OrderRow(
     task="hop_chain", split="test", checkpoint="1f0c9a3e77aa", policy="iid", options="{}", T=2, seed=0, n=10, nats=25.5,
     nats_sem=0.25, nats_per_token=0.8, nfe_mean=2.0, nfe_min=2, nfe_max=2, optimum=18.9, device="cpu", commit="abc",

@@ -25,6 +25,8 @@ from lightning_mdm.report.points import pool_seeds
 from lightning_mdm.report.published import beside, read_published
 from runs import REPOSITORY
 
+pytestmark = pytest.mark.draws
+
 PAPER = REPOSITORY / "experiments" / "gsm8k_aug" / "published.csv"
 HEADER = "source,task,T,policy,matched,nfe_mean,nfe_min,nfe_max,n,accuracy\n"
 # Policy, parameters, T, evaluations of each of four problems, problems solved.

@@ -15,6 +15,8 @@ from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
 from runs import REPOSITORY, Answering, Omniscient, few_problems, program, trainer
 
+pytestmark = pytest.mark.draws
+
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 LINES = [words for block in BLOCKS for line in block.splitlines() if (words := shlex.split(line, comments=True))]

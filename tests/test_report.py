@@ -46,6 +46,8 @@ from lightning_mdm.report.paired import (
 from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
 from lightning_mdm.report.style import COLOURS, MARKERS
 
+pytestmark = pytest.mark.draws
+
 N = 40
 LOOP = {"end_of_sequence": "as_tokens", "token_temperature": 0.0}
 # (policy, parameters, NFE of a problem under T, problems solved under T and seed)

@@ -20,6 +20,8 @@ from lightning_mdm.report import report_subproblems, subproblem_figure, subprobl
 from lightning_mdm.report.points import Panel
 from lightning_mdm.report.subproblems import kind_colours, policies_of
 
+pytestmark = pytest.mark.draws
+
 LOSS = SubproblemRow(
     task="sudoku", split="easy", checkpoint="1f0c9a3e77aa", kind="lone single", ready=True, fewest_masked=1,
     most_masked=2, n=30, nats=0.1, nats_sem=0.01, accuracy=0.9, device="cpu", commit="abc",

@@ -209,6 +209,7 @@ def test_the_stages_of_the_runner_parse(
     steps: tuple[int, ...],
 ) -> None:  # fmt: skip
     """Of every size but ``tiny``, whose stages test_slices.py runs."""
+
     def parse(*arguments: str, log: Path, timeout: float | None = None) -> None:
         kept = [part for part in arguments if not part.endswith(".ckpt")]
         kept = [part for part in kept if part not in ("--ckpt_path", "last", "--model.denoiser_ckpt")]
