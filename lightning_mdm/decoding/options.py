@@ -81,7 +81,7 @@ class DecodingOptions:
             guidance=self.guidance, isolate_rows=self.isolate_rows, compile_statistics=self.compile_statistics,
         )  # fmt: skip
         if self.search:
-            return search(run, canvas, steps, policy.adaptive, self.isolate_rows)
+            return search(run, canvas, steps, policy.adaptive, policy.hurries, self.isolate_rows)
         return run(canvas=canvas, token_sampler=token_sampler(self.token_temperature))
 
     def adaptive(self, policy: UnmaskingPolicy) -> bool:

@@ -159,6 +159,10 @@ class Blocks(UnmaskingPolicy):
         return self.policy.adaptive
 
     @property
+    def hurries(self) -> bool:
+        return True  # a block has to end with its share of the budget
+
+    @property
     def learned(self) -> bool:
         return self.policy.learned
 

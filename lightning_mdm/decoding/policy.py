@@ -72,6 +72,11 @@ class UnmaskingPolicy(ABC):
         return False
 
     @property
+    def hurries(self) -> bool:
+        """Whether the budget has a say in how many positions go at once, before the last step of all."""
+        return not self.adaptive
+
+    @property
     def learned(self) -> bool:
         """Whether a trained selector decides: such a policy has to be ``bound`` to one."""
         return False

@@ -10,8 +10,9 @@ sequence it has found, or where its steps are spent (best first search with a bo
 stop at once.
 
 Tokens unmasked in haste look likelier than they are together. So an attempt that the end of the budget may have cut
-short counts for nothing, and where the budget decides how many positions go at once, a branch begins only if no more
-have to than at the step it branches off. A policy that decides that itself is trusted with it.
+short counts for nothing, and where the budget has a say in how many positions go at once, a branch begins only if no
+more have to than at the step it branches off, and counts only if no more did. A policy that decides that by itself is
+trusted with it.
 
 For policies that unmask one position per step, draw no random numbers, remember nothing and do not ask how many steps
 are left, with steps enough and at most ``OTHERS`` + 1 tokens, what is found is the mode of p(x | order), exactly: of
@@ -106,6 +107,16 @@ class Attempt:
         by_step_S = torch.zeros(self.steps + 1, dtype=torch.float64).index_add(0, self.step_L, self.nats_L)
         return F.pad(by_step_S.cumsum(0)[:-1], (1, 0))[self.step_L]
 
+    @cached_property
+    def unmasked_L(self) -> Tensor:
+        """The positions that hold a token which was drawn for them, bool."""
+        return (self.step_L > 0) & self.other_nats_LK[:, 0].isfinite()
+
+    @property
+    def most_at_once(self) -> int:
+        """How many positions its fullest step unmasked, those that were closed left out."""
+        return int(F.pad(self.step_L[self.unmasked_L].bincount(), (0, 1)).max())
+
     def cut_short(self, budget: int) -> bool:
         """Whether several positions were unmasked at the last step of a budget, at which all are that are left."""
         return self.steps == budget and int((self.step_L == budget).sum()) > 1
@@ -151,8 +162,7 @@ class Branch:
     @property
     def at_once(self) -> int:
         """How many positions were unmasked at the step that it branches off, those that were closed left out."""
-        at_step_L = self.attempt.step_L == self.step
-        return int((at_step_L & self.attempt.other_nats_LK[:, 0].isfinite()).sum())
+        return int((self.attempt.unmasked_L & (self.attempt.step_L == self.step)).sum())
 
     @property
     def token_L(self) -> Tensor:
@@ -169,12 +179,14 @@ class RowSearch:
         attempt: the first one.
         left: the steps that the row has left after it.
         adaptive: whether the policy decides how many positions go at once.
+        hurries: whether the budget has a say in it.
     """
 
-    def __init__(self, attempt: Attempt, left: int, adaptive: bool) -> None:
+    def __init__(self, attempt: Attempt, left: int, adaptive: bool, hurries: bool) -> None:
         self.found = attempt
         self.left = left
         self.adaptive = adaptive
+        self.hurries = hurries
         self.open: list[Branch] = []
         self.begun: set[bytes] = set()
         self.numbered = 0
@@ -214,26 +226,30 @@ class RowSearch:
             if self.adaptive and self.left == 1 and branch.masked > 1:
                 self.open.clear()  # all would be unmasked at once
                 break
-            if self.adaptive or branch.masked <= self.left * branch.at_once:
+            if not self.hurries or branch.masked <= self.left * branch.at_once:
                 self.begun.add(state)
                 return branch
         return None
 
     def went_on(self, branch: Branch, attempt: Attempt) -> None:
         """Count what a branch has led to."""
-        if not attempt.cut_short(self.left):
+        hurried = self.hurries and attempt.most_at_once > branch.at_once
+        if not (hurried or attempt.cut_short(self.left)):
             self.grow(joined(branch, attempt), attempt.step_L > 0)
         self.left -= attempt.steps
 
 
-def search(run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, isolate_rows: bool = False) -> Trace:
+def search(
+    run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, hurries: bool, isolate_rows: bool = False
+) -> Trace:
     """Decode, and look back as long as there are steps left and something likelier may be found.
 
     Args:
         run: the decode run, of at most ``steps`` steps.
         canvas: rows to decode.
         steps: the budget T of all that is done for a row.
-        adaptive: whether the policy decides how many positions go at once, or the budget.
+        adaptive: whether the policy decides how many positions go at once, and so when it is finished.
+        hurries: whether the budget has a say in it; see ``UnmaskingPolicy``.
         isolate_rows: one row after the other; see ``lightning_mdm.decoding.loop.decode``.
 
     Returns:
@@ -244,12 +260,12 @@ def search(run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, isolate_r
         RuntimeError: likewise.
     """
     if isolate_rows and len(canvas.index_B) > 1:
-        alone = [search(run, Rows.alone(canvas, row), steps, adaptive) for row in range(len(canvas.index_B))]
+        alone = [search(run, Rows.alone(canvas, row), steps, adaptive, hurries) for row in range(len(canvas.index_B))]
         return Trace.stacked(alone, canvas.tokens_BL)
     trace, attempts = recorded(run, canvas, Begun.nothing(canvas, steps))
     if not attempts:
         return trace
-    rows = [RowSearch(attempt, steps - attempt.steps, adaptive) for attempt in attempts]
+    rows = [RowSearch(attempt, steps - attempt.steps, adaptive, hurries) for attempt in attempts]
     nfe_B, passes, device = trace.nfe_B, trace.forward_passes, canvas.tokens_BL.device
     while branches := {r: branch for r, row in enumerate(rows) if (branch := row.pop()) is not None}:
         row_R = torch.tensor(list(branches), device=device)

@@ -78,6 +78,10 @@ class KLASS(UnmaskingPolicy):
         return True
 
     @property
+    def hurries(self) -> bool:
+        return True  # where nothing qualifies, by the budget's quota
+
+    @property
     def memory(self) -> int:
         return self.history
 

@@ -15,6 +15,7 @@ from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
     IID,
+    KLASS,
     Blocks,
     ConfidenceThreshold,
     Dilated,
@@ -161,6 +162,20 @@ def test_more_steps_find_no_less_likely_sequences(policy: UnmaskingPolicy, seed:
     assert gained > 0
 
 
+def conditionals(law: dict[tuple[int, ...], float]) -> Tabular:
+    """The exact ones of a law over bits."""
+    length = len(next(iter(law)))
+    denoiser = Tabular(length, 2)
+    with torch.no_grad():
+        for state in itertools.product(range(3), repeat=length):
+            alike = {x: p for x, p in law.items() if all(t in (2, y) for t, y in zip(state, x, strict=True))}
+            for position in range(length):
+                p = [sum(p for x, p in alike.items() if x[position] == token) for token in range(2)]
+                row = torch.tensor(p, dtype=torch.float64).clamp(min=1e-30).log()
+                denoiser.table[int(denoiser.state(torch.tensor([state]))), position] = row
+    return denoiser
+
+
 def forbidding() -> tuple[Tabular, dict[tuple[int, ...], float]]:
     """Exact conditionals of a law over five bits: 1 at position 0 wants one other 1, 0 leaves the rest nearly uniform.
 
@@ -171,15 +186,7 @@ def forbidding() -> tuple[Tabular, dict[tuple[int, ...], float]]:
     total = sum(law.values())
     law = {x: 0.6 * p / total for x, p in law.items()}
     law |= {(1, *(int(k == one) for k in range(4))): 0.1 for one in range(4)}
-    denoiser = Tabular(5, 2)
-    with torch.no_grad():
-        for state in itertools.product(range(3), repeat=5):
-            alike = {x: p for x, p in law.items() if all(t in (2, y) for t, y in zip(state, x, strict=True))}
-            for position in range(5):
-                p = [sum(p for x, p in alike.items() if x[position] == token) for token in range(2)]
-                row = torch.tensor(p, dtype=torch.float64).clamp(min=1e-30).log()
-                denoiser.table[int(denoiser.state(torch.tensor([state]))), position] = row
-    return denoiser, law
+    return conditionals(law), law
 
 
 @pytest.mark.parametrize("steps", [5, 6, 7, 8, 9, 10, 40])
@@ -197,6 +204,34 @@ def test_haste_finds_nothing(policy: UnmaskingPolicy, steps: int) -> None:
     if steps == 40:
         assert found == max(law.values())
         assert found > first or not isinstance(policy, LeftToRight)
+
+
+def hurrying(seed: int) -> dict[tuple[int, ...], float]:
+    """A law over four bits: for seed 0 the likeliest sequence is not the one that looks likeliest at once."""
+    if seed:
+        p = torch.rand(16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** 4
+        return dict(zip(itertools.product(range(2), repeat=4), (p / p.sum()).tolist(), strict=True))
+    law = {(1, *x): 0.4 / 3 * (sum(x) == 1) for x in itertools.product(range(2), repeat=3)}
+    law |= {(0, *x): 0.1 if x[0] else 0.0375 for x in itertools.product(range(2), repeat=3)}
+    return law | {(0, 1, 0, 0): 0.15}
+
+
+@pytest.mark.parametrize("policy", [KLASS(), Blocks(TopMargin(), 3), Blocks(ConfidenceThreshold(1.0), 3)], ids=str)
+def test_haste_that_the_budget_causes_finds_nothing(policy: UnmaskingPolicy) -> None:
+    """One position per step is exact, whatever the budget makes a policy do that decides for itself or by blocks."""
+    space, slow = TokenSpace(2, eos_id=None, pad_id=0), 0
+    for seed in range(8):
+        law = hurrying(seed)
+        denoiser = conditionals(law)
+        for steps in (5, 6, 7, 8):
+            first = decode(denoiser, policy, repeated([None] * 4, 1, pad=0), space, steps=steps)
+            if int(first.order.n_steps_B[0]) < 4:
+                continue
+            slow += 1
+            found = SEARCHING.decode(denoiser, policy, repeated([None] * 4, 1, pad=0), space, steps, 0)
+            before, after = (law[tuple(trace.tokens_BL[0].tolist())] for trace in (first, found))
+            assert after >= before - 1e-12, (seed, steps)
+    assert slow > 10
 
 
 def test_no_evaluation_is_spent_on_what_cannot_count() -> None:
@@ -347,7 +382,7 @@ def test_no_state_is_gone_on_from_twice() -> None:
                 begun=begun,
             )  # fmt: skip
 
-        search(run, random_rows(1, vocab_size=6, pad=0, longest=7, seed=seed), 100, adaptive=True)
+        search(run, random_rows(1, vocab_size=6, pad=0, longest=7, seed=seed), 100, adaptive=True, hurries=False)
         assert len(set(states)) == len(states)
         again += len(states) > 10
     assert again >= 5
