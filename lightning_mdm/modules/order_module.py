@@ -191,6 +191,7 @@ class OrderModule(L.LightningModule):
             load_net(self.order_nets, init_from, option="model.init_from", options=self.order_options)
         self.earlier = EarlierBatches(max(self.budgets), focus)
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
+        self.budget_drawn = self.budgets[0]  # of the update at hand
         self.bounds = OrderBounds()
 
     def setup(self, stage: str) -> None:
@@ -275,6 +276,7 @@ class OrderModule(L.LightningModule):
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
         budget = min(self.budgets) if self.fewest(step) else self.budget_draws.draw(step, float(which[0]))
+        self.budget_drawn = budget
         price = self.prices[int(which[1] * len(self.prices))]
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
@@ -293,6 +295,15 @@ class OrderModule(L.LightningModule):
             surrogate = surrogate + self.denoising_weight * denoising.surrogate
         # Parameters without a part in this update would stop distributed training, which waits for their gradients.
         return surrogate + sum(0.0 * p.sum() for p in self.parameters() if p.requires_grad)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Nets of other budgets get no gradient in place of zeros, with which Adam would go on where it was heading."""
+        if "shared" in self.selectors:
+            return
+        own = self.net_name(self.budget_drawn)
+        for name, net in (*self.selectors.items(), *self.posteriors.items()):
+            if name != own:
+                net.zero_grad(set_to_none=True)
 
     def fewest(self, step: int) -> bool:
         """Whether this update is one of those spent at the smallest budget."""
@@ -323,7 +334,8 @@ class OrderModule(L.LightningModule):
             )  # fmt: skip
             self.earlier.add(model.budget, out)
             return out
-        step_B = 1 + (noise.uniform_B(Stream.MASK, step) * model.budget).long()
+        # Of a stream of its own: that of masks decides at the same update what a joint denoiser is trained on.
+        step_B = 1 + (noise.uniform_B(Stream.TOKEN, step) * model.budget).long()
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
 
     def terms(self, model: BatchModel) -> dict[str, Any]:

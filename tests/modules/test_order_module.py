@@ -18,7 +18,7 @@ from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.transformer import Block
-from lightning_mdm.noise import RowNoise
+from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives import order_elbo
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
@@ -58,6 +58,21 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
 def test_weights_of_16_bits_are_refused(tmp_path: Path, ckpt: str, precision: str) -> None:
     with pytest.raises(ValueError, match=rf"trainer.precision={precision}, .*give bf16-mixed"):
         fit(build(ckpt), tmp_path, steps=1, precision=precision)
+
+
+def test_the_step_that_is_evaluated_does_not_follow_from_a_mask(ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks of the same update train a joint denoiser."""
+    module = build(ckpt, estimator="one_step", budgets=[64], posterior=MAX_NORMALISED)
+    asked: list[Tensor] = []
+    monkeypatch.setattr("lightning_mdm.modules.order_module.one_step", lambda *given, **_: asked.append(given[2]))
+    model = module.batch_model(batch(list(range(40))), 64, 0.0)
+    noise = RowNoise(0, model.batch.index_B)
+    module.objective(model, noise, 0)
+    (step_B,) = asked
+    assert int(step_B.min()) >= 1
+    assert int(step_B.max()) <= 64
+    mask_B = noise.uniform_BL(Stream.MASK, 0, 1)[:, 0]
+    assert torch.corrcoef(torch.stack((step_B.double(), mask_B)))[0, 1].abs() < 0.5
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -200,6 +215,26 @@ def test_with_selectors_per_budget_one_is_updated_at_a_time(tmp_path: Path, ckpt
         module.selector_for(3)
     shared = build(ckpt)
     assert shared.selector_for(7) is shared.selector_for(2)
+
+
+def test_a_net_rests_while_another_budget_is_drawn(tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Adam's momentum from an earlier update, zeros in place of no gradient would move it."""
+    module = build(ckpt, selectors="per_budget", budgets=[2, 4])
+    drawn = (2, 4, 4, 2)
+    monkeypatch.setattr(module.budget_draws, "draw", lambda step, uniform: drawn[step])
+    moved: list[set[str]] = []
+
+    class Moved(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            self.before = state(module)
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            after = state(module)
+            nets = [name for name in after if name.startswith(("selectors.", "posteriors."))]
+            moved.append({name.split(".")[1] for name in nets if not torch.equal(self.before[name], after[name])})
+
+    fit(module, tmp_path, steps=len(drawn), callbacks=[Moved()])
+    assert moved == [{f"T{budget}"} for budget in drawn]
 
 
 def test_mixed_precision_keeps_float32_weights_and_laws(
