@@ -132,7 +132,8 @@ def subproblem_table(losses: Sequence[SubproblemRow], commits: Sequence[CommitRo
             for c in policies:
                 ready = 100 * c.total(lambda row: row.n * row.ready) / max(1.0, c.n)
                 firsts = 100 * c.total(lambda row: row.first_mistakes * row.ready) / c.failed if c.failed else None
-                low, high = wilson(c.problems - c.failed, c.problems)
+                n = max(row.problems for row in c.rows)  # seeds repeat a problem: they do not narrow the interval
+                low, high = wilson((1 - c.failed / c.problems) * n, n)
                 table.add_row(
                     c.name,
                     f"{c.n:.0f}",
