@@ -152,7 +152,7 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.splitlines()[-1] == str(run)
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
 
-    dear = "[Learned, {class_path: Learned, init_args: {price: 1}}]"
+    dear = "[Learned, {class_path: Blocks, init_args: {policy: {class_path: Learned, init_args: {price: 1}}}}]"
     with pytest.warns(UserWarning, match=r"price=1\.0: beyond model.prices=\[0\.0\], .*a guess"):
         program("sweep", *order, "--run_dir", tmp_path / "dear", "--ckpt_path", last, "--frontier.policies", dear)
 

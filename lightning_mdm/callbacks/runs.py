@@ -19,6 +19,7 @@ from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.policies import Blocks
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.selector import Selector
@@ -117,9 +118,10 @@ def runs_of(
 
 def warn_of_prices(runs: Sequence[Run], module: L.LightningModule) -> None:
     """Say it where the learned order is asked for at a price beyond the configured ones."""
-    priced = [run for run in runs if isinstance(run.policy, Learned) and selector_of(module, run.steps) is not None]
-    asked = {cast(Learned, run.policy).price for run in priced}
-    prices = cast(list[float], module.prices) if priced else []
+    policies = [run.policy for run in runs if selector_of(module, run.steps) is not None]
+    policies = [policy.policy if isinstance(policy, Blocks) else policy for policy in policies]
+    asked = {policy.price for policy in policies if isinstance(policy, Learned)}
+    prices = cast(list[float], module.prices) if asked else []
     beyond = sorted(price for price in asked if not min(prices) <= price <= max(prices))
     if beyond:
         rank_zero_warn(

@@ -72,8 +72,8 @@ class Learned(UnmaskingPolicy):
             raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(get_args(Rule))}")
         if not 0.0 < self.beta < math.inf:
             raise ValueError(f"beta={self.beta}: the factor on the probabilities is a finite number above 0")
-        if not self.price >= 0.0:
-            raise ValueError(f"price={self.price}: the price of a step is a number of nats, at least 0")
+        if not 0.0 <= self.price < math.inf:
+            raise ValueError(f"price={self.price}: the price of a step is a finite number of nats, at least 0")
 
     @property
     def adaptive(self) -> bool:

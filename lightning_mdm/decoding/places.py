@@ -132,4 +132,6 @@ class PCSampler(RankedPolicy):
             object.__setattr__(self, "surprise_V", self.surprise_V.to(state.tokens_BL.device))
         surprise_BL = self.surprise_V[prediction.best_token_BL]
         calibrated_BL = (prediction.top_probability_BL * surprise_BL).clamp(max=self.clip)
-        return torch.exp(-self.decay * place_BL(state)) * calibrated_BL
+        # The logarithm of the product, which would be 0 far from the beginning; in float64, as the confidence is.
+        tiny = torch.finfo(calibrated_BL.dtype).tiny
+        return calibrated_BL.clamp(min=tiny).log() - self.decay * place_BL(state).double()

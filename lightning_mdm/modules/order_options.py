@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -84,31 +85,31 @@ def check_options(
         )
     if fewest_first < 0:
         raise ValueError(f"model.fewest_first={fewest_first}: give a number of updates, at least 0")
-    if not prices or min(prices) < 0.0:
-        raise ValueError(f"model.prices={list(prices)}: give one or more prices of at least 0 nats per step")
+    if not prices or not all(0.0 <= price < math.inf for price in prices):
+        raise ValueError(f"model.prices={list(prices)}: give one or more finite prices of at least 0 nats per step")
     if len(set(prices)) < len(prices):
         raise ValueError(f"model.prices={list(prices)}: give each price once")
-    if not wait_price >= 0.0:
-        raise ValueError(f"model.wait_price={wait_price}: give a number of nats, at least 0")
+    if not 0.0 <= wait_price < math.inf:
+        raise ValueError(f"model.wait_price={wait_price}: give a finite number of nats, at least 0")
     if samples < 2 or validation_samples < 1:
         raise ValueError(
             f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "
             "2 trajectories, validation at least 1"
         )
-    if not focus >= 0.0 or (focus and estimator != "all_steps"):
+    if not 0.0 <= focus < math.inf or (focus and estimator != "all_steps"):
         raise ValueError(
-            f"model.focus={focus}, model.estimator={estimator!r}: give a number of at least 0, and 0 to one_step, "
-            "which follows no trajectory to its end"
+            f"model.focus={focus}, model.estimator={estimator!r}: give a finite number of at least 0, and 0 to "
+            "one_step, which follows no trajectory to its end"
         )
     if budget_draw == "by_evaluations" and estimator != "all_steps":
         raise ValueError(
             f"model.budget_draw='by_evaluations', model.estimator={estimator!r}: choose by_cost or uniform for "
             "one_step, whose evaluations do not grow with the budget"
         )
-    if not entropy_bonus >= 0.0 or not 0.0 < entropy_fades_by <= 1.0:
+    if not 0.0 <= entropy_bonus < math.inf or not 0.0 < entropy_fades_by <= 1.0:
         raise ValueError(
-            f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a weight of at "
-            "least 0 and a share of training in (0, 1]"
+            f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a finite "
+            "weight of at least 0 and a share of training in (0, 1]"
         )
     if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
         raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")

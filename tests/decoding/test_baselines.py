@@ -177,6 +177,9 @@ def test_frequent_tokens_and_late_positions_wait() -> None:
     # Places are those of the canvas: when the middle is gone, the last position is no nearer.
     p = [[0.2, 0.4, 0.1, 0.1, 0.1, 0.1], [0.0, 0.01, 0.99, 0, 0, 0], [0.0, 0.1, 0.9, 0, 0, 0]]
     assert fixed(PCSampler(decay=0.8).informed(Facts()), p, steps=3).order.step_BL.tolist() == [[2, 1, 3]]
+    # Far from the beginning too: of equally calibrated positions the first comes first.
+    far = fixed(PCSampler().informed(Facts()), [p[1]] * 600, steps=600)
+    assert far.order.step_BL.tolist() == [list(range(1, 601))]
 
 
 class Scripted:

@@ -123,6 +123,7 @@ def test_equal_scores_are_ordered_at_random(policy: UnmaskingPolicy) -> None:
         (lambda: Learned(beta=float("nan")), "beta=nan"),
         (lambda: Learned(price=-0.1), "price=-0.1"),
         (lambda: Learned(price=float("nan")), "price=nan"),
+        (lambda: Learned(price=float("inf")), "price=inf"),
         (lambda: Learned().bound(None), "this module has no selector"),
         (lambda: Blocks(Learned()).bound(None), "this module has no selector"),
     ],
