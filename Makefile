@@ -34,12 +34,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(VENV)/.run $@
 
 # A denoiser, then the order in which it generates, then the policies of order.yaml at every budget.
-DENOISER := --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir $(RUN_DIR)/denoiser
-ORDER := --config $(TASK)/order.yaml --config $(TASK)/order_from_shipped.yaml --run_dir $(RUN_DIR)
+DENOISER := --config $(TASK)/denoiser.yaml --config $(TASK)/from_shipped.yaml --run_dir '$(RUN_DIR)/denoiser'
+ORDER := --config $(TASK)/order.yaml --config $(TASK)/order_from_shipped.yaml --run_dir '$(RUN_DIR)'
 sweep-steps: $(VENV)/.run
 	$(BIN)/lightning fit $(DENOISER) --ckpt_path last
-	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt $(RUN_DIR)/denoiser/checkpoints/last.ckpt --ckpt_path last
-	$(BIN)/lightning sweep $(ORDER) --ckpt_path $(RUN_DIR)/checkpoints/last.ckpt
+	$(BIN)/lightning fit $(ORDER) --model.denoiser_ckpt '$(RUN_DIR)/denoiser/checkpoints/last.ckpt' --ckpt_path last
+	$(BIN)/lightning sweep $(ORDER) --ckpt_path '$(RUN_DIR)/checkpoints/last.ckpt'
 
 # Easy and hard puzzles are two splits of the same frontier; nearly all hard ones have few clues. The trainings are
 # shorter than those of small.yaml, at a higher rate, and order_small.yaml: ten minutes are for slow machines, too.

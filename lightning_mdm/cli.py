@@ -38,6 +38,7 @@ from lightning_mdm.report import report, show_report
 from lightning_mdm.starting_point import (
     check_model,
     check_objective,
+    check_places,
     check_time,
     checkpoint_path,
     expand_home,
@@ -116,6 +117,8 @@ class CLI(LightningCLI):
         expand_home(config)
         if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
+        if subcommand == "fit":
+            check_places(config)
         self.ckpt = path = checkpoint_path(config, fitting=subcommand == "fit")
         self.trained_with = {} if path is None else hyper_parameters(path)
         if path is None and config.model is not None:
@@ -220,6 +223,7 @@ def main(args: Sequence[str] | None = None) -> None:
             export_command(given[1:])
         else:
             prefer_kernels_without_plans()
+            sys.path.append(os.getcwd())  # for tasks and policies of one's own; last, so that it hides nothing
             CLI(args)
     except SIGTERMException as ended:
         stopped(given, ended)

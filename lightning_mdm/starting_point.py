@@ -42,6 +42,26 @@ def expand_home(config: jsonargparse.Namespace) -> None:
             config[name] = os.path.expanduser(config[name])
 
 
+def check_places(config: jsonargparse.Namespace) -> None:
+    """Refuse what would replace the checkpoints of another run, as its own ``fit.yaml`` with another ``run_dir`` does.
+
+    Raises:
+        ValueError: a callback's ``dirpath`` is in the directory of another run.
+    """
+    own = Path(config.run_dir).resolve()
+    for callback in config.trainer.callbacks or []:
+        given = callback.get("init_args", {}).get("dirpath")
+        if not isinstance(given, str) or "://" in given:
+            continue
+        folder = Path(given).resolve()
+        if own not in (folder, *folder.parents) and (folder.parent / "fit.yaml").is_file():
+            raise ValueError(
+                f"trainer.callbacks: dirpath={given} is in another run's directory, and run_dir={config.run_dir} would "
+                f"replace its checkpoints: give --trainer.callbacks.dirpath {config.run_dir}/checkpoints and likewise "
+                "trainer.logger.init_args.save_dir, or the configuration files that fit.yaml was made of"
+            )
+
+
 def last_checkpoint(config: jsonargparse.Namespace) -> Path:
     """Where a run directory keeps its newest checkpoint."""
     return Path(config.run_dir) / "checkpoints" / "last.ckpt"

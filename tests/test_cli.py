@@ -209,3 +209,18 @@ def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeyp
     compiled_once.cache_clear()
     program("validate", *options, "--ckpt_path", "last")
     assert asked == [Block, categorical.token_losses]
+
+
+def test_tasks_of_ones_own_are_found_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the program is a script, Python itself does not look there."""
+    (tmp_path / "of_my_own.py").write_text(
+        "from lightning_mdm.data.word_problems import WordProblems\n\n\nclass Mine(WordProblems):\n    pass\n"
+    )
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *map(str, tiny(tmp_path)), "--data", "of_my_own.Mine", "--print_config"])
+    assert ended.value.code == 0
+    assert "class_path: of_my_own.Mine" in capsys.readouterr().out

@@ -118,6 +118,20 @@ def test_fit_neither_mixes_nets_nor_overwrites_one(
     assert contents(run_dir) == before
 
 
+def test_the_configuration_that_a_run_left_does_not_overwrite_it(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names the run's own directory of checkpoints, whatever the run directory is then."""
+    before, other = contents(run_dir), tmp_path / "other"
+    args = ["fit", "--config", str(run_dir / "fit.yaml"), "--run_dir", str(other)]
+    refused(args, f"dirpath={run_dir}/checkpoints is in another run's directory, and run_dir={other} would", capsys)
+    assert contents(run_dir) == before
+    places = ["--trainer.callbacks.dirpath", other / "checkpoints", "--trainer.logger.init_args.save_dir", other]
+    program(*args, *places)
+    assert last(other).is_file()
+    assert contents(run_dir) == before
+
+
 def test_fit_goes_on_with_another_checkpoint_elsewhere_only(
     tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

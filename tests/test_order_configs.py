@@ -151,6 +151,8 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     printed = program("sweep", *order, *gone, "--ckpt_path", last)  # the checkpoint alone is enough
     assert printed.splitlines()[-1] == str(run)
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
+    program("sweep", *order, *gone, "--ckpt_path", last, "--frontier.policies", "[TopMargin]")
+    assert {row.policy for row in read_rows(run / "frontier.csv")} == {"learned", "top_margin"}, "it is still its order"
 
     dear = "[Learned, {class_path: Blocks, init_args: {policy: {class_path: Learned, init_args: {price: 1}}}}]"
     with pytest.warns(UserWarning, match=r"price=1\.0: beyond model.prices=\[0\.0\], .*a guess"):

@@ -235,6 +235,11 @@ def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert 0.2 < float(exact.latent_N.double().mean()) < 0.5
     assert script.report(exact, 5)[-1] == "mean gap, weighted by tokens: 0.0000"
 
+    known = script.rule_learned(NaeSatDenoiser(law), law, 60)
+    assert known.startswith(
+        "observations with all latents given: 0.0000 nats, 100.0 % right; always the commoner bit: 7"
+    )
+
     class Guess(NaeSatDenoiser):
         def forward(self, *args: Any) -> Any:
             out = super().forward(*args)
@@ -243,6 +248,7 @@ def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     guess = script.compare(Guess(law), law, 60)
     entropy_N = -torch.xlogy(exact.exact_N, exact.exact_N) - torch.xlogy(1 - exact.exact_N, 1 - exact.exact_N)
     torch.testing.assert_close(guess.kl_N, math.log(2.0) - entropy_N)
+    assert "given: 0.6931 nats" in script.rule_learned(Guess(law), law, 60)
 
     small = ["--data.law.latents=6", "--data.law.observations=10", "--model.net.positions=16"]
     program("fit", *layers("nae_sat", "denoiser", "small"), "--run_dir", tmp_path, *QUICK, *FEW, *small)
@@ -251,6 +257,7 @@ def test_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr().out
     assert "KL(exact || denoiser), nats per token: 0." in printed
     assert printed.count(" to ") >= 1
+    assert printed.splitlines()[-1].startswith("observations with all latents given: ")
     shutil.copyfile(last, tmp_path / "alone.ckpt")
     script.main([str(tmp_path / "alone.ckpt"), "--law", "latents=6", "observations=10", "--problems", "30"])
     assert capsys.readouterr().out == printed, "the law is that of the run"

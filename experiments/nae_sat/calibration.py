@@ -4,10 +4,11 @@ python experiments/nae_sat/calibration.py CHECKPOINT [--law latents=10 observati
 
 Random masks of all sizes over test sequences, as in training. Prints the mean KL(exact || denoiser) in nats per masked
 token, for latents and observations apart and for every quarter of the masked share, and a table of calibration: of the
-tokens to which the denoiser gives a probability of 1 within a bin, its mean and the mean of the exact one. The law is
-that of ``fit.yaml`` in the checkpoint's run directory; ``--law`` changes it, or says it where there is no such file.
+tokens to which the denoiser gives a probability of 1 within a bin, its mean and the mean of the exact one. Last,
+whether it has learned the rule: what observations cost with all latents given, from which they follow. The law is that
+of ``fit.yaml`` in the checkpoint's run directory; ``--law`` changes it, or says it where there is no such file.
 
-Shapes: B rows, R response positions, N masked tokens.
+Shapes: B rows, R response positions, O observations, N masked tokens, V = 2 bits.
 """
 
 from __future__ import annotations
@@ -77,6 +78,26 @@ def compare(denoiser: ReadableDenoiser, law: NaeSat, problems: int) -> Compared:
         own_BR = logits_BRV.double().softmax(-1)[..., 1]
         parts.append(tuple(x[masked_BR] for x in (exact_BR, own_BR, latent_R.expand_as(masked_BR), share_BR)))
     return Compared(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def rule_learned(denoiser: ReadableDenoiser, law: NaeSat, problems: int) -> str:
+    """How well the denoiser tells each observation of the first test sequences from all their latents."""
+    place_O = torch.tensor(law.places[law.latents :]) + law.padding
+    nats, right, ones = [], [], []
+    for batch in NaeSatProblems(law, n_test=problems, eval_batch_size=100).test_dataloader():
+        true_BO = batch.tokens_BL[:, place_O]
+        tokens_BL = batch.tokens_BL.index_fill(1, place_O, denoiser.vocab_size)
+        log_p_BOV = denoiser(tokens_BL, batch.valid_BL).logits_BQV[:, place_O, :2].double().log_softmax(-1)
+        nats.append(-log_p_BOV.gather(-1, true_BO[:, :, None]))
+        right.append(log_p_BOV.argmax(-1) == true_BO)
+        ones.append(true_BO)
+    share = float(torch.cat(ones).double().mean())
+    return (
+        f"observations with all latents given: {float(torch.cat(nats).mean()):.4f} nats, "
+        f"{100 * float(torch.cat(right).double().mean()):.1f} % right; always the commoner bit: "
+        f"{100 * max(share, 1.0 - share):.1f} %"
+    )
 
 
 def report(found: Compared, bins: int) -> list[str]:
@@ -174,10 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         law = law_of(options.law, trained_on(options.checkpoint))
         module = DenoiserModule.load_from_checkpoint(options.checkpoint, map_location="cpu").eval()
-        found = compare(checked(module, law), law, options.problems)
+        denoiser = checked(module, law)
     except ValueError as error:
         parser.error(str(error))
-    print("\n".join(report(found, options.bins)))
+    print("\n".join(report(compare(denoiser, law, options.problems), options.bins)))
+    print(rule_learned(denoiser, law, options.problems))
 
 
 if __name__ == "__main__":

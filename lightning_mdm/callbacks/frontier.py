@@ -32,6 +32,7 @@ from lightning_mdm.callbacks.runs import (
     problems_of,
     runs_of,
     selector_of,
+    selectors_hash,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
@@ -51,6 +52,7 @@ from lightning_mdm.outcomes import (
     Row,
     commit_hash,
     frontier_row,
+    names_one_source,
     outcome_rows,
     read_outcomes,
     read_rows,
@@ -131,6 +133,8 @@ class Frontier(EvaluationCallback):
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
         checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
         self.problems_hash = data.problems_hash(split)
+        self.selectors = {selectors_hash(module), None}  # whose rows stay, be it decoded with at this time or not
+        commits: set[str] = set()
         for run in self.active:
             cell = Cell(
                 task=data.task,
@@ -146,9 +150,16 @@ class Frontier(EvaluationCallback):
             self.cells[run.name] = cell
             for record in self.store.records(cell):
                 self.record(trainer, run.name, record.outcomes)
+                commits.add(record.commit)
         stored = sum(map(len, self.done.values()))
         if stored and trainer.is_global_zero:
             print(f"Found {stored} decoded outcomes in {self.store.root}; only what is missing will be decoded.")
+            older = sorted(known for known in commits if known != commit_hash() or not names_one_source(known))
+            if older:
+                print(
+                    f"They are of commit {', '.join(older)}: if policies, task or grading are other ones now, remove "
+                    "that directory."
+                )
         # No process may append before every process has read.
         trainer.strategy.barrier("frontier_read")
 
@@ -242,13 +253,12 @@ class Frontier(EvaluationCallback):
         # Another split of the same checkpoint stays; what belongs to other weights is history.
         own = {(cell.task, cell.checkpoint, cell.split) for cell in cells}
         kept = {(task, checkpoint) for task, checkpoint, _ in own}
-        selectors = {cell.options.get("selector") for cell in cells} | {None}
 
         def stays(row: Row | OutcomeRow) -> bool:
             return (
                 (row.task, row.checkpoint) in kept
                 and (row.task, row.checkpoint, row.split) not in own
-                and json.loads(row.options).get("selector") in selectors
+                and json.loads(row.options).get("selector") in self.selectors
             )
 
         if (run_dir / "frontier.csv").exists() and (run_dir / "outcomes.csv").exists():
@@ -274,11 +284,10 @@ class Frontier(EvaluationCallback):
         """
         own = list(self.cells.values())
         where = {(cell.task, cell.split, cell.checkpoint, cell.data) for cell in own}
-        selectors = {cell.options.get("selector") for cell in own} | {None}
         complete = set[int]().union(*(self.store.done(cell) for cell in own))
         earlier = [
             cell for cell in self.store.cells()
             if (cell.task, cell.split, cell.checkpoint, cell.data) in where
-            and cell.options.get("selector") in selectors and cell not in own and self.store.done(cell) >= complete
+            and cell.options.get("selector") in self.selectors and cell not in own and self.store.done(cell) >= complete
         ]  # fmt: skip
         return own + earlier

@@ -67,7 +67,7 @@ def log_frontier(loggers: Iterable[Logger], rows: Sequence[Row], figure: Path, s
     """The figure, a PNG file, and accuracy, NFE and score of every policy as curves over the budget T."""
     for writer in writers(loggers):
         writer.add_image("frontier", imread(figure), step, dataformats="HWC")  # drawing it again takes ten times longer
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row.T):
             where = f"{row.split}/{display_name(row.policy, row.options)}" + (f"/seed={row.seed}" if row.seed else "")
             writer.add_scalar(f"accuracy_over_T/{where}", row.accuracy, row.T)
             writer.add_scalar(f"nfe_over_T/{where}", row.nfe_mean, row.T)

@@ -1,7 +1,8 @@
 """Text tasks: a tokenizer, a canvas measured on the data, and answers compared as numbers.
 
-A text task says where its problems come from (``training`` and ``load_problems``) and nothing else. Tokenizer and
-canvas travel in the checkpoint, so that testing needs nothing beside it. Knows nothing of models.
+A text task says where its problems come from (``training`` and ``load_problems``), and where the answer is not a number
+behind ``####``, how it is graded (``grade``); nothing else. Tokenizer and canvas travel in the checkpoint, so that
+testing needs nothing beside it. Knows nothing of models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The unmasking policies there are: the common heuristics, and the list of all.
 
-To add a policy: write its class here, or in a file of its own, and add it to ``POLICIES``; configurations, figures and
-tests find it there.
+To add a policy: write its class, a frozen dataclass, here or in a file of its own, and add it to ``POLICIES``;
+configurations, figures and tests find it there, and the tests ask for its law (``tests/decoding/reference.py``).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,25 @@ def test_what_is_decoded_already_is_decoded_again_only_where_anything_changed(
     sweep(tmp_path / "fresh", fresh, other, **options)
     assert third.calls == fresh.calls > 0
     assert "Found" not in capsys.readouterr().out
+
+
+def test_outcomes_of_other_code_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a policy is what it was then nobody can tell; of a commit that may be other code it is always said."""
+    data = few_problems()
+
+    def said(commit: str) -> str:
+        monkeypatch.setattr("lightning_mdm.callbacks.frontier.commit_hash", lambda: commit)
+        sweep(tmp_path, Omniscient(data), data)
+        return capsys.readouterr().out
+
+    assert "They are of commit" not in said("1111111")
+    assert "They are of commit" not in said("1111111")
+    assert "They are of commit 1111111: if policies, task or grading are other ones now, remove" in said("2222222")
+    shutil.rmtree(tmp_path)
+    said("3333333-dirty")
+    assert "They are of commit 3333333-dirty: " in said("3333333-dirty")
 
 
 def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
