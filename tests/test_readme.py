@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning_mdm.cli import SUBCOMMANDS, main
 from lightning_mdm.decoding.policies import POLICIES, TopMargin
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
-from runs import REPOSITORY, Answering, Omniscient, few_problems, program, trainer
+from runs import REPOSITORY, SHIPPED, Answering, Omniscient, few_problems, program, trainer
 
 pytestmark = pytest.mark.draws
 
@@ -55,6 +56,29 @@ def test_the_export_command_runs(tmp_path: Path) -> None:
     run.strategy.connect(module)
     run.save_checkpoint(checkpoint)
     assert program("export", checkpoint, file).startswith(str(file))
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a checkpoint as `make sweep-steps` leaves it, one update after the weights that ship."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    folder = REPOSITORY / "configs" / "word_problems"
+    layers = [part for name in ("order", "order_from_shipped") for part in ("--config", folder / f"{name}.yaml")]
+    program(
+        "fit", *layers, "--run_dir", tmp_path / "runs" / "word_problems", "--model.denoiser_ckpt", SHIPPED,
+        "--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--data.batch_size=2", "--model.samples=2",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20, "two lines for each of five problems and two policies"
+    answers = [line.split(maxsplit=3) for line in lines[::2]]
+    assert [name for name, *_ in answers] == ["learned"] * 5 + ["top_margin"] * 5
+    assert [nfe for name, nfe, *_ in answers if name == "top_margin"] == ["8"] * 5
+    assert sum(correct == "True" for name, _, correct, _ in answers if name == "learned") >= 3
+    assert all("####" in text for *_, text in answers)
+    for (_, nfe, *_), steps in zip(answers, lines[1::2], strict=True):
+        assert max(json.loads(steps)) <= int(nfe)
 
 
 def test_every_subcommand_is_shown() -> None:
