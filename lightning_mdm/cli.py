@@ -223,7 +223,8 @@ def main(args: Sequence[str] | None = None) -> None:
             export_command(given[1:])
         else:
             prefer_kernels_without_plans()
-            sys.path.append(os.getcwd())  # for tasks and policies of one's own; last, so that it hides nothing
+            if os.getcwd() not in sys.path:  # for tasks and policies of one's own; last, so that it hides nothing
+                sys.path.append(os.getcwd())
             CLI(args)
     except SIGTERMException as ended:
         stopped(given, ended)

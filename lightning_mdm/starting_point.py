@@ -48,8 +48,8 @@ def check_places(config: jsonargparse.Namespace) -> None:
     Raises:
         ValueError: a callback's ``dirpath`` is in the directory of another run.
     """
-    own = Path(config.run_dir).resolve()
-    for callback in config.trainer.callbacks or []:
+    own, callbacks = Path(config.run_dir).resolve(), config.trainer.callbacks or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         given = callback.get("init_args", {}).get("dirpath")
         if not isinstance(given, str) or "://" in given:
             continue

@@ -126,6 +126,10 @@ def test_the_configuration_that_a_run_left_does_not_overwrite_it(
     args = ["fit", "--config", str(run_dir / "fit.yaml"), "--run_dir", str(other)]
     refused(args, f"dirpath={run_dir}/checkpoints is in another run's directory, and run_dir={other} would", capsys)
     assert contents(run_dir) == before
+    one = f"{{class_path: ModelCheckpoint, init_args: {{dirpath: {run_dir / 'checkpoints'}}}}}"
+    (tmp_path / "one.yaml").write_text(f"trainer: {{callbacks: {one}}}\n")
+    alone = ["fit", *tiny(tmp_path), "--config", str(tmp_path / "one.yaml"), "--run_dir", str(other)]
+    refused(alone, "is in another run's directory", capsys)
     places = ["--trainer.callbacks.dirpath", other / "checkpoints", "--trainer.logger.init_args.save_dir", other]
     program(*args, *places)
     assert last(other).is_file()
