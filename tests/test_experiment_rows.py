@@ -81,14 +81,23 @@ def test_latents_rows_of_the_part_that_is_not_run_stay(nae_sat: ModuleType, part
     assert rows == sorted(rows, key=lambda row: row.tokens_per_forward * row.nfe_mean, reverse=True), "exact first"
 
 
+def test_latents_rows_of_a_longer_training_have_a_file_of_their_own(nae_sat: ModuleType) -> None:
+    nae_sat.main(["--parts", "longer", "--seeds", "1", "--jobs", "1"])
+    assert not Path("rows.csv").exists()
+    assert [(row.checkpoint, row.seed) for row in read_rows("longer.csv")] == [("t", 1)] * 4
+
+
 def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
     nae_sat.main(["--jobs", "1"])
     assert [row.checkpoint for row in read_rows("rows.csv")] == ["exact"] * 12 + ["t"] * 12
-    for name in ("order_nats.csv", "trained_order_nats.csv"):
+    assert [row.checkpoint for row in read_rows("longer.csv")] == ["t"] * 12
+    for name in ("order_nats.csv", "trained_order_nats.csv", "longer_order_nats.csv"):
         costs = read_order_rows(name)
         assert [(cost.seed, cost.nats, cost.options) for cost in costs] == [(s, float(s), "{}") for s in (0, 1, 2)]
-    for name in ("order_nats.png", "order_nats.svg", "trained.md", "trained.png", "trained.svg"):
+    for name in ("order_nats.png", "order_nats.svg"):
         assert Path(name).is_file()
+    for part in ("trained", "longer"):
+        assert all(Path(f"{part}.{kind}").is_file() for kind in ("md", "png", "svg"))
 
 
 def test_published_latents_are_in_the_order_in_which_they_are_written() -> None:

@@ -1,11 +1,11 @@
 """Learn the order of L&O-NAE-SAT, for the exact posterior and for trained denoisers, and collect rows and figures.
 
-python experiments/nae_sat/run.py [--parts exact trained] [--seeds 0 1 2] [--jobs N]
+python experiments/nae_sat/run.py [--parts exact trained longer] [--seeds 0 1 2] [--jobs N]
 
 The order is learned for two steps alone first, then for all budgets from there. What is complete is not repeated; what
 was stopped goes on. A seed is one of weights, noise and training data, and of the noise of decoding. The cost in nats
 of every policy goes to ``order_nats.csv``, whole sequences to ``rows.csv``, where the rows of a part that is not run
-stay.
+stay, and those of the denoiser that trains for longer to ``longer.csv``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from shutil import copyfile
 
@@ -27,7 +28,8 @@ HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
 LAST = Path("checkpoints") / "last.ckpt"
-PARTS = ("exact", "trained")
+PARTS = ("exact", "trained", "longer")
+LONGER = ("--trainer.max_steps", "12000", "--trainer.val_check_interval", "2000")  # updates of its denoiser
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
 
 
@@ -54,10 +56,10 @@ def run(part: str, seed: int) -> None:
     if part == "exact":
         learned(run_dir / part, (*configs("order"), *seeded(seed)), seed)
     else:
-        denoiser = run_dir / "denoiser"
+        denoiser = run_dir / ("denoiser" if part == "trained" else f"denoiser_{part}")
         lightning(
-            "fit", *configs("denoiser", "small"), *seeded(seed), "--run_dir", str(denoiser), "--ckpt_path", "last",
-            log=run_dir / "denoiser.log",
+            "fit", *configs("denoiser", "small"), *(LONGER if part == "longer" else ()), *seeded(seed),
+            "--run_dir", str(denoiser), "--ckpt_path", "last", log=denoiser.with_suffix(".log"),
         )  # fmt: skip
         order = (*configs("order", "order_small"), *seeded(seed), "--model.denoiser_ckpt", str(denoiser / LAST))
         learned(run_dir / part, order, seed)
@@ -73,10 +75,10 @@ def publish(part: str, seeds: Sequence[int]) -> list[Row]:
         for name in (ORDER_NATS, "order_nats.png", "order_nats.svg"):
             copyfile(path / name, HERE / name)
     else:
-        copyfile(path / ORDER_NATS, HERE / "trained_order_nats.csv")
-        copyfile(path / "report.md", HERE / "trained.md")
+        copyfile(path / ORDER_NATS, HERE / f"{part}_order_nats.csv")
+        copyfile(path / "report.md", HERE / f"{part}.md")
         for kind in ("png", "svg"):
-            copyfile(path / f"frontier.{kind}", HERE / f"trained.{kind}")
+            copyfile(path / f"frontier.{kind}", HERE / f"{part}.{kind}")
     return read_rows(path / "frontier.csv")
 
 
@@ -95,10 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [(part, seed) for part in options.parts for seed in options.seeds]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda pair: run(*pair), pairs))
+    made = {part: publish(part, options.seeds) for part in options.parts}
+    if "longer" in made:
+        write_rows(HERE / "longer.csv", made.pop("longer"))
     path = HERE / "rows.csv"
-    made = [row for part in options.parts for row in publish(part, options.seeds)]
-    rows = replace_rows(read_rows(path) if path.exists() else [], made, tokens_of)
-    write_rows(path, sorted(rows, key=tokens_of, reverse=True))
+    rows = replace_rows(read_rows(path) if path.exists() else [], chain.from_iterable(made.values()), tokens_of)
+    if rows:
+        write_rows(path, sorted(rows, key=tokens_of, reverse=True))
 
 
 if __name__ == "__main__":
