@@ -32,7 +32,6 @@ from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
-from lightning_mdm.modules.weights import export_denoiser
 from lightning_mdm.parsing import Parser, is_given, lists_anew, plainly
 from lightning_mdm.report import report, show_report
 from lightning_mdm.starting_point import (
@@ -42,7 +41,7 @@ from lightning_mdm.starting_point import (
     check_time,
     checkpoint_path,
     expand_home,
-    hyper_parameters,
+    export,
     other_weights,
     take_tokenizer,
 )
@@ -120,7 +119,9 @@ class CLI(LightningCLI):
         if subcommand == "fit":
             check_places(config)
         self.ckpt = path = checkpoint_path(config, fitting=subcommand == "fit")
-        self.trained_with = {} if path is None else hyper_parameters(path)
+        checkpoint = {} if path is None else read_checkpoint(path, option="ckpt_path")
+        self.trained_with = dict(checkpoint.get("hyper_parameters", {}))
+        self.checkpoint_step = 0 if subcommand == "fit" else int(checkpoint.get("global_step", 0))
         if path is None and config.model is not None:
             take_tokenizer(config)
         if path is not None and config.model is not None:
@@ -152,6 +153,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, Trainer)
+        trainer.checkpoint_step = self.checkpoint_step
         left_out: tuple[type[Callback], ...]
         if self.subcommand != "fit":
             # A checkpoint holds the averaged weights; outside of fitting the callback could only warn.
@@ -207,7 +209,8 @@ class CLI(LightningCLI):
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the program; a mistake of the user's ends in one line on stderr and exit status 2.
 
-    What SIGTERM ends has the exit status that a shell gives it, 143: Lightning's is that of success.
+    What SIGTERM or an interrupt ends has the exit status that a shell gives it, 143 or 130: Lightning's are those of
+    success and of failure.
     """
     given = list(sys.argv[1:] if args is None else args)
     # These concern calls inside Lightning, or a choice made here; a user could do nothing about them.
@@ -228,6 +231,11 @@ def main(args: Sequence[str] | None = None) -> None:
             CLI(args)
     except SIGTERMException as ended:
         stopped(given, ended)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Lightning makes an exit of an interrupt, of status 1, which says that something has failed.
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        stopped(given, ended, signal.SIGINT)
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         if by_sigterm(error):
             stopped(given, error)
@@ -245,11 +253,11 @@ def by_sigterm(error: BaseException | None) -> bool:
     return error is not None and (KILLED.search(str(error)) is not None or by_sigterm(error.__cause__))
 
 
-def stopped(given: Sequence[str], by: BaseException) -> NoReturn:
-    """End as SIGTERM ends a program."""
+def stopped(given: Sequence[str], by: BaseException, signal_number: signal.Signals = signal.SIGTERM) -> NoReturn:
+    """End as a signal ends a program."""
     further = "--ckpt_path last goes on from its last checkpoint" if given[:1] == ["fit"] else "give it again"
-    rank_zero_only(print)(f"stopped by SIGTERM: {further}", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGTERM) from by
+    rank_zero_only(print)(f"stopped by {signal_number.name}: {further}", file=sys.stderr)
+    raise SystemExit(128 + signal_number) from by
 
 
 def report_command(args: Sequence[str]) -> None:
@@ -268,12 +276,13 @@ def report_command(args: Sequence[str]) -> None:
 
 def export_command(args: Sequence[str]) -> None:
     """``lightning export CHECKPOINT FILE``."""
-    description = "Write the denoiser of a checkpoint as a safetensors file in the layout of SMDM's published weights."
+    description = (
+        "Write the denoiser of a checkpoint as a safetensors file in the layout of SMDM's published weights, and the "
+        "tokenizer of a task of text beside it."
+    )
     parser = Parser(prog="lightning export", description=description)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="Of a denoiser's or an order's training.")
     parser.add_argument("file", metavar="FILE", help="Where to write, ending in .safetensors.")
     options = parser.parse_args(list(args))
-    if not options.file.endswith(".safetensors"):
-        raise ValueError(f"file={options.file}: the weights are a .safetensors file; name it so")
-    config = export_denoiser(options.checkpoint, options.file)
+    config = export(options.checkpoint, options.file)
     print(f"{options.file}: {config.layers} layers, width {config.width}, {config.heads} heads")

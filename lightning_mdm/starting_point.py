@@ -1,4 +1,4 @@
-"""What a command starts from: a checkpoint, weights in a file, the tokenizer that belongs to them.
+"""What a command starts from: a checkpoint, weights in a file, the tokenizer that belongs to them; and their export.
 
 Looked at before anything is built, so that a run over a trained model, another net's weights or another tokenizer is
 refused at once, in a line that says what to do.
@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_mdm import hub
-from lightning_mdm.checkpoint import read_checkpoint
-from lightning_mdm.data.tokenizer import read_tokenizer, tokenizer_path_of
-from lightning_mdm.modules.weights import check_same_net
+from lightning_mdm.data.tokenizer import checkpoint_tokenizer, read_tokenizer, tokenizer_path_of
+from lightning_mdm.modules.weights import check_same_net, export_denoiser
+from lightning_mdm.nets.transformer import TransformerConfig
 
 
 def other_weights(message: str) -> str | None:
@@ -36,10 +36,16 @@ def other_weights(message: str) -> str | None:
 
 
 def expand_home(config: jsonargparse.Namespace) -> None:
-    """Let ``~`` mean the same to those who look into the run directory as to those who write it."""
+    """Let ``~`` mean the same to those who look into the run directory as to those who write it.
+
+    Raises:
+        ValueError: the run directory is a file.
+    """
     for name in ("run_dir", "ckpt_path"):
         if config.get(name):
             config[name] = os.path.expanduser(config[name])
+    if Path(config.run_dir).is_file():
+        raise ValueError(f"run_dir={config.run_dir} is a file: give a directory, which is made if there is none")
 
 
 def check_places(config: jsonargparse.Namespace) -> None:
@@ -118,15 +124,6 @@ def check_time(trainer: L.Trainer, checkpoint: Mapping[str, Any], path: Path) ->
             )
 
 
-def hyper_parameters(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about the module it holds.
-
-    Raises:
-        ValueError: the file is no checkpoint.
-    """
-    return dict(read_checkpoint(path, option="ckpt_path").get("hyper_parameters", {}))
-
-
 def check_objective(class_path: str, trained: Mapping[str, Any], path: Path) -> None:
     """Tell nets that read from left to right from those that read in any order: their options look alike.
 
@@ -157,6 +154,33 @@ def check_model(options: jsonargparse.Namespace, trained: Mapping[str, Any], pat
     parts = {name: options.get(name) for name in ("net", "selector", "posterior.family", "posterior.net")}
     plain = {name: part.as_dict() if isinstance(part, jsonargparse.Namespace) else part for name, part in parts.items()}
     check_same_net({name: part for name, part in plain.items() if part is not None}, trained, f"ckpt_path={path}")
+
+
+def export(checkpoint: str, file: str) -> TransformerConfig:
+    """Write the denoiser of a checkpoint in the published layout of SMDM, and its tokenizer beside it if it has one.
+
+    Args:
+        checkpoint: of a denoiser's or an order's training.
+        file: where to write, ending in ``.safetensors``.
+
+    Returns:
+        See ``export_denoiser``.
+
+    Raises:
+        ValueError: another ending, no such checkpoint, a net that the layout has no place for, or beside the file the
+            tokenizer of other weights.
+        OSError: a file cannot be written.
+    """
+    if not file.endswith(".safetensors"):
+        raise ValueError(f"file={file}: the weights are a .safetensors file; name it so")
+    tokenizer = checkpoint_tokenizer(checkpoint, option="checkpoint") if Path(checkpoint).is_file() else None
+    beside = Path(file).with_name("tokenizer.json")
+    if tokenizer is not None and beside.is_file() and read_tokenizer(str(beside)).to_str() != tokenizer:
+        raise ValueError(f"file={file}: {beside} is another tokenizer than the checkpoint's; export to another folder")
+    config = export_denoiser(checkpoint, file)
+    if tokenizer is not None:
+        beside.write_text(tokenizer, encoding="utf-8")
+    return config
 
 
 def take_tokenizer(config: jsonargparse.Namespace) -> None:

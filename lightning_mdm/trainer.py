@@ -6,6 +6,7 @@ from typing import Literal
 
 import lightning as L
 import torch
+from typing_extensions import override
 
 
 def prefer_kernels_without_plans() -> None:
@@ -19,7 +20,19 @@ def prefer_kernels_without_plans() -> None:
 
 
 class Trainer(L.Trainer):
-    """A ``lightning.Trainer`` that can ``sweep`` and ``analyse``."""
+    """A ``lightning.Trainer`` that can ``sweep`` and ``analyse``.
+
+    Attributes:
+        checkpoint_step: the update that the weights to evaluate are of, where a checkpoint says so; loggers are told.
+    """
+
+    checkpoint_step = 0
+
+    @property
+    @override
+    def global_step(self) -> int:
+        """The update at hand. Outside of a training, where Lightning's is 0, that of the checkpoint."""
+        return super().global_step or self.checkpoint_step
 
     def sweep(
         self,

@@ -12,6 +12,7 @@ from shutil import copyfile
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm import categorical
 from lightning_mdm.cli import main
@@ -128,9 +129,30 @@ def test_validate_and_test_report_the_bound_and_their_cells(tmp_path: Path, run_
         *[("test", N_TEST)] * 4,
         *[("validation", N_VALIDATION)] * 4,
     ]
+    events = EventAccumulator(str(own))
+    events.Reload()
+    for name in ("val/bound_nats_per_token", "val/accuracy@T=1/iid", "test/bound_nats_per_token"):
+        assert [event.step for event in events.Scalars(name)] == [4], "the update that the checkpoint is of"
+    assert {event.step for event in events.Images("frontier")} == {4}
     program("sweep", *options, "--split", "validation")
     assert len(read_rows(own / "frontier.csv")) == 8
     assert {file.name for file in own.glob("*.yaml")} >= {"validate.yaml", "test.yaml", "sweep.yaml"}
+
+
+def test_an_export_brings_its_tokenizer(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, weights = last(run_dir).with_name("tokenizer.json"), tmp_path / "out" / "weights.safetensors"
+    for _ in ("made", "made again"):
+        program("export", last(run_dir), weights)
+        beside = weights.with_name("tokenizer.json")
+        assert json.loads(beside.read_text(encoding="utf-8")) == json.loads(own.read_text(encoding="utf-8"))
+    start = ["--model.init_from", weights, "--run_dir", tmp_path / "more", "--trainer.max_steps", "1"]
+    assert f"The tokenizer is that of the denoiser: {beside}" in program("fit", *tiny(tmp_path), *start)
+    copyfile(SHIPPED.with_name("tokenizer.json"), tmp_path / "tokenizer.json")
+    another = tmp_path / "weights.safetensors"
+    refused(
+        ["export", str(last(run_dir)), str(another)], "is another tokenizer than the checkpoint's; export to", capsys
+    )
+    assert not another.exists()
 
 
 def test_weights_bring_their_tokenizer(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from jsonargparse import Namespace
 
 from lightning_mdm.cli import main
+from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.parsing import plainly
@@ -259,6 +261,40 @@ def test_a_training_that_sigterm_ends_is_no_success(
     assert ended.value.code == 143, "what a shell says of a program that SIGTERM ends"
     assert "SIGTERM" in capsys.readouterr().err
     assert not last(tmp_path / "run").exists(), "the first of four updates was the last"
+
+
+@pytest.mark.parametrize("where", ["training", "before"])
+def test_an_interrupted_training_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    kind, name = (DenoiserModule, "training_step") if where == "training" else (WordProblems, "setup")
+    monkeypatch.setattr(kind, name, interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *tiny(tmp_path), "--run_dir", str(tmp_path / "run")])
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert ended.value.code == 130, "what a shell says of a program that is interrupted"
+    assert "stopped by SIGINT: --ckpt_path last goes on" in capsys.readouterr().err
+
+
+def test_other_exits_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object) -> None:
+        sys.exit(7)
+
+    monkeypatch.setattr("lightning_mdm.cli.CLI", ended)
+    with pytest.raises(SystemExit) as found:
+        main(["fit"])
+    assert found.value.code == 7
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("")
+    refused(["fit", *tiny(tmp_path), "--run_dir", str(tmp_path / "run")], "run is a file: give a directory", capsys)
 
 
 def test_workers_that_sigterm_ends_first_are_no_error(

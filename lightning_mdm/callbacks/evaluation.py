@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_mdm.data.batch import Batch
 
@@ -49,6 +50,14 @@ class EvaluationCallback(Callback, ABC):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer, pl_module, "val")
+        log_step(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.finish(trainer, pl_module, "test")
+        log_step(trainer, pl_module)
+
+
+def log_step(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Let loggers have the metrics of a checkpoint at its update, where its training has its own, and not at 0."""
+    if trainer.state.fn != TrainerFn.FITTING and trainer.global_step:
+        module.log("step", float(trainer.global_step), sync_dist=True)  # Lightning's name for that

@@ -130,6 +130,7 @@ class Frontier(EvaluationCallback):
         self.shown = set(indices[: self.n_examples])
         if fitting:
             return
+        data.check_grading(split)
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
         checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
         self.problems_hash = data.problems_hash(split)

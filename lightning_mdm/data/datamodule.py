@@ -217,6 +217,29 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             assert len({p.index for p in self._problems[split]}) == len(self._problems[split]), "indices are unique"
         return self._problems[split]
 
+    def check_grading(self, split: str) -> None:
+        """See whether the task's own responses are graded right: whatever is decoded, no other would be.
+
+        Raises:
+            ValueError: none of them is.
+        """
+        problems = self.problems(split)
+        wrong = [problem for problem in problems if not self.grade(problem, problem.response).correct]
+        if not wrong:
+            return
+        first = (
+            f"problem {wrong[0].index}, whose answer is {wrong[0].answer!r} and whose response {wrong[0].response!r}"
+        )
+        if len(wrong) == len(problems):
+            raise ValueError(
+                f"{self.task}: no {split} problem's own response is graded right, so that none could be; first "
+                f"{first}: see how {type(self).__name__} grades and what its responses end with"
+            )
+        rank_zero_warn(
+            f"{self.task}: the own responses of {len(wrong)} {split} problem(s) are graded wrong: no policy can solve "
+            f"them; first {first}"
+        )
+
     def encode(self, problem: Problem) -> Example | None:
         """The example of a problem, ``None`` where it does not fit the canvas."""
         return self.encoder(problem)

@@ -141,8 +141,8 @@ def decode(
             taken = chosen_AL.sum(-1).tolist()  # the loop's one look at the device: the shapes to come follow from it
         else:
             outside = outside | (chosen_AL.sum() != sum(taken))
-        if 0 in taken:
-            raise RuntimeError(f"policy {policy.name} chose no position at step {step}")
+        if 0 in taken and not logits_AQV.isnan().any():
+            raise RuntimeError(f"policy {policy.name} chose no position at step {step}; are its scores numbers?")
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
@@ -157,10 +157,13 @@ def decode(
         )  # fmt: skip
 
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
-    if bool(outside):
-        raise RuntimeError(f"policy {policy.name} chose positions that were not masked, or not as many as it takes")
-    if bool(broken):
-        raise RuntimeError("the denoiser gave logits that are not finite numbers; has its training diverged?")
+    if bool(outside | broken):
+        if bool(broken | logits_AQV.isnan().any()):  # of which no policy could make anything
+            raise RuntimeError("the denoiser gave logits that are not finite numbers; has its training diverged?")
+        raise RuntimeError(
+            f"policy {policy.name} chose positions that were not masked, or not as many as it takes; are its scores "
+            "numbers?"
+        )
     if any(active.left):
         raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)

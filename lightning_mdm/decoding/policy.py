@@ -122,9 +122,16 @@ class UnmaskingPolicy(ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The policy's own parameters, ready for JSON."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        values = {field.name: getattr(self, field.name) for field in fields if field.init}
+        """The policy's own parameters, ready for JSON.
+
+        Raises:
+            ValueError: the class is no dataclass, so that nobody knows what they are.
+        """
+        if not dataclasses.is_dataclass(self):
+            raise ValueError(
+                f"policy {type(self).__name__} is no dataclass: put @dataclass(frozen=True) above its class"
+            )
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         return {
             name: {"name": value.name, **value.options} if isinstance(value, UnmaskingPolicy) else value
             for name, value in values.items()
@@ -162,4 +169,7 @@ class RankedPolicy(UnmaskingPolicy):
 
     @final
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        return top_n(self.score(state, prediction), state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
+        score_BL = self.score(state, prediction)
+        best_BL = top_n(score_BL, state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
+        # What is no number would be ranked by chance; a row with any takes nothing, which the loop refuses.
+        return best_BL & ~(score_BL.isnan() & state.masked_BL).any(-1, keepdim=True)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules.optimization import adamw_with_warmup, take_configured, total_updates
+from lightning_mdm.modules.optimization import adamw_with_warmup, check_rates, take_configured, total_updates
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -50,6 +50,10 @@ class AutoregressiveModule(L.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        check_rates(
+            learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate,
+            betas=betas, weight_decay=weight_decay,
+        )  # fmt: skip
         if isinstance(net, dict):  # as restored from a checkpoint's plain hyper-parameters
             net = TransformerConfig(**net)
         self.save_hyperparameters(ignore=["net", "init_from"])

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.modules.optimization import adamw_with_warmup, take_configured, total_updates
+from lightning_mdm.modules.optimization import adamw_with_warmup, check_rates, take_configured, total_updates
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -80,6 +80,10 @@ class DenoiserModule(L.LightningModule):
             raise ValueError(f"first_update={first_update}: give at least 0")
         if first_update and init_from is None:
             raise ValueError(f"first_update={first_update}: give the weights that are behind it, by init_from")
+        check_rates(
+            learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate,
+            betas=betas, weight_decay=weight_decay,
+        )  # fmt: skip
         if isinstance(net, dict):  # as restored from a checkpoint's plain hyper-parameters
             net = TransformerConfig(**net)
         # As plain values: loggers and the safe loading of checkpoints accept nothing else. Without init_from: a

@@ -15,6 +15,31 @@ MOST_RAMP = 100  # updates until the moments of AdamW say something
 TAKEN = ("initial_lr", "betas", "eps", "weight_decay")  # options of an optimizer that a resumed training may change
 
 
+def check_rates(
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    final_learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> None:
+    """Refuse options of an optimizer that are out of their ranges, when a module is built and not where it is used.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if not 0.0 <= learning_rate < math.inf:
+        raise ValueError(f"model.learning_rate={learning_rate}: give a finite number of at least 0")
+    if warmup_steps < 0:
+        raise ValueError(f"model.warmup_steps={warmup_steps}: give a number of updates, at least 0")
+    if not 0.0 <= final_learning_rate <= 1.0:
+        raise ValueError(f"model.final_learning_rate={final_learning_rate}: give a fraction of the peak, in [0, 1]")
+    if not all(0.0 <= beta < 1.0 for beta in betas):
+        raise ValueError(f"model.betas={list(betas)}: give two numbers in [0, 1)")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"model.weight_decay={weight_decay}: give a finite number of at least 0")
+
+
 def total_updates(trainer: L.Trainer) -> int:
     """The updates of a whole training, which the learning rate follows.
 

@@ -22,7 +22,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
 from lightning_mdm.modules.denoiser import masked_diffusion, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
-from lightning_mdm.modules.optimization import learning_rate_factor, take_configured, total_updates
+from lightning_mdm.modules.optimization import check_rates, learning_rate_factor, take_configured, total_updates
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.order_options import Estimator, PosteriorConfig, Sharing, Training, check_options
@@ -139,6 +139,7 @@ class OrderModule(L.LightningModule):
             validation_samples=validation_samples, entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
             offset_fades_by=offset_fades_by,
         )  # fmt: skip
+        check_rates(learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate)
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
         # without the command line's way to build a module, which would lay a law's options over the default net's.
         self.save_hyperparameters(

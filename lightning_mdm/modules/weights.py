@@ -30,9 +30,25 @@ def save_net(net: nn.Module, path: str | Path, options: Mapping[str, Mapping[str
         net: the net.
         path: the file.
         options: of its parts, such as ``{"net": {"heads": 4}}``: the shapes of weights do not tell all of them.
+
+    Raises:
+        OSError: the file cannot be written.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    save_file(state, path, metadata={OPTIONS: json.dumps(options)})
+    write_safetensors({name: value.detach().cpu() for name, value in net.state_dict().items()}, path, options)
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: str | Path, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write weights and the options of their net; the folder is made.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: value.contiguous() for name, value in state.items()}
+    try:
+        save_file(contiguous, path, metadata={OPTIONS: json.dumps(options)})
+    except SafetensorError as error:  # what it makes of a full disk, or a folder in the file's place
+        raise OSError(f"{path}: {error}") from error
 
 
 def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -121,12 +137,7 @@ def export_denoiser(checkpoint: str | Path, path: str | Path) -> TransformerConf
         raise ValueError(f"checkpoint={checkpoint}: the published layout is that of a masked denoiser; this is none")
     config = TransformerConfig(**options["net"])
     state = to_published(weights, config)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    metadata = {OPTIONS: json.dumps({"net": asdict(config)})}
-    try:
-        save_file({name: value.contiguous() for name, value in state.items()}, path, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+    write_safetensors(state, path, {"net": asdict(config)})
     return config
 
 

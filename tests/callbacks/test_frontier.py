@@ -205,7 +205,7 @@ def test_everything_is_left_in_the_run_directory(tmp_path: Path) -> None:
 
     data = few_problems()
     logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
-    callback = Frontier([TopMargin(), IID()], BUDGETS, seeds=[0, 1], examples=2)
+    callback = Frontier([TopMargin(), IID()], BUDGETS[::-1], seeds=[0, 1], examples=2)  # curves are sorted by T
     run = trainer(tmp_path, callback, logger=logger)
     run.sweep(Answering(Omniscient(data)), data, split="validation")
     logger.finalize("success")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.difficulty import Difficulty
+from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.data.word_problems import WordProblems
 
 # Lightning's advice on worker processes; the tests have their own.
@@ -242,6 +243,30 @@ def test_training_misfits_reach_the_main_process(tmp_path: Path) -> None:
         )
     assert data.left_out["train"] > 0
     assert data.progress.left_out >= data.left_out["train"]
+
+
+class OwnGrades(WordProblems):
+    """Grades some of its own responses as wrong."""
+
+    wrong: set[int]
+
+    def grade(self, problem: Problem, text: str) -> Grade:
+        return replace(super().grade(problem, text), correct=problem.index not in self.wrong)
+
+
+def test_a_task_that_grades_its_own_responses_as_wrong_hears_of_it() -> None:
+    data = OwnGrades(n_validation=5, n_test=4, measure_problems=300)
+    indices = [problem.index for problem in data.problems("test")]
+    data.wrong = set()
+    data.check_grading("test")
+    data.wrong = set(indices[1:3])
+    with pytest.warns(UserWarning, match=rf"own responses of 2 test .* graded wrong.* problem {indices[1]}, whose ans"):
+        data.check_grading("test")
+    data.wrong = set(indices)
+    with pytest.raises(
+        ValueError, match=rf"no test problem's own response.* problem {indices[0]}, .* how OwnGrades gr"
+    ):
+        data.check_grading("test")
 
 
 def test_fingerprints() -> None:

@@ -22,7 +22,7 @@ from lightning_mdm.decoding.policies import (
     TopMargin,
     TopProbability,
 )
-from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.tokens import Argmax, Temperature, TokenSampler
 from lightning_mdm.orders.budget import StepBudget
@@ -157,6 +157,32 @@ class Wrong(UnmaskingPolicy):
         return torch.ones_like(state.masked_BL)
 
 
+@dataclass(frozen=True)
+class NoNumber(RankedPolicy):
+    """A policy whose score is the logarithm of a negative number at one position of the second row."""
+
+    def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        score_BL = torch.arange(state.masked_BL.numel(), dtype=torch.float64).reshape(state.masked_BL.shape)
+        return score_BL.masked_fill(score_BL == state.masked_BL.shape[1] + 1, -1.0).log()
+
+
+@pytest.mark.parametrize("policy", [NoNumber(), Blocks(NoNumber(), 4)], ids=["alone", "in_blocks"])
+def test_scores_that_are_no_numbers_rank_nothing(policy: UnmaskingPolicy) -> None:
+    with pytest.raises(RuntimeError, match=f"policy {policy.name} chose .*are its scores numbers"):
+        decode(Mixing(40), policy, rows([[1, None, None], [1, None, None, 2]], pad=0), SPACE, steps=2)
+    given = rows([[1, None, None], [1, 2, None, None]], pad=0)  # no number of a position that is not masked is no harm
+    assert decode(Mixing(40), policy, given, SPACE, steps=2).nfe_B.tolist() == [2, 2]
+
+
+def test_a_policy_says_what_its_options_are() -> None:
+    class Plain(UnmaskingPolicy):
+        def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+            return state.masked_BL
+
+    with pytest.raises(ValueError, match="policy Plain is no dataclass: put @dataclass"):
+        _ = Plain().options
+
+
 @pytest.mark.parametrize(("how", "message"), [("nothing", "chose no position at step 1"), ("too much", "not masked")])
 @pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)])
 def test_a_policy_that_breaks_its_contract_is_named(how: str, message: str, sampler: Argmax | Temperature) -> None:
@@ -185,7 +211,8 @@ def test_a_temperature_is_positive_and_finite(token_temperature: float) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)], ids=["argmax", "drawn"])
-def test_logits_that_say_nothing_are_refused(value: float, sampler: TokenSampler) -> None:
+@pytest.mark.parametrize("policy", [IID(), Entropy(), Blocks(Entropy(), 1)], ids=["iid", "ranked", "in_blocks"])
+def test_logits_that_say_nothing_are_refused(value: float, sampler: TokenSampler, policy: UnmaskingPolicy) -> None:
     """Not a number, infinitely likely, or nothing possible: of none of these could a token be drawn."""
 
     def broken(*asked: Tensor) -> DenoiserOutput:
@@ -195,7 +222,7 @@ def test_logits_that_say_nothing_are_refused(value: float, sampler: TokenSampler
         return out
 
     with pytest.raises(RuntimeError, match="logits that are not finite numbers"):
-        decode(broken, IID(), rows([[None, 5, None]], pad=0), SPACE, steps=2, token_sampler=sampler)
+        decode(broken, policy, rows([[None, 5, None]], pad=0), SPACE, steps=2, token_sampler=sampler)
 
 
 def test_low_precision_logits_rank_as_their_float32_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -18,6 +19,7 @@ from lightning_mdm.modules import optimization
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.optimization import MOST_RAMP, learning_rate_factor
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.denoising import fixed_t
@@ -230,6 +232,20 @@ def test_the_reported_bound_is_the_objective_on_fixed_noise(tmp_path: Path) -> N
     data = torch.utils.data.DataLoader([rows], batch_size=None)  # type: ignore[arg-type]
     found = trainer(tmp_path).validate(module, data, verbose=False)[0]
     assert found["val/bound_nats_per_token"] == pytest.approx(total / 9, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("learning_rate", -1.0), ("learning_rate", math.nan), ("learning_rate", math.inf), ("warmup_steps", -1),
+     ("final_learning_rate", -0.1), ("final_learning_rate", 1.1), ("betas", (0.9, 1.0)), ("weight_decay", -0.1)],
+)  # fmt: skip
+def test_rates_out_of_their_range_are_named(option: str, value: Any) -> None:
+    kinds: list[Any] = [DenoiserModule, AutoregressiveModule]
+    if option not in ("betas", "weight_decay"):
+        kinds.append(partial(OrderModule, denoiser="joint"))
+    for kind in kinds:
+        with pytest.raises(ValueError, match=rf"model\.{option}=\S.*: give "):
+            kind(V, NET, **{option: value})
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:

@@ -196,3 +196,7 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (folder := tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(OSError, match=r"folder\.safetensors: "):
         export_denoiser(checkpoint(trained, tmp_path / "trained.ckpt"), folder)
+    with pytest.raises(OSError, match=r"folder\.safetensors: "):
+        trained.save_weights(folder)
+    with pytest.raises(OSError, match=r"folder\.safetensors: "):
+        OrderModule(V, NET, denoiser="joint", selector=FROM_CONFIDENCE).save_order(folder)
