@@ -115,7 +115,7 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    told = {"denoiser", "precision", "selector", "token_frequency", "told"}
+    told = {"denoiser", "precision", "selector", "source", "token_frequency", "told"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
     described = set(DecodingOptions(guidance=0.5, search=True).describe(IID())) - set(IID().options)
     assert {field.name for field in fields(DecodingOptions)} - described == {
@@ -123,6 +123,13 @@ def test_loop_options_are_those_of_the_loop() -> None:
         "cuda_graphs",
     }, "how fast, not what"
     assert described | told | of_the_task == LOOP_OPTIONS
+
+
+def test_code_of_ones_own_is_told_apart_only_where_names_do_not() -> None:
+    own = [("mine", '{"source":"aa"}'), ("other", '{"source":"bb"}'), ("iid", "{}")]
+    assert list(distinct_names(own).values()) == ["mine", "other", "iid"]
+    again = [*own, ("mine", '{"source":"cc"}')]
+    assert list(distinct_names(again).values()) == ["mine [source=aa]", "other [source=bb]", "iid", "mine [source=cc]"]
 
 
 def test_loop_options_tell_names_apart_only_where_they_differ() -> None:

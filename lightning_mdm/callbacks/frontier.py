@@ -281,14 +281,16 @@ class Frontier(EvaluationCallback):
     def published(self) -> list[Cell]:
         """This run's cells, and complete ones of earlier sweeps over the same problems with the same weights.
 
-        Cells of a selector that this module no longer has are history.
+        Cells of a selector that this module no longer has are history, and those of other code of the same policy.
         """
         own = list(self.cells.values())
+        source = {cell.policy: cell.options.get("source") for cell in own}
         where = {(cell.task, cell.split, cell.checkpoint, cell.data) for cell in own}
         complete = set[int]().union(*(self.store.done(cell) for cell in own))
         earlier = [
             cell for cell in self.store.cells()
             if (cell.task, cell.split, cell.checkpoint, cell.data) in where
             and cell.options.get("selector") in self.selectors and cell not in own and self.store.done(cell) >= complete
+            and cell.options.get("source") == source.get(cell.policy, cell.options.get("source"))
         ]  # fmt: skip
         return own + earlier

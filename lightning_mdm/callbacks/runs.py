@@ -6,8 +6,11 @@ Shared by the callbacks that run policies: the frontier, the costs of orders, th
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -23,6 +26,9 @@ from lightning_mdm.decoding.policies import Blocks
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.selector import Selector
+from lightning_mdm.report.naming import LOOP_OPTIONS
+
+PACKAGES = ("lightning_mdm", "lightning", "torch")  # whose classes are no user's own
 
 
 @dataclass(frozen=True)
@@ -140,15 +146,54 @@ def at_every_price(run: Run, module: L.LightningModule) -> list[Run]:
 def decoding_options(
     trainer: L.Trainer, module: L.LightningModule, run: Run, decoding: DecodingOptions, facts: SplitFacts
 ) -> dict[str, Any]:
-    """All that decides what a run decodes beside denoiser, problems, budget and seed."""
-    options = {**decoding.describe(run.policy), "precision": str(trainer.precision)}
-    options.update(problems_of(trainer).decoding_options)
+    """All that decides what a run decodes beside denoiser, problems, budget and seed.
+
+    Raises:
+        ValueError: an option of the policy is called like one of decoding or of the task.
+    """
+    data = problems_of(trainer)
+    options = {**decoding.describe(run.policy), "precision": str(trainer.precision), **data.decoding_options}
     if "token_frequency" in run.policy.reads:
         options["token_frequency"] = facts.frequency_hash
     if "response" in run.policy.reads:
         options["told"] = "response"
+    source = own_source(type(run.policy), type(data), *(type(p) for p in wrapped_in(run.policy)))
+    if source is not None:
+        options["source"] = source
     selector = selectors_hash(module) if run.policy.learned else None
-    return options if selector is None else {**options, "selector": selector}
+    if selector is not None:
+        options["selector"] = selector
+    taken = sorted(run.policy.options.keys() & LOOP_OPTIONS)
+    if taken:
+        raise ValueError(
+            f"policy {type(run.policy).__name__}: rows of results call something else {', '.join(taken)}; give its "
+            "option another name"
+        )
+    return options
+
+
+def wrapped_in(policy: UnmaskingPolicy) -> list[UnmaskingPolicy]:
+    """The policies among a policy's options, and among theirs."""
+    inner = [value for value in vars(policy).values() if isinstance(value, UnmaskingPolicy)]
+    return [found for value in inner for found in (value, *wrapped_in(value))]
+
+
+def own_source(*kinds: type) -> str | None:
+    """12 hexadecimal digits of the files of code that a user has added in these classes; ``None`` where there is none.
+
+    The commit of a row is that of the package: of a policy or a task of one's own it says nothing, and what an earlier
+    version of it has decoded is not to be taken for the work of this one.
+    """
+    modules = {base.__module__ for kind in kinds for base in kind.__mro__}
+    own = sorted(name for name in modules if name.partition(".")[0] not in (*sys.stdlib_module_names, *PACKAGES))
+    return hashlib.sha256("".join(map(file_hash, own)).encode()).hexdigest()[:12] if own else None
+
+
+@cache
+def file_hash(module: str) -> str:
+    """sha256, in hex, of the file of a loaded module as it is at the first question; ``""`` where there is no file."""
+    path = getattr(sys.modules[module], "__file__", None)
+    return "" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def selectors_hash(module: L.LightningModule) -> str | None:

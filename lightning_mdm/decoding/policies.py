@@ -141,12 +141,19 @@ class Blocks(UnmaskingPolicy):
     Args:
         policy: chooses within the current block.
         block_length: canvas positions per block.
+
+    Raises:
+        ValueError: a policy that blocks cannot hold, or blocks of nothing.
     """
 
     policy: UnmaskingPolicy = TopMargin()
     block_length: int = 8
 
     def __post_init__(self) -> None:
+        if self.policy.sequential:
+            raise ValueError(
+                f"policy={type(self.policy).__name__}: it takes one token per step, in blocks or not; use it alone"
+            )
         if isinstance(self.policy, Blocks):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
         if self.policy.reads & {"order", "response"}:

@@ -73,7 +73,10 @@ class UnmaskingPolicy(ABC):
 
     @property
     def hurries(self) -> bool:
-        """Whether the budget has a say in how many positions go at once, before the last step of all."""
+        """Whether the budget makes positions go together, before the last step, that the policy would take one by one.
+
+        A learned order is told how many steps are left and has learned what to make of them: nothing forces it.
+        """
         return not self.adaptive
 
     @property

@@ -12,11 +12,11 @@ from typing import Any
 LOOP_OPTIONS = frozenset(
     {
         "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "search", "selector",
-        "stages", "token_frequency", "token_temperature", "told",
+        "source", "stages", "token_frequency", "token_temperature", "told",
     }
 )  # fmt: skip
-"""Options of the decoding loop and of the task, what a policy was told or its hash, and the denoiser where several
-share a panel; every other option is a parameter of the policy."""
+"""Options of the decoding loop and of the task, what a policy was told or its hash, the hash of a user's own code, and
+the denoiser where several share a panel; every other option is a parameter of the policy."""
 SAID_WHERE_USED = frozenset({"guidance", "search"})
 """Options that rows leave out where they are off."""
 
@@ -51,7 +51,11 @@ def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], st
         key: {json.dumps(options.get(key)) for options in loop.values() if key in options or key in SAID_WHERE_USED}
         for key in LOOP_OPTIONS
     }
-    varying = [key for key in sorted(LOOP_OPTIONS) if len(values[key]) > 1]
+    # Policies of different files are told apart by their names.
+    sources = {(policy, loop[policy, options].get("source")) for policy, options in cells}
+    if len(sources) == len({policy for policy, _ in sources}):
+        del values["source"]
+    varying = [key for key in sorted(values) if len(values[key]) > 1]
     names = {}
     for cell in cells:
         suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])

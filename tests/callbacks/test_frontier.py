@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -24,11 +25,12 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.callbacks.runs import denoiser_of, weights_hash
+from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding import options as options_module
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.decoding.policies import IID, Blocks, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -322,6 +324,62 @@ def test_outcomes_of_other_code_are_named(
     shutil.rmtree(tmp_path)
     said("3333333-dirty")
     assert "They are of commit 3333333-dirty: " in said("3333333-dirty")
+
+
+OWN_POLICY = """
+from dataclasses import dataclass
+from lightning_mdm.decoding.policies import LeftToRight
+
+@dataclass(frozen=True)
+class {name}(LeftToRight):
+    {option}: int = 1
+
+    def score(self, state, prediction):
+        return {sign}super().score(state, prediction)
+"""
+
+
+def own_policy(path: Path, name: str = "Mine", option: str = "width", sign: str = "") -> Any:
+    """A policy from a file that a user has written, and may have edited since the last time."""
+    path.write_text(OWN_POLICY.format(name=name, option=option, sign=sign))
+    sys.modules.pop(path.stem, None)
+    file_hash.cache_clear()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)()
+
+
+def test_a_policy_of_ones_own_is_decoded_again_when_its_file_has_changed(
+    tmp_path: Path, decoded: list[tuple[str, list[int], str, int]]
+) -> None:
+    """The commit is that of the package and says nothing of it."""
+    data, run_dir = few_problems(), tmp_path / "run"
+
+    def sweep(*policies: UnmaskingPolicy) -> list[tuple[str, int]]:
+        decoded.clear()
+        trainer(run_dir, Frontier(policies, [4])).sweep(Answering(Omniscient(data)), data)
+        return [(row.policy, row.T) for row in read_rows(run_dir / "frontier.csv")]
+
+    mine = own_policy(tmp_path / "mine_a.py")
+    assert sweep(mine, LeftToRight(), Blocks(mine)) == [("mine", 4), ("left_to_right", 4), ("blocks", 4)]
+    n = len(decoded) // 3
+    assert sweep(own_policy(tmp_path / "mine_a.py"), LeftToRight())
+    assert not decoded, "the same file"
+    edited = own_policy(tmp_path / "mine_a.py", sign="-")
+    assert sweep(edited, LeftToRight(), Blocks(edited)) == [("mine", 4), ("left_to_right", 4), ("blocks", 4)]
+    assert [call[2] for call in decoded] == [name for _ in range(n) for name in ("mine", "blocks")]
+    namesake = own_policy(tmp_path / "mine_b.py", name="LeftToRight", sign="-")
+    assert sweep(namesake)
+    assert len(decoded) == n, "a namesake is another policy"
+
+
+def test_an_option_that_rows_call_something_else_is_refused(tmp_path: Path) -> None:
+    data, policy = few_problems(), own_policy(tmp_path / "mine_c.py", option="token_temperature")
+    with pytest.raises(ValueError, match=r"policy Mine: rows of results call something else token_temperature; give"):
+        trainer(tmp_path, Frontier([policy], [4])).sweep(Answering(Omniscient(data)), data)
 
 
 def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
     assert [p.adaptive for p in (ConfidenceFactor(), KLASS(), Dilated(), Blocks(KLASS()))] == [True] * 4
     assert [p.adaptive for p in (Noisy(), PCSampler(), GivenOrder(), Autoregressive())] == [False] * 4
     assert [p.memory for p in (KLASS(), KLASS(history=3), Blocks(KLASS()), TopMargin())] == [2, 3, 2, 0]
-    assert [p.sequential for p in (Autoregressive(), Noisy(), Blocks(Autoregressive()))] == [True, False, False]
+    assert [p.sequential for p in (Autoregressive(), Noisy(), Blocks(Noisy()))] == [True, False, False]
     assert PCSampler().informed(ToyFacts()) == PCSampler()
     assert PCSampler(0.5).informed(ToyFacts()).label == "pc_sampler-0.5-10.0"
     assert TopMargin().informed(ToyFacts()) == TopMargin()
@@ -376,6 +376,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: PCSampler(clip=0.0), "clip=0.0"),
         (lambda: GivenOrder("first"), "ties='first': choose one of random, margin"),  # type: ignore[arg-type]
         (lambda: Blocks(GivenOrder()), "policy=GivenOrder: what it knows is of the whole canvas"),
+        (lambda: Blocks(Autoregressive()), "policy=Autoregressive: it takes one token per step, in blocks or not"),
         (lambda: Blocks(Oracle()), "policy=Oracle: what it knows is of the whole canvas"),
     ],
 )
