@@ -114,10 +114,6 @@ class PCSampler(RankedPolicy):
             raise ValueError(f"clip={self.clip}: the calibrated confidence is cut at a number of nats above 0")
 
     @property
-    def name(self) -> str:
-        return "pc_sampler"
-
-    @property
     def reads(self) -> frozenset[Fact]:
         return frozenset({"token_frequency"})
 

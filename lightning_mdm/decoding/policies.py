@@ -33,10 +33,6 @@ class IID(UnmaskingPolicy):
     so a row may take fewer than T.
     """
 
-    @property
-    def name(self) -> str:
-        return "iid"
-
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         # The same draw at every step: keyed by step 0, cut into as many equal parts as there are steps.
         uniform_BL = state.noise.uniform_BL(Stream.SELECT, 0, state.masked_BL.shape[1])

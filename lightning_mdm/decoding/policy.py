@@ -63,8 +63,8 @@ class UnmaskingPolicy(ABC):
 
     @property
     def name(self) -> str:
-        """The class name in snake case, as in rows and figures."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        """The class name in snake case, as in rows and figures: ``pc_sampler`` of ``PCSampler``."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     @property
     def adaptive(self) -> bool:

@@ -21,6 +21,7 @@ from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_po
 STEP_TABLES = 17
 """Every number of steps has a table of positions (from 16 on they share one): the best orders have other pivots."""
 FIRST_FINISH = -2.0  # the logit of finishing before training: an eighth of the draws try it
+MOST_LOGIT = 80.0  # beyond some 87 the probability of a coin is 0 in float32, and its law none
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class OrderNetConfig:
             which the best orders of neighbouring budgets have other pivots, and where those stand has to be read.
         attends: ``masked`` sees the positions to choose from, whose hidden states know the rest; ``all`` sees every
             position, for denoisers whose hidden states hold nothing but their own token.
-        logit_cap: logits stay below this in size, smoothly.
+        logit_cap: logits stay below this in size, smoothly; at most 80.
     """
 
     layers: int = 1
@@ -55,8 +56,8 @@ class OrderNetConfig:
             raise ValueError(f"positions={self.positions}: give the length of the canvas, or 0")
         if self.attends not in ("masked", "all"):
             raise ValueError(f"attends={self.attends!r}: choose masked or all")
-        if not self.logit_cap > 0.0:
-            raise ValueError(f"logit_cap={self.logit_cap}: give a number above 0")
+        if not 0.0 < self.logit_cap <= MOST_LOGIT:
+            raise ValueError(f"logit_cap={self.logit_cap}: give a number in (0, {MOST_LOGIT:g}]")
         _ = self.transformer  # checks the rest
 
     @property

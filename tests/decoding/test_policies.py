@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import pytest
@@ -22,6 +23,7 @@ from lightning_mdm.decoding.policies import (
     Entropy,
     EntropyBounded,
     LeftToRight,
+    PCSampler,
     TopMargin,
     TopProbability,
 )
@@ -134,13 +136,14 @@ def test_wrong_options_are_named(build: object, message: str) -> None:
 
 
 def test_names_and_options_describe_a_policy() -> None:
-    assert [kind().name for kind in POLICIES if kind is not Blocks] == [
-        "iid", "top_probability", "top_margin", "entropy", "noisy", "pc_sampler", "left_to_right", "dilated",
-        "confidence_threshold", "confidence_factor", "entropy_bounded", "klass", "given_order", "oracle", "learned",
-        "autoregressive",
+    names = {kind: kind().name for kind in POLICIES}
+    assert len(set(names.values())) == len(POLICIES)
+    assert all(re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", name) for name in names.values())
+    some = (IID, TopProbability, PCSampler, KLASS, LeftToRight, Blocks)
+    assert [names[kind] for kind in some] == [
+        "iid", "top_probability", "pc_sampler", "klass", "left_to_right", "blocks",
     ]  # fmt: skip
     wrapped = Blocks(ConfidenceThreshold(0.7), 4)
-    assert wrapped.name == "blocks"
     assert wrapped.options == {"policy": {"name": "confidence_threshold", "threshold": 0.7}, "block_length": 4}
 
 

@@ -525,6 +525,7 @@ def test_under_low_precision_the_logits_keep_float32() -> None:
         ({"attends": "some"}, "attends='some': choose masked or all"),
         ({"logit_cap": 0.0}, "logit_cap=0.0"),
         ({"logit_cap": float("nan")}, "logit_cap=nan"),
+        ({"logit_cap": 81.0}, r"logit_cap=81.0: give a number in \(0, 80\]"),
         ({"layers": 0}, "layers=0"),
         ({"width": 10, "heads": 3}, "width=10 with heads=3"),
     ],
