@@ -1,10 +1,13 @@
-"""The README does what it says: every command, every option, every target, every link."""
+"""The README does what it says: every command, every option, every target, every link, every piece of Python."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,9 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 LINES = [words for block in BLOCKS for line in block.splitlines() if (words := shlex.split(line, comments=True))]
 COMMANDS = [words[1:] for words in LINES if words[0] == "lightning"]
+POLICY, FROM_CHECKPOINT = map(
+    textwrap.dedent, re.findall(r"^ *```python\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
+)
 TARGETS = re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -60,7 +66,6 @@ def test_the_export_command_runs(tmp_path: Path) -> None:
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a checkpoint as `make sweep-steps` leaves it, one update after the weights that ship."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     folder = REPOSITORY / "configs" / "word_problems"
     layers = [part for name in ("order", "order_from_shipped") for part in ("--config", folder / f"{name}.yaml")]
     program(
@@ -69,7 +74,7 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    exec(code, {})
+    exec(FROM_CHECKPOINT, {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 20, "two lines for each of five problems and two policies"
     answers = [line.split(maxsplit=3) for line in lines[::2]]
@@ -79,6 +84,33 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert all("####" in text for *_, text in answers)
     for (_, nfe, *_), steps in zip(answers, lines[1::2], strict=True):
         assert max(json.loads(steps)) <= int(nfe)
+
+
+def test_a_policy_of_ones_own_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's file in the working directory, by the README's option, with the weights that ship."""
+    (tmp_path / "mine.py").write_text(POLICY)
+    (policies,) = re.findall(r"--frontier\.policies '(\[.*\])'", README)
+    folder = REPOSITORY / "configs" / "word_problems"
+    monkeypatch.setattr(sys, "path", [*sys.path])  # which the program adds the working directory to
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.chdir(tmp_path)
+    program(
+        "sweep", "--config", folder / "denoiser.yaml", "--model.init_from", SHIPPED, "--run_dir", tmp_path / "run",
+        "--data.tokenizer_path", SHIPPED.parent / "tokenizer.json", "--data.n_test", "4", "--frontier.budgets", "[16]",
+        "--frontier.policies", policies,
+    )  # fmt: skip
+    monkeypatch.delitem(sys.modules, "mine")
+    with (tmp_path / "run" / "frontier.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["policy"], float(row["nfe_mean"])) == ("early_margin", 16.0)
+    assert json.loads(row["options"])["slope"] == 0.02
+
+
+def test_commands_can_be_pasted_into_zsh_too() -> None:
+    """There a comment behind a command is a word of it, and brackets without quotes are a pattern."""
+    for line in "".join(BLOCKS).splitlines():
+        assert "#" not in line, line
+        assert not set("[]*?") & set(re.sub(r"\"[^\"]*\"|'[^']*'", "", line)), line
 
 
 def test_every_subcommand_is_shown() -> None:

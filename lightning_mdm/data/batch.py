@@ -39,8 +39,8 @@ class Batch:
         prompt_BL: bool, the position is given and never masked.
         valid_BL: bool, the position is no padding.
         index_B: int64, the problem's index within its split.
-        longest_response: most positions to generate in a row; counted where it is not given (or negative, as for rows
-            or prompts that are replaced), which is best done before the batch is on a GPU: it would be waited for.
+        longest_response: most positions to generate in a row. Counted where it is not given, or negative, as after rows
+            or prompts are replaced; best before the batch is on a GPU, which would have to be waited for.
         full: whether no row is padded; likewise.
     """
 

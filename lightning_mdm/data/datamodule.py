@@ -144,14 +144,14 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return None
 
     def order(self, problem: Problem) -> Sequence[int] | None:
-        """When each response token would best be found, one number per token, smaller ones first and equal ones alike.
+        """When each response token is best found: one number per token, smaller ones first, equal ones in any order.
 
         A solver's order, for the policy ``GivenOrder``; ``None`` where the task knows none.
         """
         return None
 
     def budgets(self, steps: int) -> tuple[int, ...]:
-        """How many of a budget's steps each of the parts gets that a response is generated in, one after the other.
+        """A budget's steps, divided among the parts that a response is generated in, one after the other.
 
         Raises:
             ValueError: there are too few for all of them.
@@ -159,7 +159,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return (steps,)
 
     def continued(self, problem: Problem, generated: Sequence[int]) -> Example | None:
-        """The row of the next part, once a part is generated; its index is its own. For tasks with several parts.
+        """The row of a problem's next part, once a part is generated, with an index of its own; for tasks with parts.
 
         Args:
             problem: the problem.
@@ -188,7 +188,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
             tokens: the response tokens found so far, all of them right, and ``None`` for those still masked.
 
         Returns:
-            One number per response token; those of tokens that are found mean nothing.
+            One number per response token; those of tokens already found mean nothing.
         """
         raise NotImplementedError(f"{self.task} tells no kinds of subproblems apart")
 
@@ -218,7 +218,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return self._problems[split]
 
     def check_grading(self, split: str) -> None:
-        """See whether the task's own responses are graded right: whatever is decoded, no other would be.
+        """See whether the task grades any of its own responses as right: if none, nothing that is decoded would be.
 
         Raises:
             ValueError: none of them is.

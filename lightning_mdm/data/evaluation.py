@@ -47,8 +47,8 @@ def even_batch_size(n: int, world: int, batch_size: int) -> int:
     """The largest batch size up to ``batch_size`` with which all processes make equally many batches.
 
     A process that has one batch more than the others would wait for them for ever wherever a model synchronises in its
-    forward pass (``DistributedDataParallel`` does so for buffers). Where no size up to ``batch_size`` is even, which
-    takes a very small one, it is the smallest above.
+    forward pass (``DistributedDataParallel`` does so for buffers). If no size up to ``batch_size`` will do, as may be
+    where that is very small, it is the smallest one above that does.
     """
     least, most = n // world, -(-n // world)
     sizes = (*range(batch_size, 0, -1), *range(batch_size + 1, most + 1))

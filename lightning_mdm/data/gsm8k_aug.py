@@ -69,7 +69,7 @@ class AugEncoder(CanvasEncoder):
         eos_id: ends a response and fills the canvas.
         start: what every part begins with, no token or one.
         canvas_tokens: length of every row.
-        first: the part to generate of a problem that does not say which, as those to decode.
+        first: the part to generate where a problem does not say which, as those to be decoded do not.
     """
 
     tokenizer: Tokenizer

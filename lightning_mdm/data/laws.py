@@ -133,7 +133,7 @@ class LawProblems(ProblemDataModule):
         return {"law": str(self.law)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Say so where a checkpoint is of another law, which hardly shows otherwise: nets take any that is as long."""
+        """Warn of a checkpoint of another law: nets take any law of their length, so little else would show it."""
         if state_dict["law"] != str(self.law):
             rank_zero_warn(
                 f"data.law is {self.law}, and the checkpoint was trained on {state_dict['law']}: unless this is what "

@@ -66,7 +66,7 @@ def itself(problem: Problem, epoch: int) -> Problem:
 
 
 def encoded(problem: Problem, epoch: int, vary: Vary, encode: Encode) -> Example | None:
-    """The example of what stands for a problem in an epoch; of the problem where that does not fit the canvas."""
+    """The example of what ``vary`` gives for a problem in an epoch, or of the problem where that does not fit."""
     varied = vary(problem, epoch)
     example = encode(varied)
     return encode(problem) if example is None and varied is not problem else example
@@ -78,7 +78,7 @@ class ListSource(Source):
     Args:
         problems: of an epoch.
         seed: of the permutations.
-        vary: what stands for a problem in an epoch; where that does not fit the canvas, the problem itself.
+        vary: gives what stands for a problem in an epoch, such as a variant; if that does not fit, the problem does.
     """
 
     def __init__(self, problems: Sequence[Problem], seed: int, vary: Vary = itself) -> None:
@@ -165,7 +165,7 @@ class StreamSource(Source):
         read: starts the stream anew, always in the same order; it travels to worker processes, so it must pickle.
         seed: of the shuffling.
         shuffle_buffer: how many problems the shuffling holds at a time.
-        vary: what stands for a problem in an epoch; where that does not fit the canvas, the problem itself.
+        vary: gives what stands for a problem in an epoch, such as a variant; if that does not fit, the problem does.
     """
 
     def __init__(

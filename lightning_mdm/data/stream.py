@@ -5,10 +5,10 @@ worker ``w`` of ``n`` prepares the batches ``w, w + n, ...`` and the loader take
 do not depend on the number of workers, and one number that is the same on every process, the count of slots consumed
 by all of them together, says everything about where training stands. Knows nothing of where problems come from.
 
-Where rows are sorted by length to pad less, it is those of a window, ``window`` batches of a process one after the
-other, counted from slot 0: they are sorted, cut into batches, and these shuffled by the number of the window. Workers
-then take the windows in turn. The same processes and batch size find the same windows after a resume; others, which
-would not, are refused.
+To pad less, rows may be sorted by length, those of one window at a time. A window is ``window`` successive batches of a
+process, counted from slot 0: their rows are sorted and cut into batches, which are shuffled, seeded by the window's
+number. Workers then take the windows in turn. After a resume the same number of processes and the same batch size find
+the same windows; others, which would not, are refused.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sudoku as a task: puzzles generated without end or read from files, graded as exact grids.
 
-Test problems are easy ones (the seven strategies of ``puzzles.sudoku_logic`` finish) or hard ones, and rows of results
-name their split so. Training, validation and test are disjoint up to symmetry: generated puzzles by the hash of their
-canonical form, and what a file of evaluation puzzles holds is kept out of training and of what is generated for the
-other evaluation split. Files are evaluated as they are, so that two of them may share puzzles.
+Test problems are easy (the seven strategies of ``puzzles.sudoku_logic`` finish them) or hard, and rows of results name
+their split so. Training, validation and test are disjoint up to symmetry: the hash of a generated puzzle's canonical
+form decides its split, and the puzzles of an evaluation file are kept out of training and out of what is generated for
+the other evaluation split. Files are evaluated as they are, so two of them may share puzzles.
 """
 
 from __future__ import annotations
@@ -324,8 +324,8 @@ class SudokuProblems(ProblemDataModule):
         """See ``ProblemDataModule``.
 
         Raises:
-            ValueError: also for a puzzle that is malformed, contradictory, ambiguous or solved, or whose answer is
-                another.
+            ValueError: also for a puzzle that is malformed, contradictory, ambiguous or solved, or whose given answer
+                is not its solution.
         """
         puzzles: list[Puzzle] = []
         if path.endswith(".jsonl"):

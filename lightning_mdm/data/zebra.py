@@ -3,9 +3,8 @@
 A prompt is the puzzle's text, one token per word, and ``?``; a response is the table house by house, one item per cell,
 so that a cell's place says which house and attribute it belongs to. Or it is *moves*: pairs of a house and an item, in
 an order that training teaches; read back, any order will do. Prompts may be padded in front, so that a cell stands at
-the same place of every row. Puzzle ``k`` of a split is a pure function of
-``(seed, law, split, k)``. Splits are disjoint by content: the hash of a puzzle's clues, whatever names and order they
-are told in, decides the split it may occur in.
+the same place of every row. Puzzle ``k`` of a split is a pure function of ``(seed, law, split, k)``. Splits are
+disjoint by content: the hash of a puzzle's clues, whatever names and order they are told in, decides its split.
 """
 
 from __future__ import annotations
@@ -254,8 +253,8 @@ class ZebraPuzzles(ProblemDataModule):
         """See ``ProblemDataModule``.
 
         Raises:
-            ValueError: also for a puzzle that is malformed, too large, contradictory or ambiguous, or whose answer is
-                another.
+            ValueError: also for a puzzle that is malformed, too large, contradictory or ambiguous, or whose given
+                answer is not its solution.
         """
         return [self.solved(index, question) for index, question in enumerate(read_questions(path))]
 

@@ -1,8 +1,9 @@
 """A denoiser whose work on a GPU is recorded once per shape and replayed.
 
 For few rows, starting a pass's hundreds of kernels takes longer than running them; a CUDA graph starts them as one. A
-graph has fixed shapes: rows are padded to a power of two and queries to a multiple of 32, or the canvas, and what was
-padded is cut off again. What a row gets is what it gets without, but for the rounding of products of another shape.
+graph has fixed shapes: rows are padded to a power of two, queries to a multiple of 32 but no more than there are
+positions, and what was padded is cut off again. A row's logits are those of a plain call, up to the rounding of matrix
+products of another shape.
 
 Shapes: B rows, L positions, Q queried positions per row.
 """
@@ -26,16 +27,16 @@ QUERIES = 32
 MOST_ROWS = 32  # with more a GPU has enough to do
 MOST_GRAPHS = 64
 Recorded = tuple[Callable[[], object], DenoiserOutput]
-"""Runs the recorded work again; and where its results lie then."""
+"""What runs the recorded work again, and the tensors that hold its results afterwards."""
 
 
 @dataclass
 class Recorder:
-    """Records passes on one stream, with one memory for what they need in between.
+    """Records passes on one stream, with one pool of memory for their intermediate results.
 
     Args:
-        stream: made at the first pass, as is
-        pool: that memory.
+        stream: where passes are recorded; made at the first one.
+        pool: the memory; likewise.
     """
 
     stream: Any = None
@@ -76,8 +77,8 @@ class Graphed:
     Args:
         denoiser: on a GPU; no gradients.
         record: how a pass is recorded.
-        most_rows: rows up to which it is; with more the denoiser is called plainly.
-        most_graphs: how many are kept; beyond, the oldest goes.
+        most_rows: with more rows than this the denoiser is called plainly.
+        most_graphs: how many graphs are kept; the oldest makes room for one more.
     """
 
     denoiser: Denoiser
@@ -117,7 +118,7 @@ class Graphed:
 
 @dataclass(frozen=True)
 class Kept:
-    """The graphs of a net, and where its weights lay and what their products were cast to when they were recorded."""
+    """The graphs of a net, and what they depend on: autocast's precision and the addresses of the weights."""
 
     graphed: Graphed
     where: tuple[object, ...]
@@ -127,7 +128,7 @@ _kept: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
 
 
 def called(net: ReferenceType[nn.Module], *inputs: Tensor) -> DenoiserOutput:
-    """A net's output; what is kept of a net must not keep it."""
+    """The output of a net by a weak reference: the graphs kept of a net must not keep it alive."""
     found = net()
     assert found is not None, "whoever decodes holds it"
     out: DenoiserOutput = found(*inputs)
@@ -135,7 +136,9 @@ def called(net: ReferenceType[nn.Module], *inputs: Tensor) -> DenoiserOutput:
 
 
 def graphed(net: nn.Module) -> Graphed:
-    """A net by graphs, those of earlier calls among them: they read its weights where they lie, whatever they are now.
+    """A net by graphs, those of earlier calls among them.
+
+    They read its weights where they lie in memory, whatever their values are by now.
 
     Raises:
         ValueError: a net without weights on a GPU.

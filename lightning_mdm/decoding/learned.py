@@ -51,12 +51,14 @@ class Learned(UnmaskingPolicy):
     """The order that a selector has learned (following Fox et al., arXiv 2602.23968). Adaptive.
 
     Args:
-        rule: ``greedy`` takes the likeliest set, at the likeliest level of a law that has levels: every position with
-            probability above 1/2, or the most probable one (everything, where finishing is a decision of its own and
-            likely; and not everything, where it is not); ``sampled`` draws from the selector's law.
-        beta: test-time factor on the selector's probabilities but those of levels, min(1, beta p): above 1 fewer steps,
-            below 1 more. The greedy rule then takes p > 1 / (2 beta), so at 1/2 and below one position at a time.
-        price: nats per step that the selector is told to weigh, for selectors trained with several.
+        rule: ``greedy`` decides one thing after the other, each for what is likelier: of a law with levels, the level;
+            where finishing is a decision of its own, whether to take everything; and then every position with
+            probability above 1/2, the most probable one in any case (but never all of them, where it was decided not to
+            finish). ``sampled`` draws from the selector's law.
+        beta: test-time factor on every probability of the selector except those of levels, min(1, beta p): above 1
+            fewer steps, below 1 more. The greedy rule then takes p > 1 / (2 beta), so at 1/2 and below one position at
+            a time.
+        price: the price of a step that the selector is told, in nats, for selectors trained with several.
 
     Raises:
         ValueError: an option out of its range.

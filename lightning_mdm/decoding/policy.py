@@ -1,7 +1,7 @@
 """What an unmasking policy is: which of the masked positions to unmask now.
 
-A policy is a frozen record of its options and one method. It sees a ``DecodingState`` and a ``Prediction``, and where
-it asks for that what the task knows of a problem, and returns a subset of ``state.masked_BL``, non-empty in every row.
+A policy is a frozen record of its options and one method, which sees a ``DecodingState`` and a ``Prediction`` and
+returns a subset of ``state.masked_BL``, non-empty in every row. A few are told what the task knows of a problem, too.
 It knows nothing of the denoiser, of how tokens are drawn or of when a row is finished. Its ranking never sees the token
 sampler's noise, and equal scores are ordered at random.
 """
@@ -50,7 +50,7 @@ class TaskFacts(Protocol):
         ...
 
     def order(self, problem: int) -> Sequence[int] | None:
-        """When each response token of a problem is to be unmasked: smaller numbers first, equal ones alike."""
+        """When each response token of a problem is to be unmasked: smaller numbers first, equal ones in any order."""
         ...
 
     def response(self, problem: int) -> Sequence[int] | None:
@@ -100,10 +100,9 @@ class UnmaskingPolicy(ABC):
         return 0
 
     def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int] | None:
-        """How many positions it takes of each row, where that follows from what is masked and the steps left alone.
+        """How many positions it takes of each row, if that follows from these two numbers alone; ``None`` if not.
 
-        These numbers are on the host: of such a policy the loop looks at the device no more, and runs ahead of a GPU.
-        ``None`` where it depends on more.
+        They are on the host, so that the loop need not wait for a GPU to learn how many positions were chosen.
 
         Args:
             left: masked positions of each row, at least 1.
@@ -128,7 +127,7 @@ class UnmaskingPolicy(ABC):
         """The policy's own parameters, ready for JSON.
 
         Raises:
-            ValueError: the class is no dataclass, so that nobody knows what they are.
+            ValueError: the class is no dataclass, whose fields they are.
         """
         if not dataclasses.is_dataclass(self):
             raise ValueError(
@@ -174,5 +173,5 @@ class RankedPolicy(UnmaskingPolicy):
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         score_BL = self.score(state, prediction)
         best_BL = top_n(score_BL, state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
-        # What is no number would be ranked by chance; a row with any takes nothing, which the loop refuses.
+        # A score that is NaN would be ranked by chance: a row with one takes nothing, which the loop refuses.
         return best_BL & ~(score_BL.isnan() & state.masked_BL).any(-1, keepdim=True)

@@ -2,23 +2,24 @@
 
 A decode run with the likeliest tokens is the first branch of a tree: once a token stands, all that follows builds on
 it, and one wrong token among fifty is enough for a wrong answer. A row that is finished early goes back: a *branch*
-keeps what stood before some step, puts the second-likeliest token (or the third, ...) at one of the positions unmasked
-at that step, masks everything else since then again and lets the policy go on. A sequence costs the sum of what its
-tokens cost when they were unmasked, -log p in nats, so that nothing that goes on from a branch costs less than what it
-begins with. Branches are therefore followed from the cheapest up, and a row stops where none is cheaper than the
-sequence it has found, or where its steps are spent (best first search with a bound; Land and Doig, 1960). Sure rows
-stop at once.
+keeps what was unmasked before some step, puts the second-likeliest token (or the third, ...) at one of the positions
+unmasked at that step, masks everything else since then again and lets the policy go on.
 
-Tokens unmasked in haste look likelier than they are together. So an attempt that the end of the budget may have cut
-short counts for nothing, and where the budget has a say in how many positions go at once, a branch begins only if no
-more have to than at the step it branches off, and counts only if no more did. A policy that decides that by itself is
-trusted with it.
+A sequence costs the sum of what its tokens cost when they were unmasked, -log p in nats, and what a branch begins with
+is a part of that sum: nothing found from there on costs less. So branches are followed from the cheapest up, and a row
+stops when none is cheaper than the sequence it has found, or when its steps are spent (best first search with a bound;
+Land and Doig, 1960). Rows that are sure stop at once.
 
-For policies that unmask one position per step, draw no random numbers, remember nothing and do not ask how many steps
-are left, with steps enough and at most ``OTHERS`` + 1 tokens, what is found is the mode of p(x | order), exactly: of
-the law in ``decoding/likelihood.py``, or where sequences are closed, of the one in which what is closed follows. Others
-begin each branch as a run of its own: the order found is one that the policy's choices have led to, not always the one
-that it takes undisturbed. Knows nothing of tasks.
+Tokens unmasked in haste look likelier than they are together, so haste must not win. An attempt does not count if the
+end of the budget may have cut it short. Where the budget has a say in how many positions go at once, a branch begins
+only if the steps left are enough to unmask no more at once than the step it branches off did, and counts only if no
+more were. A policy that decides by itself how many go at once is trusted with it.
+
+What is found is exactly the mode of p(x | order), for policies that unmask one position per step, draw no random
+numbers, remember nothing and do not ask how many steps are left, if there are steps enough and at most ``OTHERS`` + 1
+tokens. (That is the law in ``decoding/likelihood.py``; where sequences are closed, the one in which what is closed
+follows from its end-of-sequence.) Other policies begin each branch as a run of its own: the order found is one that
+their choices have led to, not always the one that they take undisturbed. Knows nothing of tasks.
 
 Shapes: B rows, R of them that go on, L positions, K next likelier tokens, N positions being unmasked, V vocabulary.
 """

@@ -50,10 +50,10 @@ class ConfidenceFactor(UnmaskingPolicy):
 
 @dataclass(frozen=True)
 class KLASS(UnmaskingPolicy):
-    """All positions that are confident and whose prediction has come to rest (Kim et al., arXiv 2511.05664).
+    """All positions that are confident and whose prediction has stopped changing (Kim et al., arXiv 2511.05664).
 
-    At rest: the KL divergence from the prediction of the step before was below ``divergence`` at each of the last
-    ``history`` steps. Where no position qualifies, the quota's worth of most confident ones. Adaptive.
+    That is, at each of the last ``history`` steps its KL divergence from the prediction of the step before was below
+    ``divergence``. Where no position qualifies, the quota's worth of most confident ones. Adaptive.
 
     Args:
         threshold: least top probability, exclusive, in [0, 1).
@@ -92,7 +92,7 @@ class KLASS(UnmaskingPolicy):
         ready_BL = (prediction.top_probability_BL > self.threshold) & state.masked_BL
         later = prediction
         for earlier in state.earlier[: self.history]:
-            # Every earlier prediction covers what is masked now, the latest one of them covers less than the first.
+            # What is masked now was masked at every earlier step too, so that each of their predictions covers it.
             ready_BL = ready_BL & (later.divergence_BL(earlier) < self.divergence)
             later = earlier
         return torch.where(ready_BL.any(-1, keepdim=True), ready_BL, best_BL)

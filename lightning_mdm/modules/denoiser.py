@@ -38,7 +38,9 @@ class DenoiserModule(L.LightningModule):
         vocab_size: tokens that can be predicted; linked to the data by the command line.
         net: shape of the transformer.
         weighting: how masked tokens weigh in what is differentiated; ``uniform`` trains far faster on few updates,
-            ``bound`` differentiates the bound itself. The bound is reported either way.
+            ``bound`` differentiates the bound itself. The bound is reported either way. Both take their mean per token
+            within a process's micro-batch: with gradient accumulation or several processes what is differentiated is a
+            mean of these means, in which a token of a micro-batch with fewer of them weighs more.
         least_masked: smallest mask probability drawn; the weight 1 / t is at most its inverse.
         learning_rate: peak of AdamW's learning rate.
         betas: AdamW's.
@@ -47,9 +49,9 @@ class DenoiserModule(L.LightningModule):
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         init_from: denoiser weights to start from: a safetensors file (of ``save_weights``, or in SMDM's layout), one of
             the hub (``hf://nieshen/SMDM/mdm_safetensors/...``), or the checkpoint of another run.
-        first_update: updates behind the weights of ``init_from``, where they are those of an unfinished training: its
-            masks and its learning rate go on from there, after a ramp, as AdamW's moments start from nothing. A
-            checkpoint of this run says it by itself.
+        first_update: how many updates the weights of ``init_from`` have had, where they are those of an unfinished
+            training: its masks and its learning rate go on from there, after a ramp, as AdamW's moments start from
+            nothing. A checkpoint of this run says it by itself.
         compile: run the blocks of the net, and the losses of tokens, through ``torch.compile`` while fitting.
         noise_seed: seed of the masks; with it training is a function of the data's order alone.
 

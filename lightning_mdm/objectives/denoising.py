@@ -33,8 +33,8 @@ class Denoising:
     """One evaluation of the objective.
 
     Args:
-        surrogate: scalar to differentiate; mean over masked tokens (``uniform``), or over rows and response tokens of
-            the bound (``bound``).
+        surrogate: scalar to differentiate: the mean over the batch's masked tokens (``uniform``), or the bound of all
+            its rows divided by their response tokens (``bound``).
         bound_nats_B: estimate of the bound of each row, nats per sequence, detached.
         n_tokens_B: response tokens of each row, the denominator of nats per token.
         n_masked: masked tokens in the batch.

@@ -16,13 +16,14 @@ Its gradient is REINFORCE with a leave-one-out baseline over the K trajectories 
 rewards to go and one denoiser evaluation per distinct state; ``order_one_step.py`` is the cheaper estimator. Bound and
 surrogate are different numbers. Knows nothing of networks; a model of two laws and one evaluation is all it asks for.
 
-From its rewards to go ``all_steps`` takes a control variate besides the baseline: c times what the positions left
+From its rewards to go ``all_steps`` subtracts, besides the baseline, a control variate: c times what the positions left
 masked would have cost in the state at hand, whose expectation c sum_i (1 - q(i in U_s)) log p(x_i | z_s) is known. A
-token that costs the same at any time would otherwise be counted in full by the steps to come and in part by this one,
-which cancels in the mean only. The best c depends on the law (1 where tokens cost what they cost, 0 where waiting makes
-everything certain), so it is regressed, on earlier batches, which keeps the estimator unbiased.
+token whose cost does not depend on when it is unmasked would otherwise be counted in full by the steps to come and in
+part by this one, which cancels in the mean only. The best c depends on the law (1 where no token gains by waiting, 0
+where waiting makes everything certain), so it is regressed on earlier batches, which keeps the estimator unbiased.
 
-Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S distinct states, L positions.
+Shapes: B examples, K trajectories of each, N = B K, A trajectories at hand, S distinct states, L positions, X logits of
+a law, T steps.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Term(Generic[R]):
 
 
 def term(model: OrderModel[R], states: States, *, last: bool, compile: bool = False) -> Term[R]:
-    """The step's share of the bound without prices, the expectation over its set in closed form."""
+    """F_s without prices, its expectation over U_s in closed form."""
     reading = model.read(states)
     if last:
         token_S = reading.log_prob_SL.sum(-1)
@@ -156,7 +157,7 @@ def term(model: OrderModel[R], states: States, *, last: bool, compile: bool = Fa
 
 
 def expected(model: OrderModel[R], states: States, reading: R) -> Term[R]:
-    """The same from what the denoiser says, with another step to come."""
+    """F_s without prices, from what the denoiser says, where it is not the last step."""
     pi = model.selector_law(states, reading)
     log_prob_SL = reading.log_prob_SL  # after the selector has asked: that makes it cheap
     seen = (log_prob_SL, pi) if model.posterior_reads_states else (None, None)
@@ -227,8 +228,8 @@ def all_steps(
         focus: weighs examples in the surrogate by their chance to come out right, see ``log_success``.
         usual_log_success: what is taken off the logarithm of these weights; independent of this batch.
         control: c by step, from 1; independent of this batch. 0 where not given.
-        compile: take what is said of laws and sets through ``torch.compile``: hundreds of small operations a step,
-            which on a GPU take longer to start than to run.
+        compile: take the laws and what is computed from them through ``torch.compile``: hundreds of small operations a
+            step, which on a GPU take longer to start than to run.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)

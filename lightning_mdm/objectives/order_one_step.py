@@ -43,7 +43,16 @@ def one_step(
     A posterior that reads states costs one denoiser evaluation per state on the way as well.
 
     Args:
+        model: denoiser and laws.
+        response_BL: bool, the positions to generate; some in every row.
         step_B: int64, the step evaluated of each example, uniform over 1 .. T.
+        budget: T.
+        samples: K trajectories of each example.
+        choose: draws the sets.
+        price: nats per step taken.
+        wait_price: nats per step and position left masked at it.
+        entropy_bonus: added to F_s per nat of q's entropy at the step; in the surrogate alone.
+        compile: take the laws' share of F_s through ``torch.compile``.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(samples)
@@ -131,7 +140,12 @@ def iid_steps(
     nothing falls is no step.
 
     Args:
+        model: denoiser and laws, of which only the denoiser is asked.
+        response_BL: bool, the positions to generate; some in every row.
         step_NL: int64, the step at which each position of each trajectory falls, 1 .. T.
+        budget: T.
+        price: nats per step taken.
+        wait_price: nats per step and position left masked at it.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)

@@ -3,9 +3,9 @@
     P(M) = f,    P(U) = (1 - f) prod_{i in U} p_i prod_{i in M \\ U} (1 - p_i) / Z,    {} != U != M,
     Z = 1 - prod_{i in M} (1 - p_i) - prod_{i in M} p_i
 
-Under independent coins the last step of a sequence is a coincidence: with fifty positions left all coins have to fall
-the same way, and the greedy rule leaves some position for another denoiser call whatever happens. Here whether to stop
-is one decision. Knows nothing of tokens or models.
+Under independent coins the last step of a sequence is a coincidence: with fifty positions left, all fifty coins have to
+fall the same way, and under the greedy rule a single p of at most 1/2 costs another denoiser call. Here whether to
+finish is one decision. Knows nothing of tokens or models.
 
 Shapes: B rows, L positions.
 """

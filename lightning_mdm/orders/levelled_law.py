@@ -2,11 +2,11 @@
 
     P(U) = sum_j w_j P_j(U)
 
-A level j is drawn, and then a set from the law of that level. With independent coins around one level the number of
-positions taken varies by one or two, the worth of which drowns in the worth of which ones they are; here how many to
-take at once is a decision of its own. The level is a latent variable of which nothing depends but the set: what is
-said of sets (probabilities, marginals, samples) is exact, and the divergence is that of level and set together, which
-is no less than that of the sets, so that a bound with it stays one. Knows nothing of tokens or models.
+A level j is drawn, and then a set from the law of that level. With independent coins alone the number of positions
+taken varies by one or two, and what one more or fewer is worth is lost in what it matters which ones they are; here how
+many to take at once is a decision of its own. The level is a latent variable, on which nothing but the set depends.
+What is said of sets (probabilities, marginals, samples) is exact; the divergence is that of level and set together,
+which is no less than that of sets, so that a bound with it stays a bound. Knows nothing of tokens or models.
 
 Shapes: B rows, J levels, L positions.
 """

@@ -1,8 +1,8 @@
-"""Approximate posteriors over orders, q(order | x), as laws of the next set given the positions still masked.
+"""The max-normalised approximate posterior over orders, q(order | x) (following Fox et al., arXiv 2602.23968).
 
-*Max-normalised* (following Fox et al., arXiv 2602.23968): one score per position decides everything, so that a whole
-trajectory is drawn without looking at any state. *State-aware*: the non-empty Bernoulli law on logits that may depend
-on the state. Knows nothing of tokens or networks.
+It is a law of the next set given the positions still masked: one score per position decides everything, so that a
+whole trajectory is drawn without looking at any state. The family that looks at states is in ``nets/posterior_net.py``.
+Knows nothing of tokens or networks.
 
 Shapes: B rows, L positions.
 """

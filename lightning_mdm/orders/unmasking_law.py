@@ -1,11 +1,12 @@
 """What a law over the sets to unmask is, and the non-empty Bernoulli law.
 
-The latter is independent coins on the masked positions, conditioned on not all failing:
+The latter: one independent coin for each masked position, conditioned on not all of them failing,
 
     P(U) = prod_{i in U} p_i prod_{i in M \\ U} (1 - p_i) / Z,    Z = 1 - prod_{i in M} (1 - p_i),    {} != U in M
 
-Selector and approximate posterior share one law, this one or that of ``finishing_law.py``. Everything is computed from
-log p and log(1 - p), so that p = 1 and p next to 0 are exact. Knows nothing of tokens or models.
+Selector and approximate posterior share one kind of law: this one, that of ``finishing_law.py``, or several of either
+as the levels of ``levelled_law.py``. Everything is computed from log p and log(1 - p), so that p = 1 and p next to 0
+are exact. Knows nothing of tokens or models.
 
 Shapes: B rows, L positions.
 """
