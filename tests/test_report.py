@@ -100,8 +100,12 @@ def save(folder: Path, rows: list[Row], outcomes: list[OutcomeRow] | None) -> Pa
         ("noisy", {"scale": 0.5, "noise": "gumbel"}, "noisy scale=0.5, noise=gumbel"),
         ("plain", {"greedy": True, "limit": None}, "plain greedy=true"),
         ("blocks", {"length": 8, "policy": {"name": "top_margin"}, **LOOP}, "blocks(8) of top margin"),
+        ("plain", {"greedy": True}, "plain greedy=true"),
+        ("plain", {"scale": 0.5, "limit": None}, "plain scale=0.5"),
+        ("plain", {"limit": None}, "plain"),
         ("blocks", {"length": 8, "policy": {"name": "threshold", "t": 0.9}}, "blocks(8) of threshold 0.9"),
         ("mirror", {"policy": {"name": "blocks", "l": 2, "policy": {"name": "iid"}}}, "mirror of blocks(2) of iid"),
+        ("blocks", {"length": 8, "policy": {"name": "noisy", "scale": 1, "of": None}}, "blocks(8) of noisy scale=1"),
     ],
 )
 def test_display_name(policy: str, options: dict[str, Any], name: str) -> None:
@@ -141,6 +145,34 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
 
 
 def scored_sweep() -> list[Row]:
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        # A value without a name is that of the only parameter that the policy has.
+        ([{"t": 0.9}, {"t": 0.97}], ["p 0.9", "p 0.97"]),
+        ([{"t": 0.9}], ["p 0.9"]),
+        ([{"beta": 1, "price": 0.01}, {"beta": 1, "price": 2}], ["p price=0.01", "p price=2"]),
+        ([{"beta": 1, "price": 2}, {"beta": 2, "price": 2}], ["p beta=1", "p beta=2"]),
+        ([{"beta": 1, "price": 8}, {"beta": 2, "price": 2}], ["p beta=1, price=8", "p beta=2, price=2"]),
+        ([{"beta": 1, "price": 0.01}], ["p"]),
+        ([{"beta": 1, "limit": None}, {"beta": 2, "limit": None}], ["p beta=1", "p beta=2"]),
+        ([{"beta": 1, "limit": None}, {"beta": 1, "limit": 3}], ["p", "p limit=3"]),
+        ([{"beta": 1}, {"beta": 1, "limit": 3}], ["p", "p limit=3"]),
+        ([{"beta": 1}, {"beta": 2, "limit": 3}], ["p beta=1", "p beta=2, limit=3"]),
+        ([{"n": 8, "of": {"name": "q"}}, {"n": 4, "of": {"name": "q"}}], ["p(8) of q", "p(4) of q"]),
+        (
+            [{"of": {"name": "q", "beta": beta, "price": 2}} for beta in (1, 2)],
+            ["p of q beta=1, price=2", "p of q beta=2, price=2"],
+        ),
+    ],
+)
+def test_parameters_that_tell_options_of_a_policy_apart(options: list[dict[str, Any]], names: list[str]) -> None:
+    cells = [("p", json.dumps({**own, **LOOP})) for own in options]
+    other = ("q", json.dumps({"beta": 7, "price": 7}))
+    assert list(distinct_names([*cells, other]).values()) == [*names, "q"], "other policies change nothing"
+    assert list(distinct_names([other, *cells, *cells]).values()) == ["q", *names]
+
+
     """Rows of two seeds in which the share of every answer that is right is known."""
     rows = []
     for seed in (0, 1):
