@@ -50,8 +50,7 @@ Value: TypeAlias = Callable[[Point], tuple[float, float, float]]  # a number and
 
 
 def _accuracy(point: Point) -> tuple[float, float, float]:
-    # The interval of a pooled accuracy is rounded to whole problems and may miss it by a hair.
-    return point.accuracy, min(point.low, point.accuracy), max(point.high, point.accuracy)
+    return point.accuracy, point.low, point.high
 
 
 def _score(point: Point) -> tuple[float, float, float]:
