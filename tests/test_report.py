@@ -45,7 +45,7 @@ from lightning_mdm.report.paired import (
     every_pair,
     solved_pairs,
 )
-from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
+from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles, pool_seeds
 
 pytestmark = pytest.mark.draws
 
@@ -247,7 +247,7 @@ def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None
 def test_pooling_seeds() -> None:
     points = {(point.name, point.T): point for point in pool_seeds(sweep()[0])}
     point = points["iid", 4]
-    assert (point.seeds, point.n, point.correct) == ((0, 1), 2 * N, 41)
+    assert (point.seeds, point.n, point.problems, point.correct) == ((0, 1), 2 * N, N, 41)
     # The interval is that of the N different problems: 20.5 solved on average.
     assert (point.low, point.high) == wilson(20.5, N)
     adaptive = points["threshold 0.9", 4]
@@ -257,6 +257,20 @@ def test_pooling_seeds() -> None:
     assert adaptive.tokens_per_forward == pytest.approx(12 * N / sum(nfe))
     with pytest.raises(ValueError, match=r"iid at T=1 occurs twice with one seed"):
         pool_seeds(sweep()[0] + sweep()[0])
+
+
+def test_titles_of_panels() -> None:
+    points = pool_seeds(sweep()[0])
+    (panel,) = panels = by_panel(points)
+    other, hard = replace(panel, checkpoint="abcdef0123+0badcafe99"), replace(panel, split="hard")
+    assert panel_titles(panels) == {panel: "word_problems, test: n = 2 seeds x 40"}
+    one = [replace(point, seeds=(0,), problems=problems) for point in points for problems in (1319, 1200)]
+    assert panel_titles({panel: points, other: one, hard: one[::2], replace(hard, task="gsm8k"): []}) == {
+        panel: "word_problems, test, checkpoint 1f0c9a3e: n = 2 seeds x 40",
+        other: "word_problems, test, checkpoint abcdef01 + 0badcafe: n = 1,200 to 1,319",
+        hard: "word_problems, hard: n = 1,319",
+        replace(hard, task="gsm8k"): "gsm8k, hard",
+    }
 
 
 def test_which_policies_are_adaptive() -> None:

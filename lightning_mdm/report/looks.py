@@ -30,18 +30,18 @@ KNOWN = {
     "confidence_factor": (BLUE, "h"),
     "entropy_bounded": (ORANGE, "P"),
     "klass": ("#7A0A66", ">"),
-    "blocks": ("#8A4B2A", "s"),
+    "blocks": ("#3D5AFE", "s"),
     "given_order": ("#9F82E8", "v"),
     "oracle": ("#0F4A2C", "P"),
     LEARNED: (VERMILLION, "o"),
     "autoregressive": ("#4A5210", "^"),
 }
 """Hue and first marker. So many hues are not all told apart by the colour-blind: similar ones differ in the marker."""
-LEFT = ("#3D5AFE", "#DD9999", "#7B3FF2", "#A3195B", "#5F7F8C", "#9E7B4F")
+LEFT = ("#DD9999", "#7B3FF2", "#A3195B", "#5F7F8C", "#9E7B4F")
 """Hues of all others."""
 MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
 _LOOKS_LEFT = tuple(product(LEFT, MARKERS))
-_DARKEST, _STEP = 0.5, 0.35  # of the hue: what the last of many options keeps; what the second of two loses
+_DARKEST, _STEP = 0.5, 0.3  # of the hue: what the last of many options keeps; what the second of two loses
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ class Point:
         T: step budget.
         seeds: seeds pooled.
         n: decoded problems, summed over seeds; ``correct`` likewise.
-        low: Wilson 95 % interval, a fraction; ``high`` likewise. Its n is the number of *different* problems: seeds
-            decode the same problems again, so they do not narrow what is known about problems in general.
+        problems: different ones; seeds decode the same again.
+        low: Wilson 95 % interval, a fraction; ``high`` likewise. Its n is the number of *different* problems: more
+            seeds do not narrow what is known about problems in general.
         nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
         tokens_per_forward: answer tokens over evaluations.
         adaptive: whether the number of steps depends on the row and not on the budget alone.
@@ -87,6 +88,7 @@ class Point:
     seeds: tuple[int, ...]
     n: int
     correct: int
+    problems: int
     low: float
     high: float
     nfe_mean: float
@@ -105,7 +107,7 @@ class Point:
     @property
     def size(self) -> tuple[int, int]:
         """Seeds, and problems of each."""
-        return len(self.seeds), self.n // len(self.seeds)
+        return len(self.seeds), self.problems
 
     @property
     def competes(self) -> bool:
@@ -212,6 +214,7 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         seeds=tuple(sorted(seeds)),
         n=n,
         correct=correct,
+        problems=problems,
         low=interval.low,
         high=interval.high,
         nfe_mean=evaluations / n,

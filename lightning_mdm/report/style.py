@@ -55,10 +55,10 @@ def draw_curve(
         marker=look.marker,
         markersize=7 if look.strong else 6,
         markerfacecolor="white" if adaptive else look.colour,
-        markeredgewidth=2.0 if look.strong else 1.4,
+        markeredgewidth=1.8 if look.strong else 1.4,
         linestyle="--" if adaptive else "-",
-        linewidth=2.6 if look.strong else 1.5,
-        elinewidth=1.3 if look.strong else 0.9,
+        linewidth=2.2 if look.strong else 1.5,
+        elinewidth=1.2 if look.strong else 0.9,
         alpha=0.95,
         zorder=2.5 if look.strong else 2.0,
     )
