@@ -211,7 +211,7 @@ def test_the_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: 
     }
     text = (tmp_path / "report_validation" / "report.md").read_text(encoding="utf-8")
     assert "### Beside published figures" in text
-    assert "learned 0.01, T=5" in text
+    assert "learned price=0.01, T=5" in text
     assert "threshold 0.97" in text
     before = (tmp_path / "order" / "checkpoints" / "last.ckpt").read_bytes()
     monkeypatch.setattr(script, "STAGES", ("denoiser", "order"))

@@ -17,6 +17,7 @@ from lightning_mdm.report import (
     order_nats_table,
     report_order_nats,
 )
+from lightning_mdm.report.looks import BLACK, looks
 from lightning_mdm.report.order_heatmap import legible
 from lightning_mdm.report.order_points import optimum_curve, order_points
 
@@ -72,12 +73,13 @@ def test_the_figure_has_a_line_per_policy_and_a_black_optimum() -> None:
     labels = axis.get_legend_handles_labels()[1]
     assert labels == ["iid", "confidence threshold 0.9", "optimum"]
     lines = [container.lines[0] for container in axis.containers]
+    assert BLACK == "#000000" not in {look.colour for look in looks((str(n), str(n)) for n in range(99)).values()}
     assert [list(line.get_xdata()) for line in lines] == [[2.0, 2.0], [1.5, 1.5], [2, 4]]
     assert [line.get_color() == "#000000" for line in lines] == [False, False, True]
     assert [line.get_linestyle() for line in lines] == ["-", "--", "-"]
     two = order_nats_figure([*ROWS, replace(ROW, split="validation", optimum=None, nats=math.inf)])
     assert [axis.get_title(loc="left") for axis in two.axes] == [
-        f"hop_chain, {split}, checkpoint 1f0c9a3e" for split in ("test", "validation")
+        f"hop_chain, {split}: n = 10" for split in ("test", "validation")
     ]
 
 
@@ -86,7 +88,7 @@ def test_the_table_ends_with_the_optimum(tmp_path: Path, capsys: pytest.CaptureF
     with console.capture() as captured:
         console.print(order_nats_table(ROWS))
     lines = [line.split() for line in captured.get().splitlines() if line.strip()]
-    assert lines[0][:4] == ["hop_chain,", "test,", "checkpoint", "1f0c9a3e,"]
+    assert lines[0] == ["hop_chain,", "test:", "n", "=", "10"]
     assert lines[1] == ["policy", "T=2", "T=4"]
     assert [line for line in lines if line[0] in ("iid", "optimum")] == [
         ["iid", "12.75", "6.38"],

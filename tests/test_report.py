@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -33,6 +34,7 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, keep, report, write_report
+from lightning_mdm.report.looks import BLACK, GREY, LEFT, MARKERS, Look, looks
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import (
@@ -43,8 +45,7 @@ from lightning_mdm.report.paired import (
     every_pair,
     solved_pairs,
 )
-from lightning_mdm.report.points import by_name, is_adaptive, pool_seeds
-from lightning_mdm.report.style import COLOURS, MARKERS
+from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles, pool_seeds
 
 pytestmark = pytest.mark.draws
 
@@ -99,8 +100,12 @@ def save(folder: Path, rows: list[Row], outcomes: list[OutcomeRow] | None) -> Pa
         ("threshold", {"threshold": 0.9, **LOOP}, "threshold 0.9"),
         ("noisy", {"scale": 0.5, "noise": "gumbel"}, "noisy scale=0.5, noise=gumbel"),
         ("plain", {"greedy": True, "limit": None}, "plain greedy=true"),
+        ("plain", {"greedy": True}, "plain greedy=true"),
+        ("plain", {"scale": 0.5, "limit": None}, "plain scale=0.5"),
+        ("plain", {"limit": None}, "plain"),
         ("blocks", {"length": 8, "policy": {"name": "top_margin"}, **LOOP}, "blocks(8) of top margin"),
         ("blocks", {"length": 8, "policy": {"name": "threshold", "t": 0.9}}, "blocks(8) of threshold 0.9"),
+        ("blocks", {"length": 8, "policy": {"name": "noisy", "scale": 1, "of": None}}, "blocks(8) of noisy scale=1"),
         ("mirror", {"policy": {"name": "blocks", "l": 2, "policy": {"name": "iid"}}}, "mirror of blocks(2) of iid"),
     ],
 )
@@ -145,6 +150,34 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
     assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
     assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        # A value without a name is that of the only parameter that the policy has.
+        ([{"t": 0.9}, {"t": 0.97}], ["p 0.9", "p 0.97"]),
+        ([{"t": 0.9}], ["p 0.9"]),
+        ([{"beta": 1, "price": 0.01}, {"beta": 1, "price": 2}], ["p price=0.01", "p price=2"]),
+        ([{"beta": 1, "price": 2}, {"beta": 2, "price": 2}], ["p beta=1", "p beta=2"]),
+        ([{"beta": 1, "price": 8}, {"beta": 2, "price": 2}], ["p beta=1, price=8", "p beta=2, price=2"]),
+        ([{"beta": 1, "price": 0.01}], ["p"]),
+        ([{"beta": 1, "limit": None}, {"beta": 2, "limit": None}], ["p beta=1", "p beta=2"]),
+        ([{"beta": 1, "limit": None}, {"beta": 1, "limit": 3}], ["p", "p limit=3"]),
+        ([{"beta": 1}, {"beta": 1, "limit": 3}], ["p", "p limit=3"]),
+        ([{"beta": 1}, {"beta": 2, "limit": 3}], ["p beta=1", "p beta=2, limit=3"]),
+        ([{"n": 8, "of": {"name": "q"}}, {"n": 4, "of": {"name": "q"}}], ["p(8) of q", "p(4) of q"]),
+        (
+            [{"of": {"name": "q", "beta": beta, "price": 2}} for beta in (1, 2)],
+            ["p of q beta=1, price=2", "p of q beta=2, price=2"],
+        ),
+    ],
+)
+def test_parameters_that_tell_options_of_a_policy_apart(options: list[dict[str, Any]], names: list[str]) -> None:
+    cells = [("p", json.dumps({**own, **LOOP})) for own in options]
+    other = ("q", json.dumps({"beta": 7, "price": 7}))
+    assert list(distinct_names([*cells, other]).values()) == [*names, "q"], "other policies change nothing"
+    assert list(distinct_names([other, *cells, *cells]).values()) == ["q", *names]
 
 
 def scored_sweep() -> list[Row]:
@@ -221,7 +254,7 @@ def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None
 def test_pooling_seeds() -> None:
     points = {(point.name, point.T): point for point in pool_seeds(sweep()[0])}
     point = points["iid", 4]
-    assert (point.seeds, point.n, point.correct) == ((0, 1), 2 * N, 41)
+    assert (point.seeds, point.n, point.problems, point.correct) == ((0, 1), 2 * N, N, 41)
     # The interval is that of the N different problems: 20.5 solved on average.
     assert (point.low, point.high) == wilson(20.5, N)
     adaptive = points["threshold 0.9", 4]
@@ -231,6 +264,20 @@ def test_pooling_seeds() -> None:
     assert adaptive.tokens_per_forward == pytest.approx(12 * N / sum(nfe))
     with pytest.raises(ValueError, match=r"iid at T=1 occurs twice with one seed"):
         pool_seeds(sweep()[0] + sweep()[0])
+
+
+def test_titles_of_panels() -> None:
+    points = pool_seeds(sweep()[0])
+    (panel,) = panels = by_panel(points)
+    other, hard = replace(panel, checkpoint="abcdef0123+0badcafe99"), replace(panel, split="hard")
+    assert panel_titles(panels) == {panel: "word_problems, test: n = 2 seeds x 40"}
+    one = [replace(point, seeds=(0,), problems=problems) for point in points for problems in (1319, 1200)]
+    assert panel_titles({panel: points, other: one, hard: one[::2], replace(hard, task="gsm8k"): []}) == {
+        panel: "word_problems, test, checkpoint 1f0c9a3e: n = 2 seeds x 40",
+        other: "word_problems, test, checkpoint abcdef01 + 0badcafe: n = 1,200 to 1,319",
+        hard: "word_problems, hard: n = 1,319",
+        replace(hard, task="gsm8k"): "gsm8k, hard",
+    }
 
 
 def test_which_policies_are_adaptive() -> None:
@@ -439,8 +486,8 @@ def test_table() -> None:
     other, _ = sweep((0,), task="gsm8k", checkpoint="abcdef0123")
     text = text_of(rows + other)
     for wanted in (
-        "word_problems, test, checkpoint 1f0c9a3e, n = 40 x 2 seeds",
-        "gsm8k, test, checkpoint abcdef01, n = 40",
+        "word_problems, test: n = 2 seeds x 40",
+        "gsm8k, test: n = 40",
     ):
         assert wanted in text
     lines = [line for line in text.splitlines() if line.strip()]
@@ -457,7 +504,9 @@ def test_figure() -> None:
     other, _ = sweep((0,), split="validation")
     figure = frontier_figure(rows + other)
     assert isinstance(figure, Figure)
-    assert [axis.get_title(loc="left").split(",")[1] for axis in figure.axes] == [" test", " validation"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "word_problems, test: n = 2 seeds x 40", "word_problems, validation: n = 40",
+    ]  # fmt: skip
     axis = figure.axes[0]
     containers = {str(container.get_label()): container for container in axis.containers}
     assert list(containers) == ["iid", "top margin", "threshold 0.9"]
@@ -510,7 +559,8 @@ def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (run / "frontier.png").read_bytes().startswith(b"\x89PNG")
     text = (run / "report.md").read_text()
     for wanted in [
-        "## word_problems, test, checkpoint 1f0c9a3e",
+        "## word_problems, test: n = 2 seeds x 40",
+        "task `word_problems`, split `test`, checkpoint `1f0c9a3e77`",
         "n = 40 problems per cell, seeds 0, 1, step budgets T = 1, 2, 4",
         "on `cpu`, commit `abc1234`",
         "`end_of_sequence` = as_tokens, `token_temperature` = 0",
@@ -613,11 +663,13 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     second = save(tmp_path / "second", keep + ours, [row for row in outcomes if row.policy == "iid"])
     report([str(first), str(second)], str(tmp_path / "apart"))
     apart = (tmp_path / "apart" / "report.md").read_text(encoding="utf-8")
-    assert apart.count("\n## ") == 2
+    assert re.findall("\n## (.*)", apart) == [
+        f"word_problems, test, checkpoint {checkpoint}: n = 40" for checkpoint in ("1f0c9a3e", "abcdef01")
+    ]
     report([str(first), str(second)], str(tmp_path / "joined"), one_panel=True)
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
-    assert text.count("\n## ") == 1
-    assert "## word_problems, test, checkpoint 1f0c9a3e + abcdef01" in text
+    assert re.findall("\n## (.*)", text) == ["word_problems, test: n = 40"]
+    assert "split `test`, checkpoint `1f0c9a3e77+abcdef0123`" in text
     for name in ("iid [denoiser=first]", "iid [denoiser=second]", "top margin", "autoregressive"):
         assert f"| {name} |" in text, "only what is ambiguous is told apart"
     assert "iid [denoiser=second]" in (tmp_path / "joined" / "paired.csv").read_text(encoding="utf-8")
@@ -640,10 +692,64 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
         report([str(first), str(fewer)], str(tmp_path / "no"), one_panel=True)
 
 
-def test_every_policy_has_a_colour_of_its_own() -> None:
-    assert len(set(COLOURS)) == len(COLOURS) > len(ALL_POLICIES), "one is the optimum's"
-    looks = list(itertools.islice(zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False), 100))
-    assert len(set(looks)) == 100
+def test_every_policy_has_a_look_of_its_own_whatever_else_is_drawn() -> None:
+    policies = [kind().name for kind in ALL_POLICIES]
+    alone = {name: looks([(name, name)])[name] for name in policies}
+    assert len({(look.colour, look.marker) for look in alone.values()}) == len(policies)
+    assert len({look.colour for look in alone.values()}) == len(policies), "while there is one option of each"
+    assert [name for name, look in alone.items() if look.strong] == ["learned"]
+    assert looks((name, name) for name in policies) == alone
+    assert looks((name, name) for name in reversed(policies)) == alone
+    assert looks((f"{name}, shown", name) for name in policies[::3]) == {
+        f"{name}, shown": alone[name] for name in policies[::3]
+    }
+    assert alone["iid"] == Look(GREY, "o")
+    assert BLACK not in {look.colour for look in alone.values()}, "the optimum's"
+
+
+def test_a_policy_of_which_nothing_is_known_has_a_look_that_is_left() -> None:
+    policies = [kind().name for kind in ALL_POLICIES]
+    mine = looks([("mine", "mine")])["mine"]
+    with_all = looks([*((name, name) for name in policies), ("mine", "mine"), ("another", "another")])
+    assert with_all["mine"] == mine, "by its name alone"
+    many = [*policies, *(f"p{i}" for i in range(len(LEFT) * len(MARKERS)))]
+    found = looks((name, name) for name in many)
+    assert found == looks((name, name) for name in sorted(many)), "not by its row"
+    assert len({(look.colour, look.marker) for look in found.values()}) == len(many)
+    assert not {found[name].colour for name in policies} & {found[name].colour for name in many[len(policies) :]}
+    assert len(looks((name, name) for name in [*many, "one", "more"])) == len(many) + 2
+
+
+@pytest.mark.parametrize("policy", ["learned", "confidence_threshold", "mine"])
+@pytest.mark.parametrize("n", [2, 4, 7])
+def test_options_of_a_policy_share_its_hue(policy: str, n: int) -> None:
+    (alone,) = looks([(policy, policy)]).values()
+    options = list(looks([("iid", "iid"), *((f"{policy} {i}", policy) for i in range(n))]).values())[1:]
+    assert options[0] == alone
+    assert len({look.colour for look in options}) == len({look.marker for look in options}) == n
+    hues, shades = zip(*(rgb_to_hsv(to_rgb(look.colour))[[0, 2]] for look in options), strict=True)
+    assert list(hues) == pytest.approx([hues[0]] * n, abs=0.01)
+    assert list(shades) == sorted(shades, reverse=True)
+    assert {look.strong for look in options} == {policy == "learned"}
+
+
+def test_figures_draw_a_policy_alike_and_the_learned_one_in_front() -> None:
+    rows = [replace(row, policy="learned", options="{}") for row in sweep((0,))[0] if row.policy == "iid"]
+    others = [row for row in sweep((0,))[0] if row.policy != "threshold"]
+
+    def drawn(shown: list[Row]) -> dict[str, tuple[str, str, float, float]]:
+        lines = {str(bars.get_label()): bars[0] for bars in frontier_figure(shown).axes[0].containers}
+        return {
+            name: (line.get_color(), line.get_marker(), line.get_linewidth(), line.get_zorder())
+            for name, line in lines.items()
+        }
+
+    first = drawn([*rows, *others])
+    assert drawn([*others, *rows]) == first
+    assert drawn(rows)["learned"] == first["learned"]
+    assert all(first["learned"][2:] > first[name][2:] for name in ("iid", "top margin"))
+    assert first["learned"][3] > max(first[name][3] for name in ("iid", "top margin"))
+    assert first["iid"][:2] == (GREY, "o")
 
 
 def test_what_decoded_different_problems_is_not_compared(tmp_path: Path) -> None:

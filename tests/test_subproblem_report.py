@@ -17,6 +17,7 @@ from lightning_mdm.outcomes import (
     write_subproblems,
 )
 from lightning_mdm.report import report_subproblems, subproblem_figure, subproblem_table
+from lightning_mdm.report.looks import looks
 from lightning_mdm.report.points import Panel
 from lightning_mdm.report.subproblems import kind_colours, policies_of
 
@@ -103,10 +104,16 @@ def test_the_figure_shows_the_numbers() -> None:
     widths = [[bar.get_width() for bar in container] for container in first.containers]  # type: ignore[union-attr]
     assert widths == [pytest.approx([100 * 1.5 / 16, 0.0]), [0.0, 0.0], pytest.approx([100 * 2.5 / 16, 0.0])]
     assert [text.get_text() for text in by_kind.texts] == ["5.0", "", "30.0", "0.0", "", ""]
+    assert nats.get_title(loc="left") == "sudoku, easy: n = 2 seeds x 8"
+    colours = {line.get_label(): line.get_color() for line in by_masked.lines}
+    assert colours == {
+        name: look.colour for name, look in looks([("iid", "iid"), ("top margin", "top_margin")]).items()
+    }
     lines = {line.get_label(): line.get_xydata().tolist() for line in by_masked.lines}  # type: ignore[union-attr]
     assert lines["iid"] == [[1.5, pytest.approx(100 / 16)], [3.5, pytest.approx(300 / 16)]]
     assert [legend.get_title().get_text() for legend in figure.legends] == ["kinds", "policies"]
-    assert len(subproblem_figure(LOSSES, []).axes) == 2
+    bare = subproblem_figure(LOSSES, []).axes
+    assert [axis.get_title(loc="left") for axis in bare] == ["sudoku, easy", ""]
     assert len(subproblem_figure([*LOSSES, replace(LOSS, split="hard")], COMMITS).axes) == 8
 
 

@@ -10,7 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from measuring import PEAKS, Row
 from sizes import SIZES, Size
 
-from lightning_mdm.report.style import COLOURS, panel_grid, save_figure
+from lightning_mdm.report.looks import BLUE, VERMILLION
+from lightning_mdm.report.style import panel_grid, save_figure
 
 AXES = {
     "pass@batch": "rows of a batch",
@@ -51,7 +52,7 @@ def draw(rows: Iterable[Row], name: str, device: str, stem: Path) -> None:
 def grow(axis: Axes, points: Sequence[tuple[float, Row]], label: str, kind: str) -> None:
     """Milliseconds against one quantity, and where they would be if they grew in proportion to it."""
     x, y = [x for x, _ in points], [1e3 * row.value for _, row in points]
-    axis.plot(x, y, "o-", color=COLOURS[0], label="measured")
+    axis.plot(x, y, "o-", color=BLUE, label="measured")
     axis.plot(x, [y[-1] * each / x[-1] for each in x], "--", color="0.6", linewidth=1, label="in proportion")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -94,7 +95,7 @@ def roofline(axis: Axes, points: Sequence[tuple[float, Row]], size: Size, latest
         axis.plot(
             x, [min(flops_limit, bytes_limit * each) for each in x], line, color="0.4", linewidth=1.2, label=label
         )
-    axis.plot(intensity, reached, "o", color=COLOURS[1], label="forward pass, by rows")
+    axis.plot(intensity, reached, "o", color=VERMILLION, label="forward pass, by rows")
     for i in {0, len(points) - 1}:
         axis.annotate(f"{points[i][0]:g}", (intensity[i], reached[i]), (4, -10), textcoords="offset points", fontsize=8)
     axis.set_xscale("log")

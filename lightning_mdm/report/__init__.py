@@ -6,6 +6,7 @@ tables      policies by step budgets, on the terminal and in Markdown
 figure      accuracy against denoiser evaluations
 order_*     what orders cost in nats, and when they unmask which position
 subproblems how hard tokens of each kind are, and which of them policies unmask
+looks       colour and marker of every policy
 style       how figures look
 paired      tests on the same problems
 markdown    the text

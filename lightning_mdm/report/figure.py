@@ -6,7 +6,6 @@ Knows points and matplotlib's objects (no pyplot: nothing global, nothing that n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
 from typing import TypeAlias
 
 from matplotlib.axes import Axes
@@ -14,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_mdm.outcomes import Row
-from lightning_mdm.report.points import Point, by_name, by_panel, is_adaptive, pool_seeds
-from lightning_mdm.report.style import COLOURS, MARKERS, draw_curve, evaluations_axis, legend_beside, panel_grid
+from lightning_mdm.report.looks import Look, looks
+from lightning_mdm.report.points import Point, by_name, by_panel, is_adaptive, panel_titles, pool_seeds
+from lightning_mdm.report.style import draw_curve, evaluations_axis, legend_beside, panel_grid
 
 
 def frontier_figure(rows: Iterable[Row]) -> Figure:
@@ -30,13 +30,14 @@ def frontier_figure(rows: Iterable[Row]) -> Figure:
     """
     points = pool_seeds(rows)
     panels = by_panel(points)
-    styles = _styles(points)
+    styles = looks((point.name, point.policy) for point in points)
+    titles = panel_titles(panels)
     drawn: list[tuple[str, list[Point], Value, str]] = []
     for panel, members in panels.items():
-        drawn.append((panel.title, members, _accuracy, "accuracy (%), bars: Wilson 95 % interval"))
+        drawn.append((titles[panel], members, _accuracy, "accuracy (%), bars: Wilson 95 % interval"))
         scored = [point for point in members if point.score is not None]
         if scored:
-            drawn.append((panel.title, scored, _score, "score (%), bars: 95 % interval of the mean"))
+            drawn.append((titles[panel], scored, _score, "score (%), bars: 95 % interval of the mean"))
     figure, axes = panel_grid(len(drawn))
     for axis, (title, members, value, label) in zip(axes, drawn, strict=True):
         _draw(axis, members, styles, value)
@@ -50,8 +51,7 @@ Value: TypeAlias = Callable[[Point], tuple[float, float, float]]  # a number and
 
 
 def _accuracy(point: Point) -> tuple[float, float, float]:
-    # The interval of a pooled accuracy is rounded to whole problems and may miss it by a hair.
-    return point.accuracy, min(point.low, point.accuracy), max(point.high, point.accuracy)
+    return point.accuracy, point.low, point.high
 
 
 def _score(point: Point) -> tuple[float, float, float]:
@@ -59,7 +59,7 @@ def _score(point: Point) -> tuple[float, float, float]:
     return point.score, max(0.0, point.score - point.score_error), min(1.0, point.score + point.score_error)
 
 
-def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]], value: Value) -> None:
+def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, Look], value: Value) -> None:
     lowest, highest = 100.0, 0.0
     for name, curve in by_name(points).items():
         curve = sorted(curve, key=lambda point: (point.nfe_mean, point.T))
@@ -76,7 +76,3 @@ def _draw(axis: Axes, points: Sequence[Point], styles: dict[str, tuple[str, str]
     axis.set_ylim(max(lowest - margin, -2.0), min(highest + margin, 102.0))
     axis.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     evaluations_axis(axis, max(point.T for point in points))
-
-
-def _styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-    return dict(zip(by_name(points), zip(cycle(COLOURS), cycle(MARKERS)), strict=False))

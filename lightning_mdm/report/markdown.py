@@ -11,7 +11,16 @@ from lightning_mdm.metrics.statistics import aup
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
-from lightning_mdm.report.points import Panel, Point, by_name, by_panel, competitors, is_adaptive, pool_seeds
+from lightning_mdm.report.points import (
+    Panel,
+    Point,
+    by_name,
+    by_panel,
+    competitors,
+    is_adaptive,
+    panel_titles,
+    pool_seeds,
+)
 from lightning_mdm.report.published import PublishedRow, beside_markdown
 from lightning_mdm.report.tables import frontier_markdown, markdown_table, score_markdown
 
@@ -32,9 +41,11 @@ def report_markdown(
     """
     lines = ["# Accuracy against denoiser evaluations", "", *(f"> {note}" for note in notes), *([""] if notes else [])]
     lines += ["![accuracy against mean NFE](frontier.png)", ""]
-    for panel, points in by_panel(pool_seeds(rows)).items():
+    panels = by_panel(pool_seeds(rows))
+    titles = panel_titles(panels)
+    for panel, points in panels.items():
         members = [row for row in rows if Panel(row.task, row.split, row.checkpoint) == panel]
-        lines += [f"## {panel.title}", "", *_what_was_run(members), ""]
+        lines += [f"## {titles[panel]}", "", *_what_was_run(members), ""]
         lines += ["### Frontier", "", _FRONTIER, "", *frontier_markdown(points), ""]
         if told := dict.fromkeys(point.name for point in points if not point.competes):
             lines += [_TOLD.format(names=_joined(told)), ""]

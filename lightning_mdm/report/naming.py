@@ -6,7 +6,7 @@ Knows the shape of the options; knows no policy, so that one added tomorrow is n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LOOP_OPTIONS = frozenset(
@@ -22,10 +22,10 @@ SAID_WHERE_USED = frozenset({"guidance", "search"})
 
 
 def display_name(policy: str, options: str) -> str:
-    """The policy with its own parameters.
+    """The policy with its own parameters, in the order of the options.
 
-    ``top margin``, ``threshold 0.9`` (one parameter: its value says enough), ``noisy margin noise=gumbel, scale=0.5``,
-    and for a policy that wraps another, ``blocks(8) of top margin``.
+    ``top margin``, ``threshold 0.9`` (the only parameter it has: its value says enough, unless it is ``true`` or
+    ``false``), ``noisy scale=0.5, noise=gumbel``, and for a policy that wraps another, ``blocks(8) of top margin``.
 
     Args:
         policy: name of the policy.
@@ -34,18 +34,21 @@ def display_name(policy: str, options: str) -> str:
     Raises:
         ValueError: when the options are not a JSON object.
     """
-    parameters = {key: value for key, value in _parse(options).items() if key not in LOOP_OPTIONS}
-    return _describe(policy, parameters)
+    parameters = _parameters(options)
+    return _describe(policy, parameters, _bare(parameters))
 
 
 def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Display names of (policy, options) pairs, told apart: loop options on which the pairs differ are appended.
+    """Display names of (policy, options) pairs, told apart by what they differ in.
 
-    E.g. ``top margin [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence. Of a
-    policy with several parameters those are left out on which all its pairs agree: ``learned beta=2``, ``learned``.
+    Of a policy with several parameters those are left out on which all its pairs agree; the others keep their names:
+    ``learned beta=1`` beside ``learned beta=2``, and ``learned`` alone. The only parameter that a policy has is always
+    shown, as its value. Loop options on which the pairs differ are appended, e.g. ``top margin
+    [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence; and what was told the
+    answer says so.
     """
     cells = list(dict.fromkeys(cells))
-    loop = {cell: {key: value for key, value in _parse(cell[1]).items() if key in LOOP_OPTIONS} for cell in cells}
+    loop = {cell: loop_options(cell[1]) for cell in cells}
     # A policy without an option, as the heuristics have no selector, says nothing about those with it.
     values = {
         key: {json.dumps(options.get(key)) for options in loop.values() if key in options or key in SAID_WHERE_USED}
@@ -56,21 +59,32 @@ def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], st
     if len(sources) == len({policy for policy, _ in sources}):
         del values["source"]
     varying = [key for key in sorted(values) if len(values[key]) > 1]
+    own: dict[str, list[dict[str, Any]]] = {}
+    for policy, options in cells:
+        own.setdefault(policy, []).append(_parameters(options))
     names = {}
     for cell in cells:
         suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])
         told = "" if competes(cell[1]) else " (told the answer)"
-        names[cell] = display_name(cell[0], telling(cell, cells)) + told + (f" [{suffix}]" if suffix else "")
+        names[cell] = _own_name(cell, own[cell[0]]) + told + (f" [{suffix}]" if suffix else "")
     return names
 
 
-def telling(cell: tuple[str, str], cells: Iterable[tuple[str, str]]) -> str:
-    """The options of a pair without those of several parameters that are the same for all pairs of its policy."""
-    own = {key: value for key, value in _parse(cell[1]).items() if key not in LOOP_OPTIONS and value is not None}
-    if len(own) < 2 or any(map(_is_policy, own.values())):
-        return cell[1]
-    others = [_parse(options) for policy, options in cells if policy == cell[0]]
-    return json.dumps({key: value for key, value in own.items() if any(o.get(key) != value for o in others)})
+def _own_name(cell: tuple[str, str], alike: Sequence[Mapping[str, Any]]) -> str:
+    """The policy of a pair with those of its parameters that tell it from others of the policy.
+
+    Args:
+        cell: the pair.
+        alike: the parameters of all pairs of the policy.
+    """
+    policy, options = cell
+    parameters = _parameters(options)
+    known = {key: value for other in alike for key, value in other.items()}
+    bare = _bare(known)
+    if bare or any(map(_is_policy, known.values())):
+        return _describe(policy, parameters, bare)
+    told = {key: value for key, value in parameters.items() if any(other.get(key) != value for other in alike)}
+    return _describe(policy, told, bare=False)
 
 
 def competes(options: str) -> bool:
@@ -83,21 +97,34 @@ def loop_options(options: str) -> dict[str, Any]:
     return {key: value for key, value in sorted(_parse(options).items()) if key in LOOP_OPTIONS}
 
 
-def _describe(name: str, parameters: Mapping[str, Any]) -> str:
+def _parameters(options: str) -> dict[str, Any]:
+    """The policy's share of the options."""
+    return {key: value for key, value in _parse(options).items() if key not in LOOP_OPTIONS}
+
+
+def _bare(parameters: Mapping[str, Any]) -> bool:
+    """Whether a policy of these parameters has a single one, beside the policy that it wraps: one without a name."""
+    return len([value for value in parameters.values() if not _is_policy(value)]) == 1
+
+
+def _describe(name: str, parameters: Mapping[str, Any], bare: bool) -> str:
+    """Name and parameters that have a value, without the parameters' own names where ``bare``."""
     name = name.replace("_", " ")
     wrapped = [value for value in parameters.values() if _is_policy(value)]
     plain = {key: value for key, value in parameters.items() if value is not None and not _is_policy(value)}
-    if len(plain) == 1 and not isinstance(next(iter(plain.values())), bool):
-        arguments = _text(next(iter(plain.values())))
-    else:
-        arguments = ", ".join(f"{key}={_text(value)}" for key, value in plain.items())
+    arguments = ", ".join(
+        _text(value) if bare and not isinstance(value, bool) else f"{key}={_text(value)}"
+        for key, value in plain.items()
+    )
     if not wrapped:
         return f"{name} {arguments}".strip()
-    inner = " and ".join(
-        _describe(str(value["name"]), {key: inner for key, inner in value.items() if key != "name"})
-        for value in wrapped
-    )
+    inner = " and ".join(_describe_wrapped(value) for value in wrapped)
     return f"{name}({arguments}) of {inner}" if arguments else f"{name} of {inner}"
+
+
+def _describe_wrapped(policy: Mapping[str, Any]) -> str:
+    parameters = {key: value for key, value in policy.items() if key != "name"}
+    return _describe(str(policy["name"]), parameters, _bare(parameters))
 
 
 def _is_policy(value: Any) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,21 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.report.looks import BLACK, Look, looks
 from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
-from lightning_mdm.report.points import by_name, by_panel, is_adaptive
-from lightning_mdm.report.style import (
-    COLOURS,
-    MARKERS,
-    draw_curve,
-    evaluations_axis,
-    legend_beside,
-    panel_grid,
-    save_figure,
-)
+from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles
+from lightning_mdm.report.style import draw_curve, evaluations_axis, legend_beside, panel_grid, save_figure
 from lightning_mdm.report.tables import print_table
 
 OPTIMUM = "optimum"
-_BLACK = "#000000"
 _LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
 _CAPTION = "nats per sequence: -log-likelihood of the true tokens along the order; @ mean NFE; bold: least at this T"
 
@@ -48,11 +39,10 @@ def order_nats_figure(rows: Iterable[OrderRow]) -> Figure:
     points = order_points(rows)
     panels = by_panel(points)
     figure, axes = panel_grid(len(panels))
-    colours = [colour for colour in COLOURS if colour != _BLACK]  # black is the optimum's
-    styles = dict(zip(by_name(points), zip(cycle(colours), cycle(MARKERS)), strict=False))
+    styles, titles = looks((point.name, point.policy) for point in points), panel_titles(panels)
     for axis, (panel, members) in zip(axes, panels.items(), strict=True):
         _draw(axis, members, styles)
-        axis.set_title(panel.title, fontsize=10, loc="left")
+        axis.set_title(titles[panel], fontsize=10, loc="left")
     legend_beside(figure, _LEGEND)
     return figure
 
@@ -64,10 +54,10 @@ def order_nats_table(rows: Iterable[OrderRow]) -> Table:
         ValueError: when there is no row.
     """
     stack = Table.grid(padding=(0, 0, 1, 0))
-    for panel, points in by_panel(order_points(rows)).items():
-        seeds = max(point.seeds for point in points)
-        line = f"{panel.title}, n = {max(point.n for point in points)}" + (f" x {seeds} seeds" if seeds > 1 else "")
-        stack.add_row(Group(Text(line, style="bold"), _panel_table(points)))
+    panels = by_panel(order_points(rows))
+    titles = panel_titles(panels)
+    for panel, points in panels.items():
+        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
     stack.add_row(Text(_CAPTION, style="dim"))
     return stack
 
@@ -78,7 +68,7 @@ def report_order_nats(rows: Sequence[OrderRow], out_dir: Path) -> None:
     print_table(order_nats_table(rows))
 
 
-def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, tuple[str, str]]) -> None:
+def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> None:
     for name, curve in by_name(points).items():
         shown = sorted(
             (point for point in curve if math.isfinite(point.nats)), key=lambda point: (point.nfe_mean, point.T)
@@ -93,7 +83,7 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, tuple[str,
             list(best.values()),
             yerr=0.0,
             label=OPTIMUM,
-            color=_BLACK,
+            color=BLACK,
             marker="*",
             linewidth=1.5,
             zorder=1.5,

@@ -21,6 +21,7 @@ class OrderPoint:
     Args:
         panel: where it belongs.
         name: display name, unique within the rows given.
+        policy: as in the rows.
         T: step budget.
         n: problems.
         seeds: number of seeds pooled.
@@ -33,6 +34,7 @@ class OrderPoint:
 
     panel: Panel
     name: str
+    policy: str
     T: int
     n: int
     seeds: int
@@ -41,6 +43,11 @@ class OrderPoint:
     nfe_mean: float
     optimum: float | None
     adaptive: bool
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Seeds, and problems of each."""
+        return self.seeds, self.n
 
 
 def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
@@ -74,6 +81,7 @@ def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:
     return OrderPoint(
         panel=panel,
         name=name,
+        policy=rows[0].policy,
         T=rows[0].T,
         n=max(row.n for row in rows),
         seeds=len(rows),

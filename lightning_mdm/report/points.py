@@ -5,7 +5,8 @@ Knows rows; knows nothing of how they are shown. A panel holds what may be compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -23,10 +24,23 @@ class Panel:
     checkpoint: str
 
     @property
-    def title(self) -> str:
-        """E.g. ``gsm8k, test, checkpoint 1f0c9a3e``; of several together, all of them."""
-        checkpoints = " + ".join(checkpoint[:8] for checkpoint in self.checkpoint.split("+"))
-        return f"{self.task}, {self.split}, checkpoint {checkpoints}"
+    def place(self) -> str:
+        """E.g. ``gsm8k, test``."""
+        return f"{self.task}, {self.split}"
+
+    @property
+    def checkpoints(self) -> str:
+        """The beginning of its hash; of several together, of all of them."""
+        return " + ".join(checkpoint[:8] for checkpoint in self.checkpoint.split("+"))
+
+
+class Counted(Protocol):
+    """What was decoded so many times."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Seeds, and problems of each."""
+        ...
 
 
 class Named(Protocol):
@@ -36,6 +50,8 @@ class Named(Protocol):
     def panel(self) -> Panel: ...
     @property
     def name(self) -> str: ...
+    @property
+    def policy(self) -> str: ...
     @property
     def adaptive(self) -> bool: ...
 
@@ -54,8 +70,9 @@ class Point:
         T: step budget.
         seeds: seeds pooled.
         n: decoded problems, summed over seeds; ``correct`` likewise.
-        low: Wilson 95 % interval, a fraction; ``high`` likewise. Its n is the number of *different* problems: seeds
-            decode the same problems again, so they do not narrow what is known about problems in general.
+        problems: different ones; seeds decode the same again.
+        low: Wilson 95 % interval, a fraction; ``high`` likewise. Its n is the number of *different* problems: more
+            seeds do not narrow what is known about problems in general.
         nfe_mean: denoiser evaluations per problem and seed, counted; ``nfe_min`` and ``nfe_max`` over all.
         tokens_per_forward: answer tokens over evaluations.
         adaptive: whether the number of steps depends on the row and not on the budget alone.
@@ -71,6 +88,7 @@ class Point:
     seeds: tuple[int, ...]
     n: int
     correct: int
+    problems: int
     low: float
     high: float
     nfe_mean: float
@@ -85,6 +103,11 @@ class Point:
     def accuracy(self) -> float:
         """Fraction in [0, 1]."""
         return self.correct / self.n
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Seeds, and problems of each."""
+        return len(self.seeds), self.problems
 
     @property
     def competes(self) -> bool:
@@ -133,6 +156,31 @@ def by_panel(points: Iterable[AnyPoint]) -> dict[Panel, list[AnyPoint]]:
     return panels
 
 
+def panel_titles(panels: Mapping[Panel, Iterable[Counted]]) -> dict[Panel, str]:
+    """What the panels of a figure or of a report are called.
+
+    ``gsm8k, test: n = 1,319``, of several seeds ``gsm8k, test: n = 3 seeds x 1,319``; the checkpoint,
+    ``gsm8k, test, checkpoint 1f0c9a3e: n = 1,319``, only where several are shown of the task and split.
+
+    Args:
+        panels: every panel, with what is shown in it; without a number where that is nothing.
+    """
+    shown = Counter(panel.place for panel in panels)
+    return {
+        panel: panel.place + (f", checkpoint {panel.checkpoints}" if shown[panel.place] > 1 else "") + _count(members)
+        for panel, members in panels.items()
+    }
+
+
+def _count(members: Iterable[Counted]) -> str:
+    sizes = [member.size for member in members]
+    if not sizes:
+        return ""
+    seeds, problems = max(seeds for seeds, _ in sizes), sorted({problems for _, problems in sizes})
+    span = f"{problems[0]:,}" + (f" to {problems[-1]:,}" if len(problems) > 1 else "")
+    return f": n = {seeds} seeds x {span}" if seeds > 1 else f": n = {span}"
+
+
 def by_name(points: Iterable[AnyPoint]) -> dict[str, list[AnyPoint]]:
     """The points of every policy, in the order given."""
     names: dict[str, list[AnyPoint]] = {}
@@ -149,7 +197,7 @@ def is_adaptive(curve: Iterable[Named]) -> bool:
 def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
     seeds = [row.seed for row in rows]
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{panel.title}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
+        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
     n, correct = sum(row.n for row in rows), sum(row.correct for row in rows)
     problems = max(row.n for row in rows)
     interval = wilson(correct / n * problems, problems)
@@ -166,6 +214,7 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         seeds=tuple(sorted(seeds)),
         n=n,
         correct=correct,
+        problems=problems,
         low=interval.low,
         high=interval.high,
         nfe_mean=evaluations / n,

@@ -1,4 +1,4 @@
-"""How every figure of a report looks: colours, panels, the axis of denoiser evaluations, the legend, the files.
+"""How every figure of a report looks: curves, panels, the axis of denoiser evaluations, the legend, the files.
 
 Knows matplotlib's objects (no pyplot: nothing global, nothing that needs a screen); knows nothing of what is drawn.
 """
@@ -18,15 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-# Okabe and Ito's palette, told apart by the colour-blind; grey in place of its yellow, which is illegible on white, and
-# darker and lighter ones after it, so that every policy there is has a colour of its own, beside a black optimum too.
-# So many are no longer told apart by colour alone: each has a marker of its own kind as well.
-COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F", "#4B0082", "#8C564B",
-    "#8B0000", "#004D40", "#B8860B", "#9A6FB0", "#7CB342", "#C2185B", "#546E7A", "#1A237E",
-)  # fmt: skip
-# Their number shares no factor with that of the colours, with black or without: a hundred looks, not ten.
-MARKERS = ("o", "s", "^", "v", "D", "<", ">", "h", "p", "X", "P")
+from lightning_mdm.report.looks import Look
+
 # Inches of a legend: what lies above and below it, a line of its title and an entry.
 AROUND, TITLE, ENTRY = 0.37, 0.13, 0.19
 
@@ -49,25 +42,25 @@ def draw_curve(
     values: Sequence[float],
     bars: Any,
     name: str,
-    look: tuple[str, str],
+    look: Look,
     adaptive: bool,
 ) -> None:
     """One policy's values against mean NFE, ascending; hollow and dashed where the policy decides the steps."""
-    colour, marker = look
     axis.errorbar(
         [max(x, 1e-3) for x in nfe],
         values,
         yerr=bars,
         label=name,
-        color=colour,
-        marker=marker,
-        markersize=6,
-        markerfacecolor="white" if adaptive else colour,
-        markeredgewidth=1.4,
+        color=look.colour,
+        marker=look.marker,
+        markersize=7 if look.strong else 6,
+        markerfacecolor="white" if adaptive else look.colour,
+        markeredgewidth=1.8 if look.strong else 1.4,
         linestyle="--" if adaptive else "-",
-        linewidth=1.5,
-        elinewidth=0.9,
+        linewidth=2.2 if look.strong else 1.5,
+        elinewidth=1.2 if look.strong else 0.9,
         alpha=0.95,
+        zorder=2.5 if look.strong else 2.0,
     )
 
 

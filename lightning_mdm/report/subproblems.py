@@ -25,9 +25,10 @@ from rich.text import Text
 
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.outcomes import CommitRow, SubproblemRow
+from lightning_mdm.report.looks import looks
 from lightning_mdm.report.naming import distinct_names
-from lightning_mdm.report.points import Panel
-from lightning_mdm.report.style import COLOURS, MARKERS, save_figure
+from lightning_mdm.report.points import Panel, panel_titles
+from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import print_table
 
 _LEAST = 10  # tokens of a kind that a point stands for
@@ -67,6 +68,16 @@ class Commits:
         return sum({row.seed: row.problems for row in self.rows}.values())
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Seeds, and problems of each."""
+        return len({row.seed for row in self.rows}), max(row.problems for row in self.rows)
+
+    @property
+    def policy(self) -> str:
+        """As in the rows."""
+        return self.rows[0].policy
+
+    @property
     def failed(self) -> int:
         """Those with a mistake."""
         return sum({row.seed: row.failed for row in self.rows}.values())
@@ -81,6 +92,7 @@ def subproblem_figure(losses: Sequence[SubproblemRow], commits: Sequence[CommitR
     if not losses:
         raise ValueError("there are no subproblems to draw: analyse at least one problem")
     panels = {panel: policies_of(panel, commits) for panel in dict.fromkeys(map(_panel, losses))}
+    titles = panel_titles(panels)
     lines = [3 if policies else 1 for policies in panels.values()]
     most = max(map(len, panels.values()))
     height = max(3.4, 1.2 + 0.3 * most)
@@ -91,7 +103,7 @@ def subproblem_figure(losses: Sequence[SubproblemRow], commits: Sequence[CommitR
     for panel, policies in panels.items():
         own = [row for row in losses if _panel(row) == panel]
         nats, wrong = next(grid)
-        nats.set_title(panel.title, fontsize=10, loc="left")
+        nats.set_title(titles[panel], fontsize=10, loc="left")
         _denoised(nats, own, colours, _nats)
         nats.set_ylabel("nats per masked token\n(bars: standard error)")
         _denoised(wrong, own, colours, _wrong)
@@ -118,21 +130,22 @@ def subproblem_table(losses: Sequence[SubproblemRow], commits: Sequence[CommitRo
     if not losses:
         raise ValueError("there are no subproblems to show: analyse at least one problem")
     stack = Table.grid(padding=(0, 0, 1, 0))
-    for panel in dict.fromkeys(map(_panel, losses)):
+    panels = {panel: policies_of(panel, commits) for panel in dict.fromkeys(map(_panel, losses))}
+    titles = panel_titles(panels)
+    for panel, policies in panels.items():
         kinds = _table("kind", "ready", "tokens", "nats", "right %")
         for kind, rows in _by_kind([row for row in losses if _panel(row) == panel]).items():
             n = sum(row.n for row in rows)
             nats = math.fsum(row.nats * row.n for row in rows) / n
             right = math.fsum(row.accuracy * row.n for row in rows) / n
             kinds.add_row(kind, "yes" if rows[0].ready else "no", str(n), f"{nats:.3f}", f"{100 * right:.1f}")
-        parts: list[Text | Table] = [Text(panel.title, style="bold"), kinds]
-        policies = policies_of(panel, commits)
+        parts: list[Text | Table] = [Text(titles[panel], style="bold"), kinds]
         if policies:
             table = _table("policy", "tokens", "ready %", "wrong %", "without mistake %")
             for c in policies:
                 ready = 100 * c.total(lambda row: row.n * row.ready) / max(1.0, c.n)
                 firsts = 100 * c.total(lambda row: row.first_mistakes * row.ready) / c.failed if c.failed else None
-                n = max(row.problems for row in c.rows)  # seeds repeat a problem: they do not narrow the interval
+                _, n = c.size  # seeds repeat a problem: they do not narrow the interval
                 low, high = wilson((1 - c.failed / c.problems) * n, n)
                 table.add_row(
                     c.name,
@@ -277,16 +290,18 @@ def _errors(axis: Axes, policies: Sequence[Commits], kinds: Sequence[str]) -> No
 
 def _progress(axis: Axes, policies: Sequence[Commits]) -> None:
     """How many problems have their first mistake when so many tokens were masked."""
-    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    for c, (colour, marker) in zip(policies, looks, strict=False):
+    styles = looks((c.name, c.policy) for c in policies)
+    for c in policies:
+        look = styles[c.name]
         bins = sorted({(row.fewest_masked, row.most_masked) for row in c.rows})
         axis.plot(
             [(first + last) / 2 for first, last in bins],
             [100 * c.total(lambda row: row.first_mistakes, masked=first) / c.problems for first, _ in bins],
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.3,
+            color=look.colour,
+            marker=look.marker,
+            markersize=5 if look.strong else 4,
+            linewidth=2.4 if look.strong else 1.3,
+            zorder=2.5 if look.strong else 2.0,
             label=c.name,
         )
     axis.set_xlabel("tokens masked at the step of the first mistake")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import Row
-from lightning_mdm.report.points import Panel, Point, by_name, by_panel, competitors, pool_seeds
+from lightning_mdm.report.points import Point, by_name, by_panel, competitors, panel_titles, pool_seeds
 
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
@@ -31,9 +31,11 @@ def frontier_table(rows: Iterable[Row]) -> Table:
     """
     stack = Table.grid(padding=(0, 0, 1, 0))
     pooled = pool_seeds(rows)
-    for panel, points in by_panel(pooled).items():
+    panels = by_panel(pooled)
+    titles = panel_titles(panels)
+    for panel, points in panels.items():
         # Not as the table's own title, which would be folded to the table's width.
-        stack.add_row(Group(Text(panel_line(panel, points), style="bold"), _panel_table(points)))
+        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
     scored = any(point.score is not None for point in pooled)
     stack.add_row(Text(_CAPTION + (_SCORE if scored else ""), style="dim"))
     return stack
@@ -96,13 +98,6 @@ def best_at(points: Iterable[Point]) -> dict[int, float]:
     for point in competitors(points):
         best[point.T] = max(point.accuracy, best.get(point.T, 0.0))
     return best
-
-
-def panel_line(panel: Panel, points: Sequence[Point]) -> str:
-    """E.g. ``gsm8k, test, checkpoint 1f0c9a3e, n = 1319 x 3 seeds``."""
-    seeds = max(len(point.seeds) for point in points)
-    n = max(point.n // len(point.seeds) for point in points)
-    return f"{panel.title}, n = {n}" + (f" x {seeds} seeds" if seeds > 1 else "")
 
 
 def _panel_table(points: Sequence[Point]) -> Table:

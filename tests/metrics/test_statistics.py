@@ -6,6 +6,8 @@ import math
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from lightning_mdm.metrics.statistics import aup, holm, mcnemar, mean_and_error, sign_by_problem, wilson
@@ -32,6 +34,14 @@ def test_wilson_solves_the_score_equation(correct: float, n: int) -> None:
     assert (low == 0) == (correct == 0)
     assert (high == 1) == (correct == n)
     assert low <= correct / n <= high
+
+
+@given(data=st.data(), seeds=st.integers(1, 20), n=st.integers(1, 10**6))
+def test_wilson_holds_the_accuracy_that_seeds_pool(data: st.DataObject, seeds: int, n: int) -> None:
+    """Exactly, not but for rounding: the ends are lengths of bars."""
+    accuracy = data.draw(st.integers(0, seeds * n)) / (seeds * n)
+    low, high = wilson(accuracy * n, n)
+    assert 0.0 <= low <= accuracy <= high <= 1.0
 
 
 def test_wilson_known_values() -> None:

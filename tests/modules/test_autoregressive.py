@@ -238,7 +238,7 @@ def test_the_configuration_trains_sweeps_and_joins_the_figure(
     program("sweep", *tiny(beside), "--run_dir", masked, "--ckpt_path", other)
     program("report", masked, run, "--out", tmp_path / "joined", "--one_panel", "true")
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
-    assert text.count("\n## word_problems, test, checkpoint ") == 1
+    assert text.count("\n## ") == text.count("\n## word_problems, test: n = ") == 1
     assert "| autoregressive [end_of_sequence=close] |" in text
     for options, kind in (
         ([*files, "--ckpt_path", other], "a masked denoiser"),
