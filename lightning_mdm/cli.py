@@ -201,6 +201,8 @@ class CLI(LightningCLI):
         """Show the table of what was decoded, if anything was; the run directory is the last line."""
         if self.trainer.is_global_zero:
             run_dir = self.config[self.subcommand].run_dir
+            if not any(isinstance(c, Frontier) and c.active for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+                print("Nothing was decoded: frontier.policies, frontier.budgets or frontier.seeds names none.")
             if (Path(run_dir) / "frontier.csv").is_file():
                 show_report(run_dir)
             print(run_dir)
@@ -218,6 +220,7 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from|Checkpoint directory .* is not empty")
+    warnings.filterwarnings("ignore", message=r"(?s).*there is no last checkpoint available")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda line: "Tip:" not in line.getMessage())
     try:
         if given[:1] == ["report"]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 
@@ -19,6 +26,60 @@ def prefer_kernels_without_plans() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are never half written, whatever ends the program and wherever they lie.
+
+    Lightning writes to the directory of temporary files and moves the file from there, which is a copy over the last
+    checkpoint where runs are on another file system. Here the file is written beside its place.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f"{target.name}.{os.getpid()}.draft")
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+class Signals(_SignalConnector):
+    """Lightning's, whose handler of SIGTERM does no more than to note it and to tell the processes it has started.
+
+    Lightning's also broadcasts, within the handler, to processes that are in the middle of another exchange: they wait
+    for one another for ever.
+    """
+
+    @override
+    def _sigterm_notifier_fn(self, signum: int, _: FrameType | None) -> None:
+        launcher = self.trainer.strategy.launcher
+        if not self.received_sigterm and launcher is not None:
+            launcher.kill(signum)
+        self.received_sigterm = True
+
+
+class Agreement(Callback):
+    """Lets processes that train together end behind the same batch."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        assert isinstance(trainer, Trainer)
+        trainer.agree_to_end()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object, **__: object
+    ) -> None:
+        assert isinstance(trainer, Trainer)
+        trainer.agree_to_end()
+
+
 class Trainer(L.Trainer):
     """A ``lightning.Trainer`` that can ``sweep`` and ``analyse``.
 
@@ -27,6 +88,31 @@ class Trainer(L.Trainer):
     """
 
     checkpoint_step = 0
+    ending = False  # what processes that train together have agreed on
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._signal_connector = Signals(self)
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # and none that was asked for
+            self.strategy.checkpoint_io = WholeFiles()
+        self.callbacks.append(Agreement())  # type: ignore[attr-defined]
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes train, and so wait for one another at every batch."""
+        return self.world_size > 1 and self.state.fn == TrainerFn.FITTING
+
+    @property
+    @override
+    def received_sigterm(self) -> bool:
+        """Whether to end. Processes that train together end behind the same batch, or some would wait for the others."""
+        return self.ending if self.together else super().received_sigterm
+
+    def agree_to_end(self) -> None:
+        """Let all processes that train know what one of them has been told; each of them has to ask."""
+        if self.together:
+            told = torch.tensor(float(super().received_sigterm), device=self.strategy.root_device)
+            self.ending = bool(self.strategy.reduce(told, reduce_op="sum"))
 
     @property
     @override

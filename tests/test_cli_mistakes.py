@@ -267,7 +267,7 @@ def test_a_training_that_sigterm_ends_is_no_success(
 def test_an_interrupted_training_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     kind, name = (DenoiserModule, "training_step") if where == "training" else (WordProblems, "setup")

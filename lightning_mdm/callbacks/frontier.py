@@ -92,6 +92,12 @@ class Frontier(EvaluationCallback):
         for name, values in {"budgets": budgets, "fit_budgets": fit_budgets}.items():
             if any(steps < 1 for steps in values):
                 raise ValueError(f"frontier.{name}={list(values)}: a step budget is at least 1")
+        for name, values in {"budgets": budgets, "seeds": seeds, "fit_budgets": fit_budgets}.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"frontier.{name}={list(values)}: give each once")
+        for name, number in {"fit_problems": fit_problems, "examples": examples}.items():
+            if number < 0:
+                raise ValueError(f"frontier.{name}={number}: give a number of problems, at least 0")
         self.all_policies = policies is None
         if policies is None:
             policies = [kind() for kind in POLICIES]
@@ -130,7 +136,6 @@ class Frontier(EvaluationCallback):
         self.shown = set(indices[: self.n_examples])
         if fitting:
             return
-        data.check_grading(split)
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
         checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
         self.problems_hash = data.problems_hash(split)

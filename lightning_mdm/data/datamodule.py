@@ -197,6 +197,10 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         """Whether only the reference response is right, so that a token unlike its own is a mistake."""
         return False
 
+    def best_text(self, problem: Problem) -> str:
+        """The text that is graded where a problem's own response is generated."""
+        return problem.response
+
     # What the framework uses.
 
     def problems(self, split: str) -> list[Problem]:
@@ -218,22 +222,20 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         return self._problems[split]
 
     def check_grading(self, split: str) -> None:
-        """See whether the task grades any of its own responses as right: if none, nothing that is decoded would be.
+        """See whether the task grades its own responses, as they are decoded, as right: if none, nothing else would be.
 
         Raises:
             ValueError: none of them is.
         """
-        problems = self.problems(split)
-        wrong = [problem for problem in problems if not self.grade(problem, problem.response).correct]
+        problems = [problem for problem in self.problems(split) if problem.response]  # questions may have none
+        wrong = [problem for problem in problems if not self.grade(problem, self.best_text(problem)).correct]
         if not wrong:
             return
-        first = (
-            f"problem {wrong[0].index}, whose answer is {wrong[0].answer!r} and whose response {wrong[0].response!r}"
-        )
+        first = f"problem {wrong[0].index}, whose answer is {wrong[0].answer!r}: {self.best_text(wrong[0])!r}"
         if len(wrong) == len(problems):
             raise ValueError(
                 f"{self.task}: no {split} problem's own response is graded right, so that none could be; first "
-                f"{first}: see how {type(self).__name__} grades and what its responses end with"
+                f"{first}; see how {type(self).__name__} grades, what responses end with and what the tokenizer keeps"
             )
         rank_zero_warn(
             f"{self.task}: the own responses of {len(wrong)} {split} problem(s) are graded wrong: no policy can solve "
@@ -306,6 +308,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
         problems = self.problems(split)
         examples = [example for problem in problems if (example := encode(problem)) is not None]
         self._report(split, len(problems) - len(examples))
+        self.check_grading(split)
         if not examples:
             raise ValueError(f"none of the {len(problems)} {split} problems fits the canvas: {self.canvas_hint}")
         return evaluation_loader(

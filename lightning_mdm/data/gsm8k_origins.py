@@ -38,6 +38,17 @@ def held_out(rows: Iterable[Numbered]) -> list[Numbered]:
     return list(islice(chosen, N_HELD_OUT))
 
 
+def once(rows: list[Numbered], split: str) -> list[Numbered]:
+    """The rows; whoever counts on them hears it where they hold a question several times."""
+    repeated = len(rows) - len({key(row.question) for _, row in rows})
+    if repeated:
+        rank_zero_warn(
+            f"gsm8k: {repeated} of {len(rows)} {split} problems ask what another one does: intervals and tests, which "
+            "take problems to be independent, are too narrow"
+        )
+    return rows
+
+
 class Origin(ABC):
     """Splits of rows; a problem's index is its line in its own file, or its row in its own split of the hub's."""
 
@@ -47,7 +58,7 @@ class Origin(ABC):
 
     @abstractmethod
     def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
-        """The training problems without those of validation, each as ``vary`` has it in an epoch."""
+        """The training problems without those of validation and test, each as ``vary`` has it in an epoch."""
 
 
 class LocalOrigin(Origin):
@@ -69,6 +80,8 @@ class LocalOrigin(Origin):
             self.files = {split: Path(name) for split, name in path.items()}
         else:
             folder = Path(path)
+            if folder.is_file():
+                raise ValueError(f"data.path={path!r} is a file: give its directory, or data.path.train and .test")
             if not folder.is_dir():
                 raise ValueError(f"data.path={path!r}: no such directory")
             self.files = {}
@@ -78,13 +91,22 @@ class LocalOrigin(Origin):
                     self.files[split] = there[0]
             for split in ("train", "test"):
                 if split not in self.files:
-                    raise ValueError(f"data.path={path!r} holds no {split} file: need one of {', '.join(FILES[split])}")
+                    found = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
+                    raise ValueError(
+                        f"data.path={path!r} holds no {split} file, but {found}: need one of "
+                        f"{', '.join(FILES[split])}, or give data.path.train and .test"
+                    )
         for split, file in self.files.items():
             if not file.is_file():
                 raise ValueError(f"data.path.{split}={str(file)!r}: no such file")
 
     def rows(self, split: str) -> list[Numbered]:
-        return self.validation if split == "validation" else read_rows(self.files[split], self.on_bad_line)
+        return once(self.validation if split == "validation" else self.test, split)
+
+    @cached_property
+    def test(self) -> list[Numbered]:
+        """The test rows."""
+        return read_rows(self.files["test"], self.on_bad_line)
 
     @cached_property
     def train(self) -> list[Numbered]:
@@ -113,10 +135,16 @@ class LocalOrigin(Origin):
 
     def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
         """All at hand: shuffled as a whole, so ``shuffle_buffer`` does not matter."""
-        excluded = {key(row.question) for _, row in self.validation}
+        tests = {key(row.question) for _, row in self.test}
+        excluded = {key(row.question) for _, row in self.validation} | tests
         kept = [row.problem(number, thoughts) for number, row in self.train if key(row.question) not in excluded]
+        leaked = sum(key(row.question) in tests for _, row in self.train)
+        if leaked:
+            rank_zero_warn(
+                f"{leaked} problems of {self.files['train']} are test problems: they are left out of training"
+            )
         if not kept:
-            raise ValueError(f"{self.files['train']}: no training problem is left beside those of validation")
+            raise ValueError(f"{self.files['train']}: no training problem is left beside those of validation and test")
         return ListSource(kept, seed, vary)
 
 
@@ -173,7 +201,7 @@ class HubOrigin(Origin):
         self.on_bad_line = on_bad_line
 
     def rows(self, split: str) -> list[Numbered]:
-        return self.validation if split == "validation" else list(self._read(split))
+        return once(self.validation if split == "validation" else list(self._read(split)), split)
 
     @cached_property
     def validation(self) -> list[Numbered]:
@@ -183,7 +211,7 @@ class HubOrigin(Origin):
         return held_out(self._read("train"))
 
     def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
-        excluded = frozenset(key(row.question) for _, row in self.validation)
+        excluded = frozenset(key(row.question) for _, row in (*self.validation, *self._read("test")))
         read = partial(stream_problems, self.dataset, self.config, self.on_bad_line, thoughts, excluded)
         return StreamSource(read, seed, shuffle_buffer, vary)
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tokenizers import Tokenizer
 
 from lightning_mdm.data.answers import MARKER, final_answer, grade_number, parse_number
-from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, measure
+from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, ids, measure, text_of
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.data.questions import read_questions
@@ -157,6 +157,10 @@ class TextDataModule(ProblemDataModule):
 
     def decode(self, tokens: Iterable[int]) -> str:
         return self.encoder.decode(tokens)
+
+    def best_text(self, problem: Problem) -> str:
+        """See ``ProblemDataModule``; a tokenizer may lose characters that the answer needs."""
+        return text_of(self.tokenizer, ids(self.tokenizer, problem.response))
 
     def questions(self, path: str) -> list[Problem]:
         """See ``ProblemDataModule``; a reference is a number, or a solution with one after its last ``####``.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_mdm.compilation import compiled
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.modules.budget_curves import BudgetCurves
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
 from lightning_mdm.modules.denoiser import masked_diffusion, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
@@ -194,6 +195,7 @@ class OrderModule(L.LightningModule):
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.budget_drawn = self.budgets[0]  # of the update at hand
         self.bounds = OrderBounds()
+        self.curves = BudgetCurves()
 
     def setup(self, stage: str) -> None:
         if self.compile_nets and stage == "fit":
@@ -299,6 +301,7 @@ class OrderModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Nets of other budgets get no gradient in place of zeros, with which Adam would go on where it was heading."""
+        self.curves.write(self.trainer, self.global_step)
         if "shared" in self.selectors:
             return
         own = self.net_name(self.budget_drawn)
@@ -391,11 +394,7 @@ class OrderModule(L.LightningModule):
         self.log("train/token_nats_per_token", elbo.token_nats_B.sum() / tokens)
         self.log("train/order_kl_nats_per_token", elbo.kl_nats_B.sum() / tokens)
         self.log("train/price_nats_per_token", elbo.price_nats_B.sum() / tokens)
-        self.log(f"train/bound_nats@T={budget}", elbo.bound_nats_B.mean())
-        if self.estimator == "all_steps":  # the other follows no trajectory to its end
-            self.log(f"train/steps_of_q@T={budget}", elbo.steps_BK.mean())
-            self.log(f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min())
-            self.log(f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max())
+        self.curves.add(self, elbo, budget, trajectories=self.estimator == "all_steps")
         if self.focus:
             weight_BK = (elbo.log_success_BK - elbo.log_success_BK.max()).exp()
             self.log("train/effective_share_of_examples", weight_BK.mean().square() / weight_BK.square().mean())

@@ -12,12 +12,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.tokenizer import EOS, PAD
 from lightning_mdm.data.word_problems import WordProblems
 
 # Lightning's advice on worker processes; the tests have their own.
@@ -267,6 +268,17 @@ def test_a_task_that_grades_its_own_responses_as_wrong_hears_of_it() -> None:
         ValueError, match=rf"no test problem's own response.* problem {indices[0]}, .* how OwnGrades gr"
     ):
         data.check_grading("test")
+
+
+def test_a_tokenizer_that_loses_what_answers_need_is_refused(tmp_path: Path) -> None:
+    letters = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789.,?<>=+-* ")}
+    letters |= {PAD: len(letters), EOS: len(letters) + 1}  # and no #
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    data = words(vocab_size=None, tokenizer_path=str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"no validation problem's own response .* what the tokenizer keeps"):
+        data.val_dataloader()
 
 
 def test_fingerprints() -> None:
