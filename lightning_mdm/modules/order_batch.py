@@ -23,7 +23,7 @@ from lightning_mdm.nets.denoiser import ReadableDenoiser
 from lightning_mdm.nets.order_net import OrderReading
 from lightning_mdm.nets.posterior_net import PosteriorNet
 from lightning_mdm.nets.selector import Selector
-from lightning_mdm.objectives.order_elbo import States
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 

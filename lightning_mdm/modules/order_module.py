@@ -34,7 +34,8 @@ from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
-from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
+from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 

@@ -19,7 +19,7 @@ from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.noise import RowNoise, Stream
-from lightning_mdm.objectives import order_elbo
+from lightning_mdm.objectives import order_term
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from modules.orders import (
@@ -128,8 +128,8 @@ def test_what_is_compiled_learns_what_is_plain_does(
         names[compiled] = set(module.state_dict())
     plain.cache_clear()
     assert not asked[False]
-    assert {Block, order_elbo.expected} <= asked[True]
-    assert (order_elbo.taken in asked[True]) == ("estimator" not in options)
+    assert {Block, order_term.expected} <= asked[True]
+    assert (order_term.taken in asked[True]) == ("estimator" not in options)
     assert names[True] == names[False]
     for with_it, without in zip(found[True], found[False], strict=True):
         torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
