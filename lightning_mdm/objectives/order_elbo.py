@@ -42,26 +42,19 @@ from lightning_mdm.objectives.variance import (
 
 
 @dataclass(frozen=True)
-class OrderElbo:
-    """One evaluation of the objective.
+class Bound:
+    """An estimate of the bound on -log p(x), detached.
 
     Args:
-        surrogate: scalar to differentiate: the mean over trajectories, weighed if there is a focus, in nats per
-            response token.
-        bound_nats_B: estimate of the bound on -log p(x), nats per sequence, detached; the sum of the next three.
+        bound_nats_B: nats per sequence, the sum of the next three.
         token_nats_B: its part from the tokens.
         kl_nats_B: its part from the order, KL(q || pi).
         price_nats_B: its part from the prices.
         steps_BK: steps each trajectory took under q, as far as it was followed.
-        log_weight_BK: log of p(x, trajectory) / q(trajectory); only of ``all_steps``, else empty.
+        log_weight_BK: log of p(x, trajectory) / q(trajectory); empty if trajectories were not followed to their ends.
         evaluations: denoiser evaluations made, one per state.
-        score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
-        score_variance_without_baseline: what it would be with nothing taken off the rewards.
-        control_moments: per step, what c is regressed on: covariance and variance; of ``all_steps`` only, else empty.
-        log_success_BK: logarithm of what examples weigh, see the function; of ``all_steps`` only, else empty.
     """
 
-    surrogate: Tensor
     bound_nats_B: Tensor
     token_nats_B: Tensor
     kl_nats_B: Tensor
@@ -69,6 +62,22 @@ class OrderElbo:
     steps_BK: Tensor
     log_weight_BK: Tensor
     evaluations: int
+
+
+@dataclass(frozen=True)
+class OrderElbo(Bound):
+    """One evaluation of the objective: the bound, and what trains by it.
+
+    Args:
+        surrogate: scalar to differentiate: the mean over trajectories, weighed if there is a focus, in nats per
+            response token.
+        score_variance: variance over trajectories of the score-function gradient with respect to the logits of q.
+        score_variance_without_baseline: what it would be with nothing taken off the rewards.
+        control_moments: per step, what c is regressed on: covariance and variance; of ``all_steps`` only, else empty.
+        log_success_BK: logarithm of what examples weigh, see the function; of ``all_steps`` only, else empty.
+    """
+
+    surrogate: Tensor
     score_variance: Tensor
     score_variance_without_baseline: Tensor
     control_moments: Tensor

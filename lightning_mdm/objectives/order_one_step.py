@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_mdm.objectives.order_elbo import OrderElbo, per_example
+from lightning_mdm.objectives.order_elbo import Bound, OrderElbo, per_example
 from lightning_mdm.objectives.order_model import Choose, OrderModel, R, States
 from lightning_mdm.objectives.order_term import term
 from lightning_mdm.objectives.variance import leave_one_out, score_variance
@@ -114,8 +114,8 @@ def iid_steps(
     budget: int,
     price: float = 0.0,
     wait_price: float = 0.0,
-) -> OrderElbo:
-    """The bound for IID unmasking in T steps, every position at a step drawn uniformly; nothing to differentiate.
+) -> Bound:
+    """The bound for IID unmasking in T steps, every position at a step drawn uniformly.
 
     IID is its own posterior here, so the bound is the mean cost of the true tokens along its orders. A step at which
     nothing falls is no step.
@@ -144,18 +144,13 @@ def iid_steps(
         steps_N = steps_N + falls_NL.any(-1)
         waiting_N = ((masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)).double()
         price_N = price_N + price * falls_NL.any(-1).double() + wait_price * waiting_N
-    zero_B = torch.zeros_like(per_example(token_N, B))
-    return OrderElbo(
-        surrogate=zero_B.sum(),
+    token_nats_B = per_example(-token_N, B)
+    return Bound(
         bound_nats_B=per_example(price_N - token_N, B),
-        token_nats_B=per_example(-token_N, B),
-        kl_nats_B=zero_B,
+        token_nats_B=token_nats_B,
+        kl_nats_B=torch.zeros_like(token_nats_B),
         price_nats_B=per_example(price_N, B),
         steps_BK=steps_N.view(B, -1),
         log_weight_BK=(log_weight_N - price_N).view(B, -1),
         evaluations=evaluations,
-        score_variance=zero_B.sum(),
-        score_variance_without_baseline=zero_B.sum(),
-        control_moments=zero_B.new_zeros(0, 2),
-        log_success_BK=zero_B.new_zeros(len(zero_B), 0),
     )
