@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_mdm.categorical import positions_of
-from lightning_mdm.nets.selector_features import LEAST_NATS
+from lightning_mdm.nets.row_features import LEAST_NATS
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 
 STEP_TABLES = 17
