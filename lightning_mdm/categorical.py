@@ -1,9 +1,9 @@
 """Small exact operations on categoricals and on subsets of positions.
 
 Confidence, margin, entropy and divergence of logits; inverse-transform sampling in float64; the best n of each row with
-ties broken at random. Knows nothing of models, policies or text.
+ties broken at random; the positions of a subset. Knows nothing of models, policies or text.
 
-Shapes: B rows, L positions, N any number of categoricals, V vocabulary.
+Shapes: B rows, L positions, Q of them, N any number of categoricals, V vocabulary.
 """
 
 from __future__ import annotations
@@ -142,3 +142,16 @@ def top_n(score_BL: Tensor, among_BL: Tensor, n_B: Tensor, tie_BL: Tensor) -> Te
     ranked_BL = by_tie_BL.gather(-1, order_BL)
     taken_BL = torch.arange(score_BL.shape[-1], device=score_BL.device) < n_B[:, None]
     return torch.zeros_like(among_BL).scatter_(-1, ranked_BL, taken_BL) & among_BL
+
+
+def positions_of(among_BL: Tensor, most: int) -> Tensor:
+    """The positions of each row where ``among_BL`` holds, ascending, and behind them the others, ascending too.
+
+    Args:
+        among_BL: bool.
+        most: Q, how many to list; all that hold, if no row has more of them.
+
+    Returns:
+        int64 ``[B, Q]``, distinct within a row.
+    """
+    return among_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]

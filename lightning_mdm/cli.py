@@ -32,6 +32,7 @@ from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
+from lightning_mdm.decoding.loop import DecodingError
 from lightning_mdm.parsing import Parser, is_given, lists_anew, plainly
 from lightning_mdm.report import report, show_report
 from lightning_mdm.starting_point import (
@@ -243,7 +244,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if by_sigterm(error):
             stopped(given, error)
         misfit = other_weights(str(error))
-        if isinstance(error, RuntimeError) and misfit is None:
+        if isinstance(error, RuntimeError) and misfit is None and not isinstance(error, DecodingError):
             raise  # no mistake of the user's
         if os.environ.get("LIGHTNING_MDM_TRACEBACK"):
             raise

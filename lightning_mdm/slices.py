@@ -110,7 +110,7 @@ class Fit:
     @property
     def last(self) -> Path:
         """The newest checkpoint."""
-        return self.run_dir / "checkpoints" / "last.ckpt"
+        return last_of(self.run_dir)
 
     def run(self, clock: Clock) -> bool:
         """Train for as long as the slice lasts; whether it is complete.
@@ -314,6 +314,11 @@ def not_complete() -> NoReturn:
     """End a slice with something left to do: ``until python run.py; do [ $? = 3 ] || break; done`` does all of it."""
     print("not complete: give the same command again", flush=True)
     raise SystemExit(NOT_COMPLETE)
+
+
+def last_of(run_dir: Path) -> Path:
+    """The newest checkpoint of a training."""
+    return run_dir / "checkpoints" / "last.ckpt"
 
 
 def standing(checkpoint: Path) -> tuple[int, float]:

@@ -105,7 +105,7 @@ class Trainer(L.Trainer):
     @property
     @override
     def received_sigterm(self) -> bool:
-        """Whether to end. Processes that train together end behind the same batch, or some would wait for the others."""
+        """Whether to end; processes that train together end behind the same batch, or some would wait for others."""
         return self.ending if self.together else super().received_sigterm
 
     def agree_to_end(self) -> None:

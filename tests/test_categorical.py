@@ -18,6 +18,7 @@ from lightning_mdm.categorical import (
     entropy,
     log_total,
     odds_against_best,
+    positions_of,
     sample_categorical,
     token_losses,
     top_margin,
@@ -195,6 +196,16 @@ def test_best_n_matches_brute_force() -> None:
         candidates = [i for i in range(length) if among[row, i]]
         ranked = sorted(candidates, key=lambda i: (-float(score[row, i]), -float(tie[row, i])))
         assert got[row].nonzero().flatten().tolist() == sorted(ranked[: int(count[row])])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_positions_are_listed_in_order_and_the_others_behind_them(share: float) -> None:
+    length = 40  # a sort that is not stable keeps the order of a few
+    among_BL = torch.rand(50, length, generator=torch.Generator().manual_seed(5)) < share
+    for most in (0, 1, int(among_BL.sum(-1).max()), length):
+        got = positions_of(among_BL, most).tolist()
+        for row, held in zip(got, among_BL.tolist(), strict=True):
+            assert row == sorted(range(length), key=lambda i: (not held[i], i))[:most]
 
 
 def test_float32_logits_are_sampled_in_float64() -> None:

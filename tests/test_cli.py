@@ -104,6 +104,11 @@ def test_a_sweep_takes_the_whole_split_unless_told_on_the_command_line(tmp_path:
     assert is_given("limit_val_batches", ["sweep", "--trainer", '{"limit_val_batches": 2}'])
 
 
+def test_a_sweep_of_nothing_says_so(tmp_path: Path, run_dir: Path) -> None:
+    options = [*tiny(tmp_path), "--run_dir", tmp_path / "none", "--ckpt_path", last(run_dir), "--frontier.seeds", "[]"]
+    assert "Nothing was decoded: frontier.policies, frontier.budgets or frontier.seeds" in program("sweep", *options)
+
+
 def test_sweep_needs_the_checkpoint_alone(tmp_path: Path, run_dir: Path) -> None:
     copy = tmp_path / "elsewhere.ckpt"
     shutil.copy(last(run_dir), copy)

@@ -237,6 +237,23 @@ def test_a_checkpoint_of_other_weights_is_one_clear_line(
     refused([command, *tiny(tmp_path), "--run_dir", str(own), "--ckpt_path", "last"], message, capsys)
 
 
+def test_weights_that_are_no_numbers_are_said_in_a_line(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = torch.load(last(run_dir), weights_only=True)
+    checkpoint["state_dict"] = {k: v + torch.nan for k, v in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, tmp_path / "diverged.ckpt")
+    args = [
+        "sweep",
+        *tiny(tmp_path),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--ckpt_path",
+        str(tmp_path / "diverged.ckpt"),
+    ]
+    refused(args, "the denoiser gave logits that are not finite numbers; has its training diverged?", capsys)
+
+
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("out of memory")

@@ -27,6 +27,7 @@ from pathlib import Path
 from rehearsal import write, write_weights
 
 from lightning_mdm.outcomes import Row, read_rows
+from lightning_mdm.slices import last_of, layers
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/gsm8k_aug")
@@ -84,8 +85,7 @@ class Plan:
         """Configurations, the small sizes over them, and what was given."""
         orders = configs[0].name == "order.yaml"
         small = [HERE / ("tiny_order.yaml" if orders else "tiny.yaml")] if self.small else []
-        files = [part for file in (*configs, *small) for part in ("--config", str(file))]
-        return [*files, *self.given]
+        return [*layers(*configs, *small), *self.given]
 
     def order_options(self) -> list[str]:
         over = [self.order_config] if self.order_config else []
@@ -94,11 +94,6 @@ class Plan:
     def control_options(self) -> list[str]:
         files = self.options(*self.config("denoiser"), CONFIGS / "control.yaml")
         return [*files, "--model.init_from", str(self.denoiser)]
-
-
-def last(run_dir: Path) -> Path:
-    """A training's newest checkpoint."""
-    return run_dir / "checkpoints" / "last.ckpt"
 
 
 def lightning(*arguments: str) -> None:
@@ -110,7 +105,7 @@ def denoiser(plan: Plan) -> None:
     start = ["--model.init_from", str(plan.weights)] if plan.weights else []
     options = [*plan.options(*plan.config("denoiser")), *start, "--run_dir", str(plan.runs / "denoiser")]
     lightning("fit", *options, "--ckpt_path", "last")
-    lightning("export", str(last(plan.runs / "denoiser")), str(plan.denoiser))
+    lightning("export", str(last_of(plan.runs / "denoiser")), str(plan.denoiser))
 
 
 def order(plan: Plan) -> None:
@@ -125,15 +120,15 @@ def control(plan: Plan) -> None:
 
 
 def sweep(plan: Plan) -> None:
-    learned = [*plan.order_options(), "--config", str(HERE / "learned.yaml"), "--run_dir", str(plan.swept("learned"))]
-    lightning("sweep", *learned, "--ckpt_path", str(last(plan.order)), "--split", plan.split)
+    learned = [*plan.order_options(), *layers(HERE / "learned.yaml"), "--run_dir", str(plan.swept("learned"))]
+    lightning("sweep", *learned, "--ckpt_path", str(last_of(plan.order)), "--split", plan.split)
     budgets = matched_budgets(read_rows(plan.swept("learned") / "frontier.csv"))
     for name, compared in (
-        ("heuristics", ["--frontier.budgets", str(budgets)]),
-        ("adaptive", ["--config", str(HERE / "adaptive.yaml")]),
+        ("heuristics", ("--frontier.budgets", str(budgets))),
+        ("adaptive", layers(HERE / "adaptive.yaml")),
     ):
         heuristics = [*plan.control_options(), *compared, "--run_dir", str(plan.swept(name)), "--split", plan.split]
-        lightning("sweep", *heuristics, "--ckpt_path", str(last(plan.runs / "control")))
+        lightning("sweep", *heuristics, "--ckpt_path", str(last_of(plan.runs / "control")))
 
 
 def matched_budgets(rows: Sequence[Row]) -> list[int]:

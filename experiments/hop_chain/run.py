@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lightning_mdm.outcomes.table import replace_rows
-from lightning_mdm.slices import lightning
+from lightning_mdm.slices import last_of, lightning, seeded
 
 HERE = Path(__file__).parent
 CONFIG = "configs/hop_chain/order.yaml"
@@ -74,13 +74,10 @@ def run(recipe: str, seed: int, heuristics: bool) -> Path:
     """
     run_dir = RUNS / recipe / f"seed_{seed}"
     run_dir.mkdir(parents=True, exist_ok=True)
-    options = [
-        "--config", CONFIG, *RECIPES[recipe], "--run_dir", str(run_dir), "--seed_everything", str(seed),
-        "--model.noise_seed", str(seed), "--data.seed", str(seed),
-    ]  # fmt: skip
+    options = ["--config", CONFIG, *RECIPES[recipe], "--run_dir", str(run_dir), *seeded(seed)]
     lightning("fit", *options, "--ckpt_path", "last", log=run_dir / "fit.log")
     if not (run_dir / "order_nats.csv").exists():
-        last = str(run_dir / "checkpoints" / "last.ckpt")
+        last = str(last_of(run_dir))
         policies = [] if heuristics else ["--order_nats.policies", "[Learned]"]
         lightning("sweep", *options, *policies, "--ckpt_path", last, log=run_dir / "sweep.log")
     print(f"{run_dir} is complete", flush=True)

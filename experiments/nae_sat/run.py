@@ -22,12 +22,11 @@ from lightning_mdm.outcomes import ORDER_NATS, Row, read_order_rows, read_rows, 
 from lightning_mdm.outcomes.table import replace_rows
 from lightning_mdm.report import report, report_order_nats
 from lightning_mdm.report.seeds import join_seeds
-from lightning_mdm.slices import NO_BOUNDS, layers, lightning, run_script, seeded
+from lightning_mdm.slices import NO_BOUNDS, last_of, layers, lightning, run_script, seeded
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
-LAST = Path("checkpoints") / "last.ckpt"
 PARTS = ("exact", "trained", "longer")
 LONGER = ("--trainer.max_steps", "12000", "--trainer.val_check_interval", "2000")  # updates of its denoiser
 TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
@@ -41,11 +40,11 @@ def learned(run_dir: Path, order: Sequence[str], seed: int) -> None:
     """Learn the order, for two steps and then for all budgets, and decode the test problems with every policy."""
     first, both = run_dir / "two_steps", run_dir / "order"
     lightning("fit", *order, *TWO_STEPS, "--run_dir", str(first), "--ckpt_path", "last", log=run_dir / "two_steps.log")
-    start = "last" if (both / LAST).exists() else str(first / LAST)
+    start = "last" if last_of(both).exists() else str(last_of(first))
     lightning("fit", *order, "--run_dir", str(both), "--ckpt_path", start, log=run_dir / "order.log")
     noise = ("--frontier.seeds", f"[{seed}]", "--order_nats.seeds", f"[{seed}]")
     lightning(
-        "sweep", *order, *NO_BOUNDS, *noise, "--run_dir", str(both), "--ckpt_path", str(both / LAST),
+        "sweep", *order, *NO_BOUNDS, *noise, "--run_dir", str(both), "--ckpt_path", str(last_of(both)),
         log=run_dir / "sweep.log",
     )  # fmt: skip
 
@@ -61,7 +60,7 @@ def run(part: str, seed: int) -> None:
             "fit", *configs("denoiser", "small"), *(LONGER if part == "longer" else ()), *seeded(seed),
             "--run_dir", str(denoiser), "--ckpt_path", "last", log=denoiser.with_suffix(".log"),
         )  # fmt: skip
-        order = (*configs("order", "order_small"), *seeded(seed), "--model.denoiser_ckpt", str(denoiser / LAST))
+        order = (*configs("order", "order_small"), *seeded(seed), "--model.denoiser_ckpt", str(last_of(denoiser)))
         learned(run_dir / part, order, seed)
     print(f"{part}, seed {seed}: complete", flush=True)
 

@@ -29,9 +29,10 @@ from lightning_mdm.callbacks.runs import (
     decoding_options,
     denoiser_of,
     device_name,
+    planned,
     problems_of,
+    ready,
     runs_of,
-    selector_of,
     selectors_hash,
     weights_hash,
 )
@@ -39,7 +40,6 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.frontier import FrontierMetric
@@ -89,23 +89,12 @@ class Frontier(EvaluationCallback):
         fit_problems: int = 64,
         examples: int = 3,
     ) -> None:
-        for name, values in {"budgets": budgets, "fit_budgets": fit_budgets}.items():
-            if any(steps < 1 for steps in values):
-                raise ValueError(f"frontier.{name}={list(values)}: a step budget is at least 1")
-        for name, values in {"budgets": budgets, "seeds": seeds, "fit_budgets": fit_budgets}.items():
-            if len(set(values)) < len(values):
-                raise ValueError(f"frontier.{name}={list(values)}: give each once")
         for name, number in {"fit_problems": fit_problems, "examples": examples}.items():
             if number < 0:
                 raise ValueError(f"frontier.{name}={number}: give a number of problems, at least 0")
         self.all_policies = policies is None
-        if policies is None:
-            policies = [kind() for kind in POLICIES]
-        self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
-        self.fit_runs = [Run(policy, steps, 0) for policy in fit_policies for steps in fit_budgets]
-        for name, runs in {"policies": self.runs, "fit_policies": self.fit_runs}.items():
-            if len({run.name for run in runs}) < len(runs):
-                raise ValueError(f"frontier.{name}: a policy occurs twice with the same options, budget and seed")
+        self.runs = planned("frontier.", policies, budgets, seeds)
+        self.fit_runs = planned("frontier.fit_", fit_policies, fit_budgets, (0,))
         self.decoding = decoding
         self.fit_problems = fit_problems
         self.n_examples = examples
@@ -206,11 +195,10 @@ class Frontier(EvaluationCallback):
         """Decode some rows of a batch and judge their answers."""
         data = problems_of(trainer)
         denoiser = denoiser_of(module)
-        chosen = torch.tensor(wanted, device=batch.index_B.device)
-        rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
+        rows = Rows.of(batch, wanted)
         start = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
+            policy = ready(run, module, self.facts)
             generated, forward_passes = generate(
                 denoiser, policy, rows, self.problems, data, self.decoding, steps=run.steps, seed=run.seed
             )

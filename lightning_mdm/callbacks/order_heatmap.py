@@ -76,8 +76,7 @@ class OrderHeatmap(EvaluationCallback):
             return
         assert isinstance(module, OrderModule)
         self.missing -= rows
-        first = slice(rows)
-        canvas = Rows(batch.tokens_BL[first], batch.prompt_BL[first], batch.valid_BL[first], batch.index_B[first])
+        canvas = Rows.of(batch, range(rows))
         for budget in self.budgets_of(module):
             shown = self.shown.setdefault(budget, Shown([], []))
             greedy = self.decode(trainer, module, Learned(price=module.prices[0]), canvas, budget)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_mdm.callbacks.evaluation import EvaluationCallback
@@ -22,16 +21,16 @@ from lightning_mdm.callbacks.runs import (
     Run,
     denoiser_of,
     device_name,
+    planned,
     problems_of,
+    ready,
     runs_of,
-    selector_of,
     selectors_hash,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.likelihood import true_token_nats
-from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.order_nats import OrderCost, OrderNatsMetric
@@ -67,16 +66,11 @@ class OrderNats(EvaluationCallback):
         seeds: Sequence[int] = (0,),
         n_problems: int | None = None,
     ) -> None:
-        if any(steps < 1 for steps in budgets):
-            raise ValueError(f"order_nats.budgets={list(budgets)}: a step budget is at least 1")
         if n_problems is not None and n_problems < 1:
             raise ValueError(f"order_nats.n_problems={n_problems}: give at least 1, or null for all")
         self.all_policies = policies is None
-        policies = [kind() for kind in POLICIES] if policies is None else policies
-        self.runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
-        if len({run.name for run in self.runs}) < len(self.runs):
-            raise ValueError("order_nats.policies: a policy occurs twice with the same options, budget and seed")
-        if told := [policy.name for policy in policies if "response" in policy.reads and not self.all_policies]:
+        self.runs = planned("order_nats.", policies, budgets, seeds)
+        if told := [policy.name for policy in policies or () if "response" in policy.reads]:
             raise ValueError(f"order_nats.policies={told}: an order that reads the answer gives it no likelihood")
         self.n_problems = n_problems
         self.active: list[Run] = []
@@ -97,13 +91,12 @@ class OrderNats(EvaluationCallback):
         wanted = [row for row, problem in enumerate(batch.index_B.tolist()) if problem in self.wanted]
         if not self.active or not wanted:
             return
-        chosen = torch.tensor(wanted, device=batch.index_B.device)
-        rows = Rows(batch.tokens_BL[chosen], batch.prompt_BL[chosen], batch.valid_BL[chosen], batch.index_B[chosen])
+        rows = Rows.of(batch, wanted)
         tokens_B = (rows.valid_BL & ~rows.prompt_BL).sum(-1)
         denoiser, space = denoiser_of(module), problems_of(trainer).token_space
         for run in self.active:
             with trainer.precision_plugin.forward_context():
-                policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
+                policy = ready(run, module, self.facts)
                 nats_B, trace = true_token_nats(denoiser, policy, rows, space, steps=run.steps, seed=run.seed)
             self.metric.update(run.name, rows.index_B, nats_B, tokens_B, trace.nfe_B)
 

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lightning_mdm.callbacks.generation import generate
-from lightning_mdm.callbacks.runs import Run, denoiser_of, problems_of, runs_of, selector_of
+from lightning_mdm.callbacks.runs import Run, denoiser_of, problems_of, ready, runs_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.options import DecodingOptions
@@ -50,7 +50,8 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.facts = SplitFacts(problems_of(trainer), "predict")
-        runs_of([Run(self.policy, self.steps, self.seed)], False, pl_module, self.facts)  # or says why it cannot
+        self.run = Run(self.policy, self.steps, self.seed)
+        runs_of([self.run], False, pl_module, self.facts)  # or says why it cannot
         self.path(trainer).parent.mkdir(parents=True, exist_ok=True)
         self.path(trainer).write_text("")
         if trainer.is_global_zero:
@@ -64,7 +65,7 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         data = problems_of(trainer)
-        policy = self.policy.bound(selector_of(pl_module, self.steps)).informed(self.facts)
+        policy = ready(self.run, pl_module, self.facts)
         with trainer.precision_plugin.forward_context():
             generated, _ = generate(
                 denoiser_of(pl_module), policy, batch, self.problems, data, self.decoding, steps=self.steps,

@@ -22,7 +22,7 @@ from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import Blocks
+from lightning_mdm.decoding.policies import POLICIES, Blocks
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.selector import Selector
@@ -70,6 +70,37 @@ def selector_of(module: L.LightningModule, steps: int) -> Selector | None:
     """The selector that a module has learned for a budget, or ``None`` where it is a denoiser alone."""
     selector_for = cast(Callable[[int], Selector | None], module.selector_for)
     return selector_for(steps)
+
+
+def planned(
+    options: str, policies: Sequence[UnmaskingPolicy] | None, budgets: Sequence[int], seeds: Sequence[int]
+) -> list[Run]:
+    """Every policy at every budget with every seed.
+
+    Args:
+        options: what the names of these options begin with, such as ``frontier.fit_``.
+        policies: all there are, with their default options, where not given.
+        budgets: step budgets T.
+        seeds: of the noise.
+
+    Raises:
+        ValueError: a budget below 1, a budget, a seed or a policy given twice.
+    """
+    if any(steps < 1 for steps in budgets):
+        raise ValueError(f"{options}budgets={list(budgets)}: a step budget is at least 1")
+    for name, values in {"budgets": budgets, "seeds": seeds}.items():
+        if len(set(values)) < len(values):
+            raise ValueError(f"{options}{name}={list(values)}: give each once")
+    policies = [kind() for kind in POLICIES] if policies is None else policies
+    runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
+    if len({run.name for run in runs}) < len(runs):
+        raise ValueError(f"{options}policies: a policy occurs twice with the same options")
+    return runs
+
+
+def ready(run: Run, module: L.LightningModule, facts: SplitFacts) -> UnmaskingPolicy:
+    """The policy of a run, with the selector and the facts that it may ask for."""
+    return run.policy.bound(selector_of(module, run.steps)).informed(facts)
 
 
 def runs_of(

@@ -29,18 +29,17 @@ from lightning_mdm.callbacks.runs import (
     decoding_options,
     denoiser_of,
     device_name,
+    planned,
     problems_of,
+    ready,
     runs_of,
-    selector_of,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.problem import Problem, SubproblemKind
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Rows
 from lightning_mdm.metrics.subproblems import Committed, Denoised, SubproblemMetric
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.noise import RowNoise, Stream
@@ -137,15 +136,11 @@ class Subproblems(EvaluationCallback):
         longest = self.facts.longest_response
         all_policies = self.policies is None and not fitting
         policies = self.fit_policies if fitting else self.policies
-        if policies is None:
-            policies = [kind() for kind in POLICIES]
         budgets = [longest] if fitting or self.budgets is None else self.budgets
         seeds = [0] if fitting else self.seeds
         if data.one_answer:
-            runs = [Run(policy, steps, seed) for policy in policies for steps in budgets for seed in seeds]
+            runs = planned("subproblems.", policies, budgets, seeds)
             self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search)
-            if len({run.name for run in self.runs}) < len(self.runs):
-                raise ValueError("subproblems.policies: a policy occurs twice with the same options, budget and seed")
         self.metric = SubproblemMetric([run.name for run in self.runs], len(self.kinds), longest).to(module.device)
         most = self.fit_problems if fitting else self.n_problems
         self.wanted = {problem.index: problem for problem in data.problems(split)[:most]}
@@ -188,10 +183,9 @@ class Subproblems(EvaluationCallback):
     def decode(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, run: Run) -> None:
         """Decode the rows, and look at what was unmasked up to the first mistake of each."""
         data = problems_of(trainer)
-        canvas = Rows(batch.tokens_BL, batch.prompt_BL, batch.valid_BL, batch.index_B)
         with trainer.precision_plugin.forward_context():
-            policy = run.policy.bound(selector_of(module, run.steps)).informed(self.facts)
-            trace = self.decoding.decode(denoiser_of(module), policy, canvas, data.token_space, run.steps, run.seed)
+            policy = ready(run, module, self.facts)
+            trace = self.decoding.decode(denoiser_of(module), policy, batch, data.token_space, run.steps, run.seed)
         response_BL = batch.response_BL.cpu()
         for row, problem in enumerate(batch.index_B.tolist()):
             true, found, step = (

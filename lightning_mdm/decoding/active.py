@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lightning_mdm.categorical import positions_of
 from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Prediction
 from lightning_mdm.noise import RowNoise
 
@@ -58,7 +59,7 @@ class Active:
     @property
     def query_AQ(self) -> Tensor:
         """The masked positions of every row, ascending; shorter rows fill up with others."""
-        return self.masked_AL.int().argsort(dim=-1, descending=True, stable=True)[:, : max(self.left)]
+        return positions_of(self.masked_AL, max(self.left))
 
     def unfinished(self) -> Active:
         """Those of the rows that have something masked."""

@@ -36,6 +36,10 @@ from lightning_mdm.vocabulary import TokenSpace
 EndOfSequence = Literal["as_tokens", "close"]
 
 
+class DecodingError(RuntimeError):
+    """A policy or a denoiser that does not do what it has to."""
+
+
 class Observer(Protocol):
     """Watches a decode run; it can change nothing."""
 
@@ -89,7 +93,7 @@ def decode(
     Raises:
         ValueError: a budget below 1 or, of a row that was begun, above ``steps``; an unknown ``end_of_sequence``,
             ``close`` without such a token; guidance below 0, infinite, or of a policy for causal nets.
-        RuntimeError: the policy chose positions that were not masked, none at all, or another number than it says; the
+        DecodingError: the policy chose positions that were not masked, none at all, or another number than it says; the
             denoiser gave logits that are not finite numbers.
     """
     budget = StepBudget(steps).steps
@@ -142,7 +146,7 @@ def decode(
         else:
             outside = outside | (chosen_AL.sum() != sum(taken))
         if 0 in taken and not logits_AQV.isnan().any():
-            raise RuntimeError(f"policy {policy.name} chose no position at step {step}; are its scores numbers?")
+            raise DecodingError(f"policy {policy.name} chose no position at step {step}; are its scores numbers?")
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
@@ -159,13 +163,13 @@ def decode(
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
     if bool(outside | broken):
         if bool(broken | logits_AQV.isnan().any()):  # of which no policy could make anything
-            raise RuntimeError("the denoiser gave logits that are not finite numbers; has its training diverged?")
-        raise RuntimeError(
+            raise DecodingError("the denoiser gave logits that are not finite numbers; has its training diverged?")
+        raise DecodingError(
             f"policy {policy.name} chose positions that were not masked, or not as many as it takes; are its scores "
             "numbers?"
         )
     if any(active.left):
-        raise RuntimeError(f"policy {policy.name} left positions masked after its last step")
+        raise DecodingError(f"policy {policy.name} left positions masked after its last step")
     return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)
 
 

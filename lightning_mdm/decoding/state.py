@@ -5,7 +5,7 @@ Shapes: B rows, L positions, Q queried positions per row, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -50,6 +50,12 @@ class Rows:
     prompt_BL: Tensor
     valid_BL: Tensor
     index_B: Tensor
+
+    @classmethod
+    def of(cls, canvas: Canvas, rows: Sequence[int]) -> Rows:
+        """Some rows of a canvas."""
+        chosen = torch.tensor(rows, device=canvas.index_B.device)
+        return cls(canvas.tokens_BL[chosen], canvas.prompt_BL[chosen], canvas.valid_BL[chosen], canvas.index_B[chosen])
 
     @classmethod
     def alone(cls, canvas: Canvas, row: int) -> Rows:

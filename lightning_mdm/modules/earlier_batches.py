@@ -29,7 +29,7 @@ class EarlierBatches(nn.Module):
 
     Args:
         largest_budget: T of the largest.
-        focus: what examples are weighed by, see ``objectives/order_elbo.py``.
+        focus: what examples are weighed by, see ``objectives/variance.py``.
     """
 
     focus: Tensor

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_mdm.categorical import at_least_float32
+from lightning_mdm.categorical import at_least_float32, positions_of
 from lightning_mdm.compilation import compiled
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import selector_law
@@ -23,7 +23,7 @@ from lightning_mdm.nets.denoiser import ReadableDenoiser
 from lightning_mdm.nets.order_net import OrderReading
 from lightning_mdm.nets.posterior_net import PosteriorNet
 from lightning_mdm.nets.selector import Selector
-from lightning_mdm.objectives.order_elbo import States
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 
@@ -116,8 +116,7 @@ class BatchModel:
             _ = self.scores  # here, or every step would compile it along
         clean_SL = self.batch.tokens_BL[states.example_S]
         masked_SL = states.masked_SL
-        most = int(masked_SL.sum(-1).max())
-        query_SQ = masked_SL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
+        query_SQ = positions_of(masked_SL, int(masked_SL.sum(-1).max()))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             logits_SQV, hidden_SLD = self.denoiser(
                 clean_SL.masked_fill(masked_SL, self.denoiser.vocab_size),

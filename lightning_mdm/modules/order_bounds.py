@@ -11,7 +11,7 @@ import lightning as L
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
-from lightning_mdm.objectives.order_elbo import OrderElbo, importance_weighted_nats
+from lightning_mdm.objectives.order_elbo import Bound, importance_weighted_nats
 
 
 class OrderBounds:
@@ -24,18 +24,18 @@ class OrderBounds:
         """Begin anew."""
         self.means.clear()
 
-    def add(self, name: str, elbo: OrderElbo, batch: Batch, budget: int, price: float) -> None:
+    def add(self, name: str, bound: Bound, batch: Batch, budget: int, price: float) -> None:
         """Collect the figures of one policy on one batch."""
         where = f"@T={budget}/{name}" + (f"/price={price}" if price else "")
         tokens, rows = batch.response_BL.sum(), len(batch)
         for part, value, weight in (
-            ("bound_nats", elbo.bound_nats_B.mean(), rows),
-            ("bound_nats_per_token", elbo.bound_nats_B.sum() / tokens, tokens),
-            ("importance_weighted_nats", importance_weighted_nats(elbo.log_weight_BK).mean(), rows),
-            ("token_nats", elbo.token_nats_B.mean(), rows),
-            ("order_kl_nats", elbo.kl_nats_B.mean(), rows),
-            ("price_nats", elbo.price_nats_B.mean(), rows),
-            ("steps_of_q", elbo.steps_BK.mean(), rows),
+            ("bound_nats", bound.bound_nats_B.mean(), rows),
+            ("bound_nats_per_token", bound.bound_nats_B.sum() / tokens, tokens),
+            ("importance_weighted_nats", importance_weighted_nats(bound.log_weight_BK).mean(), rows),
+            ("token_nats", bound.token_nats_B.mean(), rows),
+            ("order_kl_nats", bound.kl_nats_B.mean(), rows),
+            ("price_nats", bound.price_nats_B.mean(), rows),
+            ("steps_of_q", bound.steps_BK.mean(), rows),
         ):
             self.means[f"{part}{where}"].to(value.device).update(value, weight)
 

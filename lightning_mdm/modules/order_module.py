@@ -31,11 +31,12 @@ from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
+from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.nets.selector import Selector, SelectorConfig
-from lightning_mdm.nets.selector_start import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
-from lightning_mdm.objectives.order_elbo import OrderElbo, States, all_steps
+from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_mdm.nets.selector_features import LEAST_NATS
+from lightning_mdm.categorical import positions_of
+from lightning_mdm.nets.row_features import LEAST_NATS
 from lightning_mdm.nets.transformer import Transformer, TransformerConfig, at_positions
 
 STEP_TABLES = 17
@@ -148,7 +149,7 @@ class OrderNet(nn.Module):
         attended_BL = masked_BL if self.config.attends == "masked" else valid_BL
         if most is None or self.config.attends == "all":
             most = int(attended_BL.sum(-1).max())
-        slot_BQ = attended_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
+        slot_BQ = positions_of(attended_BL, most)
         x_BQD = self.read_hidden(at_positions(hidden_BLD, slot_BQ))
         x_BQD = x_BQD + self.read_features(at_positions(feature_BLF, slot_BQ))
         if self.places is not None:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet, OrderNetConfig, OrderReading, RowHead
-from lightning_mdm.nets.selector_features import LEAST_NATS, WAVES, step_features
-from lightning_mdm.nets.selector_start import IIDOffset
+from lightning_mdm.nets.row_features import LEAST_NATS, STEP_FEATURES, IIDOffset, step_features
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
@@ -41,7 +40,7 @@ class PosteriorNet(nn.Module, ABC):
 
     def __init__(self, embedding_width: int, config: OrderNetConfig, last_scale: float) -> None:
         super().__init__()
-        self.net = OrderNet(embedding_width, 2 + 2 * WAVES + 1, config, last_scale)
+        self.net = OrderNet(embedding_width, STEP_FEATURES + 1, config, last_scale)
 
     def scores(
         self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int | Tensor, price: float | Tensor,

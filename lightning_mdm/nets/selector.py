@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet, OrderNetConfig, RowHead
+from lightning_mdm.nets.row_features import LEAST_NATS, IIDOffset
 from lightning_mdm.nets.selector_features import (
     CONFIDENCE,
     CONTEXT,
-    LEAST_NATS,
     SHARE_STAKES,
     confidence_features,
     row_context,
     share_stakes,
 )
-from lightning_mdm.nets.selector_start import IIDOffset, Start, confidence_logit
+from lightning_mdm.nets.selector_start import Start, confidence_logit
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw

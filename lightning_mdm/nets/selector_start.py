@@ -21,20 +21,6 @@ LEAST_ODDS = 1e-9  # the log-odds of a token next to certain end here
 WIDEST = 4.0  # no gap of log-odds between what is due and what is not counts for more
 
 
-class IIDOffset(nn.Module):
-    """The logit of the IID schedule, probability 1 / steps left, times a weight that training may fade out."""
-
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(()))
-
-    def forward(self, steps_left_B: Tensor) -> Tensor:
-        """``[B]``, 0 with two steps left or fewer."""
-        return -self.weight * (steps_left_B - 1).clamp(min=1).log()
-
-
 class ConfidenceLogit(nn.Module, ABC):
     """A logit that grows with the log-odds of the likeliest token and passes 0 at a level; its slope is learned.
 

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_mdm.categorical import token_losses
+from lightning_mdm.categorical import positions_of, token_losses
 from lightning_mdm.compilation import compiled
 
 Weighting = Literal["bound", "uniform"]
@@ -79,7 +79,7 @@ def response_query(response_BL: Tensor, longest: int | None = None) -> Tensor:
     """
     if longest is None:
         longest = int(response_BL.sum(-1).max())
-    return response_BL.int().argsort(dim=-1, descending=True, stable=True)[:, :longest]
+    return positions_of(response_BL, longest)
 
 
 def denoising(

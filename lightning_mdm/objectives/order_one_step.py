@@ -11,18 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_mdm.objectives.order_elbo import (
-    Choose,
-    OrderElbo,
-    OrderModel,
-    R,
-    States,
-    expected_left,
-    leave_one_out,
-    per_example,
-    score_variance,
-    term,
-)
+from lightning_mdm.objectives.order_elbo import Bound, OrderElbo, per_example
+from lightning_mdm.objectives.order_model import Choose, OrderModel, R, States
+from lightning_mdm.objectives.order_term import term
+from lightning_mdm.objectives.variance import leave_one_out, score_variance
 
 
 def one_step(
@@ -94,10 +86,8 @@ def one_step(
         out = term(model, states, last=last, compile=compile)
         evaluations += len(states.example_S)
         token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
-        paid_A, bonus_A = torch.full_like(token_A, price), torch.zeros_like(token_A)
-        if out.q is not None:
-            paid_A = paid_A + wait_price * expected_left(out.q, torch.ones_like(out.reading.log_prob_SL))[where_A]
-            bonus_A = entropy_bonus * out.q.entropy()[where_A] if entropy_bonus else bonus_A
+        paid_A = price + wait_price * out.waiting_S[where_A]
+        bonus_A = entropy_bonus * out.entropy_S[where_A] if entropy_bonus else torch.zeros_like(token_A)
         value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - paid_A + bonus_A)
         price_N = price_N.to(token_A.dtype).index_add(0, row_A, paid_A.detach())
         token_N = token_N.to(token_A.dtype).index_add(0, row_A, token_A.detach())
@@ -110,7 +100,6 @@ def one_step(
         score_variance(budget * weight_N[None], along, B) for weight_N in (advantage_N, reward_BK.flatten())
     )
     return OrderElbo(
-        surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
         bound_nats_B=budget * per_example(kl_N + price_N - token_N, B),
         token_nats_B=budget * per_example(-token_N, B),
         kl_nats_B=budget * per_example(kl_N, B),
@@ -118,6 +107,7 @@ def one_step(
         steps_BK=(steps_N + here_N).view(B, samples),
         log_weight_BK=zero_N.new_zeros(B, 0),
         evaluations=evaluations,
+        surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),
         score_variance=variance,
         score_variance_without_baseline=plain_variance,
         control_moments=zero_N.new_zeros(0, 2),
@@ -133,8 +123,8 @@ def iid_steps(
     budget: int,
     price: float = 0.0,
     wait_price: float = 0.0,
-) -> OrderElbo:
-    """The bound for IID unmasking in T steps, every position at a step drawn uniformly; nothing to differentiate.
+) -> Bound:
+    """The bound for IID unmasking in T steps, every position at a step drawn uniformly.
 
     IID is its own posterior here, so the bound is the mean cost of the true tokens along its orders. A step at which
     nothing falls is no step.
@@ -168,18 +158,13 @@ def iid_steps(
         steps_N = steps_N + falls_NL.any(-1)
         waiting_N = ((masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)).double()
         price_N = price_N + price * falls_NL.any(-1).double() + wait_price * waiting_N
-    zero_B = torch.zeros_like(per_example(token_N, B))
-    return OrderElbo(
-        surrogate=zero_B.sum(),
+    token_nats_B = per_example(-token_N, B)
+    return Bound(
         bound_nats_B=per_example(price_N - token_N, B),
-        token_nats_B=per_example(-token_N, B),
-        kl_nats_B=zero_B,
+        token_nats_B=token_nats_B,
+        kl_nats_B=torch.zeros_like(token_nats_B),
         price_nats_B=per_example(price_N, B),
         steps_BK=steps_N.view(B, -1),
         log_weight_BK=(log_weight_N - price_N).view(B, -1),
         evaluations=evaluations,
-        score_variance=zero_B.sum(),
-        score_variance_without_baseline=zero_B.sum(),
-        control_moments=zero_B.new_zeros(0, 2),
-        log_success_BK=zero_B.new_zeros(len(zero_B), 0),
     )

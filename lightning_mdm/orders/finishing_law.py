@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mdm.categorical import top_n
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp, log_not
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class FinishingBernoulli:
         if factor == 1.0:
             return self
         log_f_B = (self.log_f_B + math.log(factor)).clamp(max=0.0)
-        certain_B = log_f_B == 0.0
-        log_not_f_B = log1mexp(log_f_B.masked_fill(certain_B, -1.0)).masked_fill(certain_B, -torch.inf)
-        return FinishingBernoulli(self.coins.scaled(factor), log_f_B, log_not_f_B)
+        return FinishingBernoulli(self.coins.scaled(factor), log_f_B, log_not(log_f_B))
 
     @cached_property
     def log_all_B(self) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log_not
 
 
 def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float | Tensor) -> NonEmptyBernoulli:
@@ -33,6 +33,4 @@ def max_normalised(score_BL: Tensor, masked_BL: Tensor, order_temperature: float
         raise ValueError(f"order_temperature={order_temperature}: give a number above 0")
     best_B1 = score_BL.masked_fill(~masked_BL, -torch.inf).amax(-1, keepdim=True)
     log_p_BL = ((score_BL - best_B1) / order_temperature).masked_fill(~masked_BL, -1.0)
-    certain_BL = log_p_BL == 0.0
-    log_not_p_BL = log1mexp(log_p_BL.masked_fill(certain_BL, -1.0)).masked_fill(certain_BL, -torch.inf)
-    return NonEmptyBernoulli(log_p_BL, log_not_p_BL, masked_BL)
+    return NonEmptyBernoulli(log_p_BL, log_not(log_p_BL), masked_BL)

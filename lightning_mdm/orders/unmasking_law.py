@@ -34,6 +34,12 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(near_BL, close_BL, far_BL)
 
 
+def log_not(log_p: Tensor) -> Tensor:
+    """``log(1 - p)`` from ``log p``; minus infinity where p = 1, and without a gradient there."""
+    certain = log_p == 0.0
+    return log1mexp(log_p.masked_fill(certain, -1.0)).masked_fill(certain, -torch.inf)
+
+
 class UnmaskingLaw(Protocol):
     """A law over non-empty subsets of each row's masked positions."""
 
@@ -126,9 +132,7 @@ class NonEmptyBernoulli:
         if factor == 1.0:
             return self
         log_p_BL = (self.log_p_BL + math.log(factor)).clamp(max=0.0)
-        certain_BL = log_p_BL == 0.0
-        log_not_p_BL = log1mexp(log_p_BL.masked_fill(certain_BL, -1.0)).masked_fill(certain_BL, -torch.inf)
-        return NonEmptyBernoulli(log_p_BL, log_not_p_BL, self.masked_BL)
+        return NonEmptyBernoulli(log_p_BL, log_not(log_p_BL), self.masked_BL)
 
     @cached_property
     def log_z_B(self) -> Tensor:

@@ -35,6 +35,7 @@ from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import OutcomeStore, read_outcomes, read_rows
+from lightning_mdm.trainer import Trainer
 from runs import FEW, N_TEST, N_VALIDATION, Answering, Omniscient, few_problems, program, tiny, trainer
 
 NET = TransformerConfig(layers=1, width=16, heads=2, mlp_width=16)
@@ -65,6 +66,13 @@ def test_a_budget_below_one_and_a_policy_given_twice_are_refused() -> None:
         Frontier([TopMargin()], [0])
     with pytest.raises(ValueError, match=r"frontier.fit_budgets=\[-1\]"):
         Frontier(fit_policies=[TopMargin()], fit_budgets=[-1])
+    with pytest.raises(ValueError, match=r"frontier.budgets=\[4, 1, 4\]: give each once"):
+        Frontier([TopMargin()], [4, 1, 4])
+    with pytest.raises(ValueError, match=r"frontier.seeds=\[0, 0\]: give each once"):
+        Frontier([TopMargin()], [4], seeds=[0, 0])
+    for option in ("fit_problems", "examples"):
+        with pytest.raises(ValueError, match=rf"frontier.{option}=-1: give a number of problems, at least 0"):
+            Frontier([TopMargin()], [4], **{option: -1})
     with pytest.raises(ValueError, match=r"frontier.policies: a policy occurs twice"):
         Frontier([ConfidenceThreshold(0.9), ConfidenceThreshold(0.9)], [1])
 
@@ -533,7 +541,7 @@ def test_a_sweep_that_is_told_to_end_does_not_finish_its_batch(
 
     def once(*args: Any) -> Any:
         calls.append(args[-1].name)
-        monkeypatch.setattr(L.Trainer, "received_sigterm", property(lambda self: True))
+        monkeypatch.setattr(Trainer, "received_sigterm", property(lambda self: True))
         return decoded(*args)
 
     monkeypatch.setattr(Frontier, "decode_rows", once)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -106,12 +107,18 @@ def test_a_byte_order_mark_belongs_to_no_question(tmp_path: Path, json_lines: bo
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such directory"):
         tiny(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"holds no train file: need one of train.jsonl"):
+    with pytest.raises(ValueError, match=r"holds no train file, but nothing: need one of train.jsonl"):
         tiny(tmp_path)
     folder = write(tmp_path / "data")
     (folder / "test.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"test.jsonl: no problem in it"):
         tiny(folder).problems("test")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train.json").write_text("")
+    with pytest.raises(ValueError, match=r"holds no train file, but train.json: need one of train.jsonl"):
+        tiny(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"train.jsonl' is a file: give its directory"):
+        tiny(folder / "train.jsonl")
     with pytest.raises(ValueError, match="give train, test and perhaps validation"):
         GSM8K({"train": "x"})
     with pytest.raises(ValueError, match=r"data.path.test='none': no such file"):
@@ -137,6 +144,28 @@ def test_validation_problems_missing_from_training_are_reported(tmp_path: Path) 
     data = tiny(write(tmp_path / "data", train=20, valid=10))
     with pytest.warns(UserWarning, match=r"3 of 10 problems of .*icot_valid.txt \(the first is line 8\)"):
         assert len(data.problems("validation")) == 10
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_test_problems_are_never_trained_on(tmp_path: Path, hub: bool) -> None:
+    folder = write(tmp_path / "data")
+    with (folder / "train.jsonl").open("a") as file:
+        file.writelines(json.dumps(record(1000 + k)) + "\n" for k in (2, 5))
+    data = tiny(None, dataset=str(folder)) if hub else tiny(folder)
+    heard = nullcontext() if hub else pytest.warns(UserWarning, match=r"^2 problems of .*train.jsonl are test problems")
+    with heard:
+        questions = training_questions(data)
+    assert questions
+    assert not {key(p.prompt) for p in data.problems("test")} & set(questions)
+    assert not {key(p.prompt) for p in data.problems("validation")} & set(questions)
+
+
+def test_problems_given_twice_are_said(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data")
+    with (folder / "test.jsonl").open("a") as file:
+        file.writelines(json.dumps(record(1000 + k)) + "\n" for k in (2, 5))
+    with pytest.warns(UserWarning, match=r"2 of 9 test problems ask what another one does: intervals and tests"):
+        tiny(folder).problems("test")
 
 
 def test_without_a_file_validation_is_held_out(tmp_path: Path) -> None:

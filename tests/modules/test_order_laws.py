@@ -23,7 +23,8 @@ from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_module import OrderModule, draw_sets, trajectories
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.noise import RowNoise, Stream
-from lightning_mdm.objectives.order_elbo import States, all_steps
+from lightning_mdm.objectives.order_elbo import all_steps
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.unmasking_law import UnmaskingLaw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.noise import RowNoise, Stream
-from lightning_mdm.objectives import order_elbo
+from lightning_mdm.objectives import order_term
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from modules.orders import (
@@ -128,8 +130,8 @@ def test_what_is_compiled_learns_what_is_plain_does(
         names[compiled] = set(module.state_dict())
     plain.cache_clear()
     assert not asked[False]
-    assert {Block, order_elbo.expected} <= asked[True]
-    assert (order_elbo.taken in asked[True]) == ("estimator" not in options)
+    assert {Block, order_term.expected} <= asked[True]
+    assert (order_term.taken in asked[True]) == ("estimator" not in options)
     assert names[True] == names[False]
     for with_it, without in zip(found[True], found[False], strict=True):
         torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
@@ -192,6 +194,27 @@ def test_training_logs_the_bound_and_what_q_does(tmp_path: Path, ckpt: str) -> N
     assert found["train/bound_nats_per_token"] == pytest.approx(parts, rel=1e-5)
     assert 1 <= found["train/fewest_steps_of_q@T=3"] <= found["train/steps_of_q@T=3"]
     assert found["train/steps_of_q@T=3"] <= found["train/most_steps_of_q@T=3"] <= 3
+
+
+def test_a_budget_has_a_point_where_it_was_drawn_and_nowhere_else(tmp_path: Path, ckpt: str) -> None:
+    module, drawn, costs = build(ckpt, budgets=[2, 3, 4], noise_seed=3), [], []
+
+    class Drawn(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            drawn.append(module.budget_drawn)
+            costs.append(float(trainer.callback_metrics[f"train/bound_nats@T={drawn[-1]}"]))
+
+    logger = CSVLogger(tmp_path, name="", version="")
+    fit(module, tmp_path, steps=9, callbacks=[Drawn()], logger=logger, log_every_n_steps=3)
+    with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for budget in (2, 3, 4):
+        found = {int(row["step"]): float(value) for row in rows if (value := row.get(f"train/bound_nats@T={budget}"))}
+        parts = {end: [costs[k] for k in range(end - 2, end + 1) if drawn[k] == budget] for end in (2, 5, 8)}
+        wanted = {end: sum(part) / len(part) for end, part in parts.items() if part}
+        assert found == pytest.approx(wanted, rel=1e-5)
+    assert len({tuple(drawn[k : k + 3].count(T) for T in (2, 3, 4)) for k in (0, 3, 6)}) > 1, "nothing to tell apart"
+    assert any(drawn[k : k + 3].count(T) == 0 for T in (2, 3, 4) for k in (0, 3, 6)), "no budget is missing anywhere"
 
 
 def test_with_selectors_per_budget_one_is_updated_at_a_time(tmp_path: Path, ckpt: str) -> None:

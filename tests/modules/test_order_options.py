@@ -16,7 +16,7 @@ from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.posterior_net import MaxNormalised
-from lightning_mdm.nets.selector_start import IIDOffset
+from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from modules.orders import (

@@ -181,6 +181,13 @@ def test_other_files_are_refused(tmp_path: Path, trained: DenoiserModule) -> Non
         DenoiserModule(V, NET, init_from=str(tmp_path / "other.safetensors"))
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(tmp_path: Path, trained: DenoiserModule, dtype: torch.dtype) -> None:
+    save_file({name: value.to(dtype) for name, value in state_of(trained).items()}, tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match=r"init_from=.*: its \S+ is of type torch.*quantised weights mean nothing"):
+        DenoiserModule(V, NET, init_from=str(tmp_path / "small.safetensors"))
+
+
 def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: DenoiserModule) -> None:
     causal = checkpoint(AutoregressiveModule(V, NET), tmp_path / "causal.ckpt")
     for args, message in (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_mdm.nets.order_net import OrderNet, OrderNetConfig, RowHead
-from lightning_mdm.nets.selector_features import LEAST_NATS
+from lightning_mdm.nets.row_features import LEAST_NATS
 
 WIDTH = 10
 CONFIG = OrderNetConfig(layers=2, width=16, heads=2, mlp_width=24)

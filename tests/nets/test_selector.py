@@ -13,9 +13,10 @@ from torch import Tensor
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet
 from lightning_mdm.nets.posterior_net import MaxNormalised, StateAware
+from lightning_mdm.nets.row_features import LEAST_NATS, IIDOffset
 from lightning_mdm.nets.selector import FIRST_SHARE, Selector, SelectorConfig
-from lightning_mdm.nets.selector_features import LEAST_NATS, row_context
-from lightning_mdm.nets.selector_start import AtQuota, IIDOffset, level_below
+from lightning_mdm.nets.selector_features import row_context
+from lightning_mdm.nets.selector_start import AtQuota, level_below
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.levelled_law import Levelled

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_mdm import compilation
+from lightning_mdm.categorical import positions_of
 from lightning_mdm.decoding.learned import selector_law
 from lightning_mdm.decoding.state import Prediction
 from nets.test_selector import CONFIG, LEFT_B, canvas, trained
@@ -29,7 +30,7 @@ def test_one_compilation_serves_all_prices(monkeypatch: pytest.MonkeyPatch) -> N
     )
     selector = trained(replace(CONFIG, start="confidence"), finishes=True)
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
-    query_BQ = masked_BL.int().argsort(dim=-1, descending=True, stable=True)[:, : int(masked_BL.sum(-1).max())]
+    query_BQ = positions_of(masked_BL, int(masked_BL.sum(-1).max()))
     plain, fast = (
         cast(Prediction, SimpleNamespace(hidden_BLD=hidden_BLD, confidence_BLF=confidence_BLF, query_BQ=query_BQ,
                                          compile=compile))

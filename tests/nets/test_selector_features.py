@@ -6,14 +6,13 @@ import math
 
 import torch
 
+from lightning_mdm.nets.row_features import LEAST_NATS, step_features
 from lightning_mdm.nets.selector_features import (
     CONTEXT,
-    LEAST_NATS,
     SHARE_STAKES,
     confidence_features,
     row_context,
     share_stakes,
-    step_features,
 )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.objectives.order_elbo import States
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.levelled_law import Levelled
 from lightning_mdm.orders.posterior import max_normalised

@@ -17,15 +17,11 @@ import torch
 from torch import Tensor
 
 from laws import assert_mean
-from lightning_mdm.objectives import order_elbo, order_one_step
-from lightning_mdm.objectives.order_elbo import (
-    OrderElbo,
-    States,
-    all_steps,
-    importance_weighted_nats,
-    leave_one_out,
-)
+from lightning_mdm.objectives import order_elbo, order_one_step, variance
+from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps, importance_weighted_nats
+from lightning_mdm.objectives.order_model import States
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
+from lightning_mdm.objectives.variance import HEAVIEST, leave_one_out, log_success
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from objectives.order_reference import Enumerated, Sets, ToyModel
@@ -195,8 +191,8 @@ def test_a_weight_that_knows_its_own_trajectory_would_be_noticed(monkeypatch: py
 def test_examples_weigh_what_their_other_trajectories_say() -> None:
     nats_BK = torch.tensor([[1.0, 3.0, 5.0], [200.0, 300.0, 400.0]], dtype=torch.float64)
     others_BK = torch.tensor([[4.0, 3.0, 2.0], [350.0, 300.0, 250.0]], dtype=torch.float64)
-    torch.testing.assert_close(order_elbo.log_success(nats_BK, 0.5), -0.5 * others_BK)
-    assert (order_elbo.log_success(nats_BK, 0.0) == 0.0).all(), "all alike"
+    torch.testing.assert_close(log_success(nats_BK, 0.5), -0.5 * others_BK)
+    assert (log_success(nats_BK, 0.0) == 0.0).all(), "all alike"
 
 
 def test_every_example_has_a_weight_of_its_own() -> None:
@@ -216,7 +212,7 @@ def test_every_example_has_a_weight_of_its_own() -> None:
     both, first, second = (surrogate(sets, -3.0) for sets in (likely, likely[:2], likely[2:]))
     torch.testing.assert_close(both, (first + second) / 2.0)
     bound = all_steps(model, response(model, 2), budget=2, samples=2, choose=prescribed(tuple(likely), 3)).surrogate
-    torch.testing.assert_close(surrogate(likely, -500.0), order_elbo.HEAVIEST * bound)
+    torch.testing.assert_close(surrogate(likely, -500.0), HEAVIEST * bound)
     assert surrogate(likely, 500.0).item() < 1e-200
 
 
@@ -428,7 +424,7 @@ def test_leaving_one_out_is_the_mean_of_the_others() -> None:
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
 def test_a_baseline_with_its_own_sample_would_be_noticed(monkeypatch: pytest.MonkeyPatch, estimator: str) -> None:
-    for module in (order_elbo, order_one_step):
+    for module in (variance, order_one_step):
         monkeypatch.setattr(module, "leave_one_out", lambda value: value.mean(-1, keepdim=True).expand_as(value))
     with pytest.raises(AssertionError):
         check_estimator("state_aware", estimator, budget=2, samples=2)
@@ -487,7 +483,7 @@ def test_a_reward_that_forgets_later_steps_would_be_noticed(monkeypatch: pytest.
 
     def forgetful(*args: object, **options: object) -> OrderElbo:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(order_elbo, "leave_one_out", lambda value: value)  # advantages of 0
+            patch.setattr(variance, "leave_one_out", lambda value: value)  # advantages of 0
             return real(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setitem(globals(), "all_steps", forgetful)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from laws import assert_follows
 from lightning_mdm.orders.posterior import max_normalised
-from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp, log_not
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 INF = math.inf
@@ -358,6 +358,14 @@ def test_log1mexp_is_precise_at_both_ends_and_so_is_its_gradient(x: float) -> No
     (gradient_1,) = torch.autograd.grad(value_1.sum(), x_1)
     assert value_1.item() == pytest.approx(expected, rel=1e-13)
     assert gradient_1.item() == pytest.approx(-slope, rel=1e-13)
+
+
+def test_what_is_certain_leaves_nothing_and_has_no_gradient() -> None:
+    log_p_3 = torch.tensor([0.0, -0.25, -math.inf], dtype=torch.float64, requires_grad=True)
+    value_3 = log_not(log_p_3)
+    assert value_3.tolist() == [-math.inf, pytest.approx(math.log(1.0 - math.exp(-0.25))), 0.0]
+    (gradient_3,) = torch.autograd.grad(value_3[1:].sum(), log_p_3)
+    assert gradient_3.tolist() == [0.0, pytest.approx(-1.0 / math.expm1(0.25)), 0.0]
 
 
 def test_log1mexp_has_its_limits() -> None:
