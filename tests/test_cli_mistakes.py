@@ -237,6 +237,7 @@ def test_a_checkpoint_of_other_weights_is_one_clear_line(
     refused([command, *tiny(tmp_path), "--run_dir", str(own), "--ckpt_path", "last"], message, capsys)
 
 
+@pytest.mark.filterwarnings("ignore:Encountered `nan` values")
 def test_weights_that_are_no_numbers_are_said_in_a_line(
     tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

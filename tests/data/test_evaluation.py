@@ -68,3 +68,7 @@ def test_lightning_keeps_the_share_in_a_distributed_run(stage: RunningStage, mon
     plain = torch.utils.data.DataLoader(range(5))
     assert trainer._data_connector._requires_distributed_sampler(plain)
     assert isinstance(loader.sampler, DistributedSampler)
+
+
+def test_the_smallest_size_above_is_taken() -> None:
+    assert even_batch_size(7, 2, 1) == 2

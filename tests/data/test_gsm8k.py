@@ -151,7 +151,7 @@ def test_test_problems_are_never_trained_on(tmp_path: Path, hub: bool) -> None:
     folder = write(tmp_path / "data")
     with (folder / "train.jsonl").open("a") as file:
         file.writelines(json.dumps(record(1000 + k)) + "\n" for k in (2, 5))
-    data = tiny(None, dataset=str(folder)) if hub else tiny(folder)
+    data = tiny(None, dataset=str(folder), config=None) if hub else tiny(folder)
     heard = nullcontext() if hub else pytest.warns(UserWarning, match=r"^2 problems of .*train.jsonl are test problems")
     with heard:
         questions = training_questions(data)

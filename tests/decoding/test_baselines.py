@@ -24,6 +24,7 @@ from lightning_mdm.decoding.policies import (
     Autoregressive,
     Blocks,
     ConfidenceFactor,
+    ConfidenceThreshold,
     Dilated,
     GivenOrder,
     Noisy,
@@ -383,3 +384,15 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
 def test_wrong_options_are_named(build: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_at_rest_is_from_step_to_step() -> None:
+    two = TokenSpace(2, eos_id=None, pad_id=0)
+    drift = [[0.97, 0.96, at, 0.65] for at in (0.70, 0.76, 0.81, 0.81)]  # 0.009, 0.007 nats; 0.031 over both
+    order = decode(Scripted(drift), KLASS(0.6, 0.01, 2), rows([[None] * 4], pad=0), two, steps=9).order
+    assert order.step_BL.tolist() == [[1, 2, 3, 3]]
+
+
+def test_a_probability_of_just_the_threshold_is_enough() -> None:
+    p = [[0.5, 0.5, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0], [0.4, 0.4, 0.2, 0, 0, 0]]
+    assert fixed(ConfidenceThreshold(0.5), p, steps=3).order.step_BL.tolist() == [[1, 1, 2]]

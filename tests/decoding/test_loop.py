@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from decoding.reference import instances, label
+from laws import assert_follows
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
@@ -316,3 +318,13 @@ def test_guidance_of_zero_is_none() -> None:
         decode(Mixing(40), Autoregressive(), canvas, SPACE, steps=9, guidance=0.1)
     assert DecodingOptions(guidance=0.5).describe(TopMargin())["guidance"] == 0.5
     assert "guidance" not in DecodingOptions().describe(TopMargin())
+
+
+def test_tokens_are_drawn_at_their_temperature() -> None:
+    n, p = 20_000, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    uniform_N = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    none_N = torch.zeros(n, dtype=torch.int64)
+    for temperature in (0.5, 2.0):
+        drawn_N = Temperature(temperature).draw(p.log().expand(n, -1), uniform_N, none_N, none_N)
+        weight = p ** (1.0 / temperature)
+        assert_follows(Counter(drawn_N.tolist()), dict(enumerate((weight / weight.sum()).tolist())))

@@ -262,3 +262,32 @@ def test_an_order_temperature_that_is_not_positive_is_named() -> None:
     with pytest.raises(ValueError, match=r"order_temperature=0.0"):
         MaxNormalised(WIDTH, CONFIG, order_temperature=0.0)
     assert math.isclose(float(MaxNormalised(WIDTH, CONFIG, 0.3).order_temperature), 0.3, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("kind", STATE_AWARE.values(), ids=STATE_AWARE)
+def test_the_law_of_a_state_alone_is_that_in_a_batch(kind: Kind) -> None:
+    """Whatever steps the others have left, and however long they are."""
+    net = trained(kind)
+    generator = torch.Generator().manual_seed(0)
+    score_SL, log_prob_SL = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)
+    known = read(score_SL)
+    length_S, left_S = torch.tensor([6, 3, 4]), torch.tensor([2, 5, 3])
+    masked_SL = torch.arange(6) < length_S[:, None]
+    log_prob_SL = -log_prob_SL.abs().masked_fill(~masked_SL, 0.0)
+
+    def law(rows: slice, length: int) -> UnmaskingLaw:
+        masked = masked_SL[rows, :length]
+        whole = selector_law(masked_SL, finishes(net))
+        pi = selector_law(masked_SL[:, :length], finishes(net)) if length < 6 else whole
+        return net.law(
+            OrderReading(known.value_BL[rows, :length], known.mean_BD[rows]), masked, log_prob_SL[rows, :length],
+            pi.rows(torch.arange(3)[rows]),
+            left_S[rows], 5, 0.3,
+        )  # fmt: skip
+
+    batched = law(slice(0, 3), 6)
+    for s, length in enumerate(length_S.tolist()):
+        alone = law(slice(s, s + 1), 6 if net.reads_selector else length)
+        torch.testing.assert_close(alone.logit_BL[0, :length], batched.logit_BL[s, :length], rtol=0.0, atol=1e-12)
+        if finishes(net):
+            torch.testing.assert_close(finish_of(alone)[0], finish_of(batched)[s], rtol=0.0, atol=1e-12)

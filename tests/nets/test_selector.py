@@ -558,3 +558,13 @@ def test_beside_a_large_denoiser_it_is_small() -> None:
         ]  # fmt: skip
     assert size(denoiser) == pytest.approx(170e6, rel=0.05)
     assert all(0 < size(net) <= 0.05 * 170e6 for net in nets)
+
+
+def test_the_distance_is_that_to_the_quota_not_to_the_threshold() -> None:
+    """Where the threshold takes more than the quota it decides alone."""
+    sure_BL = torch.tensor([[3.0, 1.0, -5.0, -6.0]], dtype=torch.float64)
+    net = AtQuota(2.0, 0.5).double()  # two positions are above it, at log-odds 0; the quota is one of four
+    with torch.no_grad():
+        net.beyond.fill_(9.0)
+    found_BJL = net((-sure_BL).exp(), torch.zeros_like(sure_BL), torch.ones(1, 4, dtype=torch.bool), torch.tensor([4]))
+    torch.testing.assert_close(found_BJL, 2.0 * sure_BL[:, None], rtol=0.0, atol=1e-6)

@@ -21,7 +21,7 @@ from lightning_mdm.objectives import order_elbo, order_one_step, variance
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps, importance_weighted_nats
 from lightning_mdm.objectives.order_model import States
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
-from lightning_mdm.objectives.variance import HEAVIEST, leave_one_out, log_success
+from lightning_mdm.objectives.variance import HEAVIEST, control_moments, leave_one_out, log_success, score_variance
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from objectives.order_reference import Enumerated, Sets, ToyModel
@@ -489,3 +489,25 @@ def test_a_reward_that_forgets_later_steps_would_be_noticed(monkeypatch: pytest.
     monkeypatch.setitem(globals(), "all_steps", forgetful)
     with pytest.raises(AssertionError):
         check_estimator("state_aware", "all_steps", budget=2, samples=2)
+
+
+def test_the_score_variance_is_that_of_the_definition() -> None:
+    """Of two examples of three trajectories: over logits the sum, then the mean."""
+    generator = torch.Generator().manual_seed(0)
+    weight_TN = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    direction_TNL = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    gradient_BKL = (weight_TN[:, :, None] * direction_TNL).sum(0).view(2, 3, 4)
+    expected = (gradient_BKL - gradient_BKL.mean(1, keepdim=True)).square().mean(1).sum(-1).mean()
+    torch.testing.assert_close(score_variance(weight_TN, list(direction_TNL), 2), expected)
+    assert score_variance(weight_TN, [], 2) == 0.0
+
+
+def test_the_moments_of_the_control_variate_are_those_of_the_definition() -> None:
+    """Covariance with the rewards to go and variance, within examples."""
+    generator = torch.Generator().manual_seed(0)
+    after_TBK, left_TBK = torch.randn(2, 2, 3, 4, generator=generator, dtype=torch.float64) + 5.0
+    found_T2 = control_moments(after_TBK, left_TBK)
+    for t in range(2):
+        both = [torch.stack((after_TBK[t, b], left_TBK[t, b])).cov(correction=0) for b in range(3)]
+        expected_2 = torch.stack([cov[1] for cov in both]).mean(0)
+        torch.testing.assert_close(found_T2[t], expected_2)

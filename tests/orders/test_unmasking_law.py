@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from laws import assert_follows
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, log1mexp, log_not
 
@@ -447,3 +448,12 @@ def test_the_max_normalised_law_is_one_of_these() -> None:
     assert law.log_z_B.item() == 0.0
     total = sum(float(law.log_prob(as_mask(chosen)).exp()) for chosen in subsets([0, 1, 2, 3]))
     assert total == pytest.approx(1.0, abs=1e-12)
+
+
+def test_one_half_is_not_above_one_half() -> None:
+    tie_1L = torch.rand(1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    all_1L = torch.ones(1, 3, dtype=torch.bool)
+    coins = NonEmptyBernoulli.from_logits(torch.zeros(1, 3), all_1L)
+    assert int(coins.likeliest(tie_1L).sum()) == 1
+    law = FinishingBernoulli.from_logits(torch.ones(1, 3), torch.zeros(1), all_1L)
+    assert int(law.likeliest(tie_1L).sum()) == 2
