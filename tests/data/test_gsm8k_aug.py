@@ -175,7 +175,7 @@ def test_the_hub_and_parquet_files_are_the_same_data(tmp_path: Path, folder: Pat
     train = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     problems = REHEARSAL["problems"]("validation", 20)
     splits = {"train": train, "validation": [REHEARSAL["aug_record"](problem) for problem in problems]}
-    splits["test"] = splits["validation"][:3]
+    splits["test"] = [REHEARSAL["aug_record"](problem) for problem in REHEARSAL["problems"]("test", 3)]
     hub = tmp_path / "hub"
     hub.mkdir()
     for split, rows in splits.items():
