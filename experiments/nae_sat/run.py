@@ -99,9 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = {part: publish(part, options.seeds) for part in options.parts}
     if "longer" in made:
         write_rows(HERE / "longer.csv", made.pop("longer"))
-    path = HERE / "rows.csv"
-    rows = replace_rows(read_rows(path) if path.exists() else [], chain.from_iterable(made.values()), tokens_of)
-    if rows:
+    if made:
+        path = HERE / "rows.csv"
+        rows = replace_rows(read_rows(path) if path.exists() else [], chain.from_iterable(made.values()), tokens_of)
         write_rows(path, sorted(rows, key=tokens_of, reverse=True))
 
 
