@@ -39,6 +39,7 @@ from lightning_mdm.starting_point import (
     check_model,
     check_objective,
     check_places,
+    check_run_dir,
     check_time,
     checkpoint_path,
     expand_home,
@@ -115,6 +116,7 @@ class CLI(LightningCLI):
         subcommand = self.config["subcommand"]
         config = self.config[subcommand]
         expand_home(config)
+        check_run_dir(config)
         if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
         if subcommand == "fit":

@@ -36,14 +36,18 @@ def other_weights(message: str) -> str | None:
 
 
 def expand_home(config: jsonargparse.Namespace) -> None:
-    """Let ``~`` mean the same to those who look into the run directory as to those who write it.
+    """Let ``~`` mean the same to those who look into the run directory as to those who write it."""
+    for name in ("run_dir", "ckpt_path"):
+        if config.get(name):
+            config[name] = os.path.expanduser(config[name])
+
+
+def check_run_dir(config: jsonargparse.Namespace) -> None:
+    """Refuse a file in place of a directory.
 
     Raises:
         ValueError: the run directory is a file.
     """
-    for name in ("run_dir", "ckpt_path"):
-        if config.get(name):
-            config[name] = os.path.expanduser(config[name])
     if Path(config.run_dir).is_file():
         raise ValueError(f"run_dir={config.run_dir} is a file: give a directory, which is made if there is none")
 

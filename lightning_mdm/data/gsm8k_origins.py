@@ -211,7 +211,8 @@ class HubOrigin(Origin):
         return held_out(self._read("train"))
 
     def training(self, thoughts: str, seed: int, shuffle_buffer: int, vary: Vary = itself) -> Source:
-        excluded = frozenset(key(row.question) for _, row in (*self.validation, *self._read("test")))
+        tests = self._read("test") if "test" in open_dataset(self.dataset, self.config) else ()
+        excluded = frozenset(key(row.question) for _, row in (*self.validation, *tests))
         read = partial(stream_problems, self.dataset, self.config, self.on_bad_line, thoughts, excluded)
         return StreamSource(read, seed, shuffle_buffer, vary)
 

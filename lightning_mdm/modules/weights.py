@@ -20,7 +20,7 @@ from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 
-WHOLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types whose numbers are weights
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types whose numbers are weights
 PREFIX = "denoiser."  # of a denoiser's weights in the checkpoint of a module
 OPTIONS = "lightning_mdm.options"  # what a file of weights calls the options of their net, in its header
 
@@ -201,7 +201,7 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             f"give the net and the vocabulary that the weights were trained with"
         )
     for name, value in state.items():
-        if value.dtype not in WHOLE and value.dtype != net.state_dict()[name].dtype:
+        if value.dtype not in WEIGHT_TYPES and value.dtype != net.state_dict()[name].dtype:
             raise ValueError(
                 f"{where}: its {name} is of type {value.dtype}: quantised weights mean nothing without their scales; "
                 "give the ones they were made from"

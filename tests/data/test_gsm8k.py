@@ -160,6 +160,12 @@ def test_test_problems_are_never_trained_on(tmp_path: Path, hub: bool) -> None:
     assert not {key(p.prompt) for p in data.problems("validation")} & set(questions)
 
 
+def test_a_data_set_without_a_test_split_can_be_trained_on(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data")
+    (folder / "test.jsonl").unlink()
+    assert training_questions(tiny(None, dataset=str(folder), config=None))
+
+
 def test_problems_given_twice_are_said(tmp_path: Path) -> None:
     folder = write(tmp_path / "data")
     with (folder / "test.jsonl").open("a") as file:
