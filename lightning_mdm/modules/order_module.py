@@ -85,6 +85,8 @@ class OrderModule(L.LightningModule):
         entropy_fades_by: share of training after which it is 0.
         offset_fades_by: share of training after which the pull of the IID schedule has faded; ``None`` keeps it.
         learning_rate: peak of Adam's learning rate.
+        denoiser_learning_rate: that of the denoiser with ``joint``: a trained one wants far less than nets that start
+            from nothing. The same where not given.
         warmup_steps: updates of linear warm-up.
         final_learning_rate: what the cosine ends at, as a fraction of the peak.
         compile: run the blocks of the denoiser, the statistics of the logits and all that is made of them (selector,
@@ -124,6 +126,7 @@ class OrderModule(L.LightningModule):
         entropy_fades_by: float = 0.5,
         offset_fades_by: float | None = None,
         learning_rate: float = 3e-3,
+        denoiser_learning_rate: float | None = None,
         warmup_steps: int = 100,
         final_learning_rate: float = 0.02,
         compile: bool = False,
@@ -139,7 +142,7 @@ class OrderModule(L.LightningModule):
             budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, wait_price=wait_price,
             estimator=estimator, samples=samples, focus=focus, bound_budgets=bound_budgets,
             validation_samples=validation_samples, entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
-            offset_fades_by=offset_fades_by,
+            offset_fades_by=offset_fades_by, denoiser_learning_rate=denoiser_learning_rate,
         )  # fmt: skip
         check_rates(learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate)
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
@@ -172,6 +175,7 @@ class OrderModule(L.LightningModule):
         self.entropy_fades_by = entropy_fades_by
         self.offset_fades_by = offset_fades_by
         self.learning_rate = learning_rate
+        self.denoiser_learning_rate = denoiser_learning_rate
         self.warmup_steps = warmup_steps
         self.final_learning_rate = final_learning_rate
         self.compile_nets = compile
@@ -451,8 +455,11 @@ class OrderModule(L.LightningModule):
         take_configured(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=self.learning_rate)
+        groups: list[dict[str, Any]] = [{"params": list(self.order_nets.parameters()), "lr": self.learning_rate}]
+        if self.joint:
+            own = self.learning_rate if self.denoiser_learning_rate is None else self.denoiser_learning_rate
+            groups.append({"params": list(self.denoiser.parameters()), "lr": own})
+        optimizer = torch.optim.Adam(groups)
         total = total_updates(self.trainer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate)

@@ -48,6 +48,20 @@ def test_the_weight_of_the_plain_objective_matters_only_jointly(tmp_path: Path, 
         assert same(*after) == (training == "frozen")
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, 2e-3), (1e-4, 1e-4), (0.0, 0.0)])
+def test_a_joint_denoiser_has_a_learning_rate_of_its_own(
+    tmp_path: Path, ckpt: str, own: float | None, expected: float
+) -> None:
+    """The first update of Adam moves a weight by its rate, whatever the size of the gradient."""
+    module = build(ckpt, denoiser="joint", learning_rate=2e-3, denoiser_learning_rate=own, warmup_steps=0)
+    before = state(module)
+    fit(module, tmp_path, steps=1)
+    after = state(module)
+    for part, rate in (("denoiser.", expected), ("selectors.", 2e-3), ("posteriors.", 2e-3)):
+        moves = [(after[name] - before[name]).abs().max() for name in before if name.startswith(part)]
+        torch.testing.assert_close(torch.stack(moves).max(), torch.tensor(rate), rtol=1e-2, atol=1e-8)
+
+
 @pytest.fixture(scope="module")
 def default(ckpt: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What four updates with the default options end with."""
@@ -232,6 +246,14 @@ def test_other_shares_are_another_selector(ckpt: str) -> None:
         ({"focus": 0.5, "estimator": "one_step"}, r"model.focus=0.5, model.estimator='one_step': .* 0 to one_step"),
         ({"offset_fades_by": 0.0}, r"model.offset_fades_by=0.0"),
         ({"offset_fades_by": 1.5}, r"model.offset_fades_by=1.5"),
+        (
+            {"denoiser_learning_rate": 1e-4},
+            r"model.denoiser_learning_rate=0.0001, model.denoiser='frozen': give joint a finite number",
+        ),
+        (
+            {"denoiser_learning_rate": float("nan"), "denoiser": "joint"},
+            r"model.denoiser_learning_rate=nan, model.denoiser='joint'",
+        ),
         ({"denoiser_ckpt": "missing.ckpt"}, r"model.denoiser_ckpt=missing.ckpt: no such file"),
         ({"vocab_size": V + 1}, r"model.denoiser_ckpt=.*: its embedding.weight has shape \(12, 16\), this net's \(13,"),
         ({"net": replace(NET, layers=2)}, r"model.net.layers=2, but model.denoiser_ckpt=.* was trained with 1: give"),
