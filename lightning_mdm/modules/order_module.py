@@ -69,7 +69,6 @@ class OrderModule(L.LightningModule):
             decides an order there, such as the meaning of a prompt, is learned within few decisions; for larger budgets
             waiting alone gains so much that nobody would look for it.
         prices: nats per step, one drawn for each update; the selector is told which.
-        wait_price: nats per step and position that is left masked: where nothing is lost, positions go early.
         estimator: ``all_steps`` or ``one_step``.
         samples: trajectories K >= 2 of each example.
         focus: examples count in proportion to about exp(-focus x nats): with 0 all alike, with 1 as in a bound of the
@@ -114,7 +113,6 @@ class OrderModule(L.LightningModule):
         budget_draw: BudgetDraw = "uniform",
         fewest_first: int = 0,
         prices: Sequence[float] = (0.0,),
-        wait_price: float = 0.0,
         estimator: Estimator = "all_steps",
         samples: int = 8,
         focus: float = 0.0,
@@ -139,10 +137,10 @@ class OrderModule(L.LightningModule):
             posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
         check_options(
             denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
-            budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, wait_price=wait_price,
-            estimator=estimator, samples=samples, focus=focus, bound_budgets=bound_budgets,
-            validation_samples=validation_samples, entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
-            offset_fades_by=offset_fades_by, denoiser_learning_rate=denoiser_learning_rate,
+            budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, estimator=estimator,
+            samples=samples, focus=focus, bound_budgets=bound_budgets, validation_samples=validation_samples,
+            entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by, offset_fades_by=offset_fades_by,
+            denoiser_learning_rate=denoiser_learning_rate,
         )  # fmt: skip
         check_rates(learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate)
         # As plain values, and without the path: a checkpoint has weights of its own and must not need that file. And
@@ -163,7 +161,6 @@ class OrderModule(L.LightningModule):
         self.bound_budgets = self.budgets if bound_budgets is None else list(bound_budgets)
         self.fewest_first = fewest_first
         self.prices = list(prices)
-        self.wait_price = wait_price
         self.posterior_config = posterior
         self.estimator: Estimator = estimator
         self.samples = samples
@@ -348,8 +345,8 @@ class OrderModule(L.LightningModule):
         return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
 
     def terms(self, model: BatchModel) -> dict[str, Any]:
-        """Budget and prices, as the objective takes them."""
-        return {"budget": model.budget, "price": model.price, "wait_price": self.wait_price}
+        """Budget and price, as the objective takes them."""
+        return {"budget": model.budget, "price": model.price}
 
     def imitation(self, model: BatchModel, noise: RowNoise, step: int) -> Tensor:
         """Squared distance of the posterior's and the selector's logits from the true token's margin, in random states.

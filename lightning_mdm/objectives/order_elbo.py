@@ -4,13 +4,12 @@ A trajectory unmasks the set U_s of the masked positions M_s at step s = 1 .. T.
 are laws over U_s; at s = T everything left is unmasked. With the expectation over U_s in closed form,
 
     -log p(x) <= bound_nats = -sum_s E_{M_s ~ q} F_s,
-    F_s = sum_{i in M_s} q(i in U_s) log p(x_i | z_s) - KL(q || pi) - price - wait_price sum_{i in M_s} q(i not in U_s)
+    F_s = sum_{i in M_s} q(i in U_s) log p(x_i | z_s) - KL(q || pi) - price
     F_T = sum_{i in M_T} log p(x_i | z_T) - price
 
-The prices, in nats, are part of the generative model: before every denoiser call generation breaks off with probability
-1 - exp(-price), and after it with probability 1 - exp(-wait_price) for every position that is still masked. This puts
-geometric laws on the number of steps and on how long a position waits: where nothing is lost by it, positions go early
-and few steps are used. What is bounded is then the probability of x without a break, itself a bound of p(x).
+The price, in nats, is part of the generative model: before every denoiser call generation breaks off with probability
+1 - exp(-price). This puts a geometric law on the number of steps: where nothing is lost by it, few are used. What is
+bounded is then the probability of x without a break, itself a bound of p(x).
 
 Its gradient is REINFORCE over the K trajectories of an example, made less noisy as ``variance.py`` says: ``all_steps``
 has rewards to go and one denoiser evaluation per distinct state; ``order_one_step.py`` is the cheaper estimator. Bound
@@ -49,7 +48,7 @@ class Bound:
         bound_nats_B: nats per sequence, the sum of the next three.
         token_nats_B: its part from the tokens.
         kl_nats_B: its part from the order, KL(q || pi).
-        price_nats_B: its part from the prices.
+        price_nats_B: its part from the price.
         steps_BK: steps each trajectory took under q, as far as it was followed.
         log_weight_BK: log of p(x, trajectory) / q(trajectory); empty if trajectories were not followed to their ends.
         evaluations: denoiser evaluations made, one per state.
@@ -92,7 +91,6 @@ def all_steps(
     samples: int,
     choose: Choose,
     price: float = 0.0,
-    wait_price: float = 0.0,
     entropy_bonus: float = 0.0,
     focus: float = 0.0,
     usual_log_success: float = 0.0,
@@ -108,7 +106,6 @@ def all_steps(
         samples: K trajectories of each example.
         choose: draws the sets.
         price: nats per step taken.
-        wait_price: nats per step and position left masked at it.
         entropy_bonus: added to F_s per nat of q's entropy at the step, for exploration; in the surrogate alone, the
             bound is what it is.
         focus: weighs examples in the surrogate by their chance to come out right, see ``log_success``.
@@ -119,8 +116,8 @@ def all_steps(
     """
     B = len(response_BL)
     steps = follow(
-        model, response_BL, budget=budget, samples=samples, choose=choose, price=price, wait_price=wait_price,
-        entropy_bonus=entropy_bonus, compile=compile,
+        model, response_BL, budget=budget, samples=samples, choose=choose, price=price, entropy_bonus=entropy_bonus,
+        compile=compile,
     )  # fmt: skip
     token_N, kl_N = total(step.token_N for step in steps), total(step.kl_N for step in steps)
     price_N = total(step.price_N for step in steps)

@@ -26,7 +26,6 @@ def one_step(
     samples: int,
     choose: Choose,
     price: float = 0.0,
-    wait_price: float = 0.0,
     entropy_bonus: float = 0.0,
     compile: bool = False,
 ) -> OrderElbo:
@@ -42,7 +41,6 @@ def one_step(
         samples: K trajectories of each example.
         choose: draws the sets.
         price: nats per step taken.
-        wait_price: nats per step and position left masked at it.
         entropy_bonus: added to F_s per nat of q's entropy at the step; in the surrogate alone.
         compile: take the laws' share of F_s through ``torch.compile``.
     """
@@ -77,7 +75,7 @@ def one_step(
         steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
         masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
 
-    value_N = token_N = kl_N = price_N = zero_N
+    value_N = token_N = kl_N = zero_N
     for last in (False, True):
         row_A = (masked_NL.any(-1) & ((step_N == budget) == last)).nonzero()[:, 0]
         if not len(row_A):
@@ -86,13 +84,12 @@ def one_step(
         out = term(model, states, last=last, compile=compile)
         evaluations += len(states.example_S)
         token_A, kl_A = out.token_S[where_A], out.kl_S[where_A]
-        paid_A = price + wait_price * out.waiting_S[where_A]
         bonus_A = entropy_bonus * out.entropy_S[where_A] if entropy_bonus else torch.zeros_like(token_A)
-        value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - paid_A + bonus_A)
-        price_N = price_N.to(token_A.dtype).index_add(0, row_A, paid_A.detach())
+        value_N = value_N.to(token_A.dtype).index_add(0, row_A, token_A - kl_A - price + bonus_A)
         token_N = token_N.to(token_A.dtype).index_add(0, row_A, token_A.detach())
         kl_N = kl_N.to(token_A.dtype).index_add(0, row_A, kl_A.detach())
-    here_N = masked_NL.any(-1).double()
+    here_N = masked_NL.any(-1)
+    price_N = price * here_N.to(token_N.dtype)
     reward_BK = value_N.detach().view(B, samples)
     advantage_N = (reward_BK - leave_one_out(reward_BK)).flatten()
     along = [direction_NL] if direction_NL is not None else []
@@ -122,7 +119,6 @@ def iid_steps(
     *,
     budget: int,
     price: float = 0.0,
-    wait_price: float = 0.0,
 ) -> Bound:
     """The bound for IID unmasking in T steps, every position at a step drawn uniformly.
 
@@ -135,7 +131,6 @@ def iid_steps(
         step_NL: int64, the step at which each position of each trajectory falls, 1 .. T.
         budget: T.
         price: nats per step taken.
-        wait_price: nats per step and position left masked at it.
     """
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)
@@ -156,8 +151,7 @@ def iid_steps(
         here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
         log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
         steps_N = steps_N + falls_NL.any(-1)
-        waiting_N = ((masked_NL & ~falls_NL).sum(-1) * falls_NL.any(-1)).double()
-        price_N = price_N + price * falls_NL.any(-1).double() + wait_price * waiting_N
+        price_N = price_N + price * falls_NL.any(-1).double()
     token_nats_B = per_example(-token_N, B)
     return Bound(
         bound_nats_B=per_example(price_N - token_N, B),

@@ -1,6 +1,6 @@
 """What one step adds to the bound over orders, the expectation over its set in closed form, and what drawn sets are.
 
-F_s is written out in ``order_elbo.py``; here it has no prices. ``expected`` and ``taken`` are compiled where asked for:
+F_s is written out in ``order_elbo.py``; here it has no price. ``expected`` and ``taken`` are compiled where asked for:
 hundreds of small operations each.
 
 Shapes: A trajectories at hand, S distinct states, L positions, X logits of a law.
@@ -21,7 +21,7 @@ from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 @dataclass(frozen=True)
 class Term(Generic[R]):
-    """F_s at distinct states without prices, in its parts, and the laws behind it (none at the last step)."""
+    """F_s at distinct states without the price, in its parts, and the laws behind it (none at the last step)."""
 
     reading: R
     token_S: Tensor
@@ -30,20 +30,13 @@ class Term(Generic[R]):
     pi: UnmaskingLaw | None
 
     @property
-    def waiting_S(self) -> Tensor:
-        """How many positions the step is expected to leave masked."""
-        if self.q is None:
-            return torch.zeros_like(self.token_S)
-        return expected_left(self.q, torch.ones_like(self.reading.log_prob_SL))
-
-    @property
     def entropy_S(self) -> Tensor:
         """That of q, in nats."""
         return torch.zeros_like(self.token_S) if self.q is None else self.q.entropy()
 
 
 def term(model: OrderModel[R], states: States, *, last: bool, compile: bool = False) -> Term[R]:
-    """F_s without prices, its expectation over U_s in closed form."""
+    """F_s without the price, its expectation over U_s in closed form."""
     reading = model.read(states)
     if last:
         token_S = reading.log_prob_SL.sum(-1)
@@ -52,7 +45,7 @@ def term(model: OrderModel[R], states: States, *, last: bool, compile: bool = Fa
 
 
 def expected(model: OrderModel[R], states: States, reading: R) -> Term[R]:
-    """F_s without prices, from what the denoiser says, where it is not the last step."""
+    """F_s without the price, from what the denoiser says, where it is not the last step."""
     pi = model.selector_law(states, reading)
     log_prob_SL = reading.log_prob_SL  # after the selector has asked: that makes it cheap
     seen = (log_prob_SL, pi) if model.posterior_reads_states else (None, None)

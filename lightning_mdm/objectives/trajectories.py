@@ -1,7 +1,7 @@
 """Trajectories drawn from the approximate posterior, to their ends: what every step gives to each of them.
 
 Where trajectories of an example are in the same state, the denoiser is asked once. What is made of the numbers is in
-``order_elbo.py``, which says what F_s and the prices are.
+``order_elbo.py``, which says what F_s and the price are.
 
 Shapes: N trajectories, K of each example, A of them at hand, S distinct states, L positions, X logits of a law.
 """
@@ -49,7 +49,7 @@ class Step:
         value_N: F_s and the entropy bonus.
         token_N: the part of F_s from the tokens, detached.
         kl_N: KL(q || pi), detached.
-        price_N: the expected price, detached.
+        price_N: what the step costs.
         evaluations: of the denoiser.
         draw: the sets; ``None`` at s = T, where nothing is drawn.
     """
@@ -81,7 +81,6 @@ def follow(
     samples: int,
     choose: Choose,
     price: float,
-    wait_price: float,
     entropy_bonus: float,
     compile: bool,
 ) -> list[Step]:
@@ -97,14 +96,11 @@ def follow(
         left_A = torch.full_like(row_A, budget - step + 1)
         states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], left_A)
         out = term(model, states, last=step == budget, compile=compile)
-        waiting_S = out.waiting_S
         bonus_S = entropy_bonus * out.entropy_S if entropy_bonus else torch.zeros_like(out.token_S)
-        value_S = out.token_S - out.kl_S - price - wait_price * waiting_S + bonus_S
-        price_S = price + wait_price * waiting_S.detach()
+        value_S = out.token_S - out.kl_S - price + bonus_S
         spread = partial(at_rows, row_A, len(example_N))
-        value_N, token_N, kl_N, price_N = (
-            spread(part_S[where_A]) for part_S in (value_S, out.token_S.detach(), out.kl_S.detach(), price_S)
-        )
+        parts = (value_S, out.token_S.detach(), out.kl_S.detach())
+        value_N, token_N, kl_N = (spread(part_S[where_A]) for part_S in parts)
         draw = None
         if out.q is not None and out.pi is not None:
             q_A = out.q.rows(where_A)
@@ -112,17 +108,16 @@ def follow(
             said = (compiled(taken) if compile else taken)(q_A, out.pi, where_A, chosen_AL)
             log_prob_SL = out.reading.log_prob_SL.detach()
             token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
-            rest_AL = masked_NL[row_A] & ~chosen_AL
-            paid_A = price + wait_price * rest_AL.sum(-1).to(log_prob_SL.dtype)
             draw = Draw(
                 log_q_N=spread(said.log_q_A),
                 direction_NX=spread(said.direction_AX),
-                reward_N=spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - paid_A),
-                log_weight_N=spread((token_A + said.log_pi_A - said.log_q_A - paid_A).detach()),
+                reward_N=spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - price),
+                log_weight_N=spread((token_A + said.log_pi_A - said.log_q_A - price).detach()),
                 left_N=spread(log_prob_SL.sum(-1)[where_A] - token_A),
                 expected_left_N=spread(expected_left(out.q, log_prob_SL)[where_A]),
             )
-            masked_NL = masked_NL.index_copy(0, row_A, rest_AL)
+            masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
+        price_N = price * going_N.to(token_N.dtype)
         steps.append(Step(going_N, value_N, token_N, kl_N, price_N, len(states.example_S), draw))
     return steps
 

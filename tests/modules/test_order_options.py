@@ -231,7 +231,6 @@ def test_other_shares_are_another_selector(ckpt: str) -> None:
         ({"prices": []}, r"model.prices=\[\]"),
         ({"prices": [0.0, float("nan")]}, r"model.prices=\[0.0, nan\]"),
         ({"prices": [float("inf")]}, r"model.prices=\[inf\]"),
-        ({"wait_price": float("inf")}, r"model.wait_price=inf"),
         ({"focus": float("inf")}, r"model.focus=inf"),
         ({"entropy_bonus": float("inf")}, r"model.entropy_bonus=inf"),
         ({"prices": [0.5, 0.1, 0.5]}, r"model.prices=\[0.5, 0.1, 0.5\]: give each price once"),

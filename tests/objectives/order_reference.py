@@ -195,7 +195,6 @@ class Enumerated:
 
     model: ToyModel
     price: float = 0.0
-    wait_price: float = 0.0
     entropy_bonus: float = 0.0
     given: frozenset[int] = field(default_factory=frozenset)
 
@@ -213,7 +212,6 @@ class Enumerated:
             if left > 1:
                 total = total + self.model.pi(masked, chosen, left, levels[step - 1]).log()
             masked = masked - chosen
-            total = total - self.wait_price * len(masked)
         return total
 
     def log_q(self, sets: Sets, levels: tuple[int | None, ...] = (None,) * 9) -> Tensor:

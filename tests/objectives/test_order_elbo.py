@@ -84,9 +84,7 @@ def expected_gradient(
     """
     model = enumerated.model
     mean, bound = torch.zeros((), dtype=torch.float64), 0.0
-    prices = {
-        "price": enumerated.price, "wait_price": enumerated.wait_price, "entropy_bonus": enumerated.entropy_bonus,
-    }  # fmt: skip
+    terms = {"price": enumerated.price, "entropy_bonus": enumerated.entropy_bonus}
     steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
     for step in steps:
         weight_of: dict[Sets, float] = defaultdict(float)
@@ -97,7 +95,7 @@ def expected_gradient(
             alike = math.prod(math.factorial(times) for times in Counter(combination).values())
             weight = math.factorial(samples) / alike * math.prod(weight_of[sets] for sets in combination)
             options: dict[str, Any] = {
-                "budget": model.budget, "samples": samples, "choose": prescribed(combination, model.length), **prices,
+                "budget": model.budget, "samples": samples, "choose": prescribed(combination, model.length), **terms,
             }  # fmt: skip
             if step is None:
                 out = all_steps(model, response(model), control=CONTROL, **options, **more)
@@ -146,7 +144,7 @@ def test_the_mean_gradient_is_that_of_the_enumerated_bound(
 @pytest.mark.parametrize("family", ["state_aware", "relative_finishing"])
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
 def test_the_price_of_steps_is_part_of_bound_and_gradient(estimator: str, family: str) -> None:
-    check_estimator(family, estimator, budget=3, samples=2, price=0.3, wait_price=0.2)
+    check_estimator(family, estimator, budget=3, samples=2, price=0.3)
 
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
@@ -265,7 +263,7 @@ def test_the_generative_model_adds_up_to_one(finishing: bool) -> None:
 @pytest.mark.parametrize("price", [0.0, 0.4])
 def test_the_bound_holds(family: str, price: float) -> None:
     for seed in range(20):
-        enumerated = Enumerated(toy(3, 3, family, seed=100 + seed), price, wait_price=price / 4)
+        enumerated = Enumerated(toy(3, 3, family, seed=100 + seed), price)
         with torch.no_grad():
             assert enumerated.bound_nats().item() >= enumerated.nats().item() - 1e-12
 
@@ -336,9 +334,8 @@ def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sampled_bound_is_the_enumerated_one(family: str) -> None:
     model = toy(3, 3, family, seed=8)
-    prices = {"price": 0.1, "wait_price": 0.05}
-    out = all_steps(model, response(model, 40_000), budget=3, samples=1, choose=drawn(2), **prices)
-    exact = Enumerated(model, **prices).bound_nats().item()
+    out = all_steps(model, response(model, 40_000), budget=3, samples=1, price=0.1, choose=drawn(2))
+    exact = Enumerated(model, price=0.1).bound_nats().item()
     assert_mean(out.bound_nats_B, exact)
     assert_mean(-out.log_weight_BK[:, 0], exact)
     torch.testing.assert_close(out.bound_nats_B, out.token_nats_B + out.kl_nats_B + out.price_nats_B)
@@ -391,16 +388,15 @@ def test_evaluations_are_counted_and_identical_states_evaluated_once(family: str
 
 def test_iid_orders_have_their_enumerated_cost() -> None:
     model = ToyModel(3, 3, "state_aware", seed=6)
-    cost, price, wait_price = 0.0, 0.25, 0.1
+    cost, price = 0.0, 0.25
     for times in itertools.product(range(1, 4), repeat=3):
         masked = frozenset(range(3))
         for time in sorted(set(times)):
             falls = {i for i in masked if times[i] == time}
             cost += (price - sum(model.log_prob(masked)[i].item() for i in falls)) / 27
             masked -= falls
-            cost += wait_price * len(masked) / 27
     times_NL = torch.randint(1, 4, (60_000, 3), generator=torch.Generator().manual_seed(0))
-    out = iid_steps(model, response(model, 30_000), times_NL, budget=3, price=price, wait_price=wait_price)
+    out = iid_steps(model, response(model, 30_000), times_NL, budget=3, price=price)
     assert_mean(out.bound_nats_B, cost)
     assert_mean(-out.log_weight_BK.flatten(), cost)
     assert float(out.kl_nats_B.abs().max()) == 0.0
