@@ -31,7 +31,6 @@ from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
-from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
@@ -82,7 +81,6 @@ class OrderModule(L.LightningModule):
         entropy_bonus: weight of q's entropy in the surrogate at the beginning of training, for exploration; it falls
             linearly to 0. Much of it keeps q soft, and from a soft q the selector learns nothing.
         entropy_fades_by: share of training after which it is 0.
-        offset_fades_by: share of training after which the pull of the IID schedule has faded; ``None`` keeps it.
         learning_rate: peak of Adam's learning rate.
         denoiser_learning_rate: that of the denoiser with ``joint``: a trained one wants far less than nets that start
             from nothing. The same where not given.
@@ -122,7 +120,6 @@ class OrderModule(L.LightningModule):
         warm_start_margin: float = 0.8,
         entropy_bonus: float = 0.0,
         entropy_fades_by: float = 0.5,
-        offset_fades_by: float | None = None,
         learning_rate: float = 3e-3,
         denoiser_learning_rate: float | None = None,
         warmup_steps: int = 100,
@@ -139,7 +136,7 @@ class OrderModule(L.LightningModule):
             denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
             budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, estimator=estimator,
             samples=samples, focus=focus, bound_budgets=bound_budgets, validation_samples=validation_samples,
-            entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by, offset_fades_by=offset_fades_by,
+            entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
             denoiser_learning_rate=denoiser_learning_rate,
         )  # fmt: skip
         check_rates(learning_rate=learning_rate, warmup_steps=warmup_steps, final_learning_rate=final_learning_rate)
@@ -170,7 +167,6 @@ class OrderModule(L.LightningModule):
         self.warm_start_margin = warm_start_margin
         self.entropy_bonus = entropy_bonus
         self.entropy_fades_by = entropy_fades_by
-        self.offset_fades_by = offset_fades_by
         self.learning_rate = learning_rate
         self.denoiser_learning_rate = denoiser_learning_rate
         self.warmup_steps = warmup_steps
@@ -379,12 +375,10 @@ class OrderModule(L.LightningModule):
         return min(1.0, step / max(1, total_updates(self.trainer) - 1))
 
     def anneal(self, step: int) -> None:
-        """Set the order temperature and the weight of the IID offset for this update."""
+        """Set the order temperature for this update."""
         done = self.trained(step)
         first, final = self.posterior_config.order_temperature, self.posterior_config.final_order_temperature
-        for net in [*self.selectors.modules(), *self.posteriors.modules()]:
-            if isinstance(net, IIDOffset) and self.offset_fades_by is not None:
-                net.weight.fill_(max(0.0, 1.0 - done / self.offset_fades_by))
+        for net in self.posteriors.values():
             if isinstance(net, MaxNormalised):
                 net.order_temperature.fill_(first + (final - first) * done)
 

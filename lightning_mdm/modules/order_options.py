@@ -60,7 +60,6 @@ def check_options(
     validation_samples: int,
     entropy_bonus: float,
     entropy_fades_by: float,
-    offset_fades_by: float | None,
     denoiser_learning_rate: float | None,
 ) -> None:
     """Refuse options out of their ranges, or that do not go together; what they mean is said at ``OrderModule``.
@@ -109,8 +108,6 @@ def check_options(
             f"model.entropy_bonus={entropy_bonus}, model.entropy_fades_by={entropy_fades_by}: give a finite "
             "weight of at least 0 and a share of training in (0, 1]"
         )
-    if offset_fades_by is not None and not 0.0 < offset_fades_by <= 1.0:
-        raise ValueError(f"model.offset_fades_by={offset_fades_by}: give a share of training in (0, 1], or null")
     if denoiser_learning_rate is not None and (denoiser == "frozen" or not 0.0 <= denoiser_learning_rate < math.inf):
         raise ValueError(
             f"model.denoiser_learning_rate={denoiser_learning_rate}, model.denoiser={denoiser!r}: give joint a finite "

@@ -25,7 +25,11 @@ def step_features(steps_B: Tensor) -> Tensor:
 
 
 class IIDOffset(nn.Module):
-    """The logit of the IID schedule, probability 1 / steps left, times a weight that training may fade out."""
+    """The logit of the IID schedule, probability 1 / steps left, times a weight of 1.
+
+    The weight is not learned, but saved: files of weights have it, and results name a selector by all that is saved of
+    it. Loaded from a file, it is what that says.
+    """
 
     weight: Tensor
 

@@ -48,7 +48,7 @@ def order_checkpoint(module: OrderModule, folder: Path) -> Path:
     "options",
     [
         {},
-        {"selectors": "per_budget", "posterior": MAX_NORMALISED, "denoiser": "joint", "offset_fades_by": 0.7},
+        {"selectors": "per_budget", "posterior": MAX_NORMALISED, "denoiser": "joint"},
         {"budgets": (2, 3), "prices": (0.0, 1.0), "selector": replace(SMALL, positions=6)},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_margin": 0.5},
         {"finishing": True, "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_margin": 0.5},
@@ -88,7 +88,7 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"denoiser": "joint", "offset_fades_by": 0.9, "prices": (0.0, 1.0), "focus": 0.4},
+        {"denoiser": "joint", "prices": (0.0, 1.0), "focus": 0.4},
         {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
         {"selectors": "per_budget", "warm_start_steps": 4},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
