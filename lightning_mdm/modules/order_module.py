@@ -26,7 +26,14 @@ from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.optimization import check_rates, learning_rate_factor, take_configured, total_updates
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
-from lightning_mdm.modules.order_options import Estimator, PosteriorConfig, Sharing, Training, check_options
+from lightning_mdm.modules.order_options import (
+    Estimator,
+    PosteriorConfig,
+    Sharing,
+    Training,
+    check_options,
+    posterior_from_plain,
+)
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
 from lightning_mdm.nets.order_net import OrderNetConfig
@@ -130,8 +137,7 @@ class OrderModule(L.LightningModule):
         super().__init__()
         net = net_from_plain(net)  # plain where restored from a checkpoint
         selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
-        if isinstance(posterior, dict):
-            posterior = PosteriorConfig(**{**posterior, "net": OrderNetConfig(**posterior["net"])})
+        posterior = posterior_from_plain(posterior)
         check_options(
             denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
             budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, estimator=estimator,
@@ -158,7 +164,6 @@ class OrderModule(L.LightningModule):
         self.bound_budgets = self.budgets if bound_budgets is None else list(bound_budgets)
         self.fewest_first = fewest_first
         self.prices = list(prices)
-        self.posterior_config = posterior
         self.estimator: Estimator = estimator
         self.samples = samples
         self.focus = focus
@@ -226,7 +231,7 @@ class OrderModule(L.LightningModule):
 
     @property
     def order_options(self) -> dict[str, dict[str, Any]]:
-        """What the weights of the order do not tell: a temperature belongs to a training."""
+        """What the weights of the order do not tell; a temperature belongs to a training."""
         selector, posterior = self.hparams["selector"], self.hparams["posterior"]
         return {"selector": selector, "posterior": {name: posterior[name] for name in ORDER_OPTIONS}}
 
@@ -273,7 +278,6 @@ class OrderModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step
-        self.anneal(step)
         # The same on every process: they would wait for one another's longer trajectories otherwise.
         which = RowNoise(self.noise_seed, torch.zeros(2, dtype=torch.int64)).uniform_BL(Stream.SELECT, step, 2)[0]
         budget = min(self.budgets) if self.fewest(step) else self.budget_draws.draw(step, float(which[0]))
@@ -373,14 +377,6 @@ class OrderModule(L.LightningModule):
         if self._trainer is None:
             return 0.0
         return min(1.0, step / max(1, total_updates(self.trainer) - 1))
-
-    def anneal(self, step: int) -> None:
-        """Set the order temperature for this update."""
-        done = self.trained(step)
-        first, final = self.posterior_config.order_temperature, self.posterior_config.final_order_temperature
-        for net in self.posteriors.values():
-            if isinstance(net, MaxNormalised):
-                net.order_temperature.fill_(first + (final - first) * done)
 
     def log_objective(self, elbo: OrderElbo, batch: Batch, budget: int) -> None:
         """The bound and its parts in nats per response token, what q does, and how noisy its gradient is."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from lightning_mdm.modules.budget_draws import BudgetDraw
 from lightning_mdm.nets.order_net import OrderNetConfig
@@ -25,21 +25,29 @@ class PosteriorConfig:
         family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law), or
             ``max_normalised`` (following Fox et al., arXiv 2602.23968).
         net: shape of the net that reads the clean sequence.
-        order_temperature: of the max-normalised family, at the beginning of training.
-        final_order_temperature: what it is lowered to linearly until training ends.
+        order_temperature: of the max-normalised family.
     """
 
     family: Family = "state_aware"
     net: OrderNetConfig = field(default_factory=OrderNetConfig)
     order_temperature: float = 0.3
-    final_order_temperature: float = 0.3
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
             raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
-        for name in ("order_temperature", "final_order_temperature"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"posterior.{name}={getattr(self, name)}: give a number above 0")
+        if not self.order_temperature > 0.0:
+            raise ValueError(f"posterior.order_temperature={self.order_temperature}: give a number above 0")
+
+
+def posterior_from_plain(config: PosteriorConfig | Mapping[str, Any]) -> PosteriorConfig:
+    """The configuration from the plain values of ``dataclasses.asdict``; one that is no mapping stays what it is.
+
+    Those that no option has are left out: a checkpoint may be of another version.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    known = {option.name: config[option.name] for option in fields(PosteriorConfig) if option.name in config}
+    return PosteriorConfig(**{**known, "net": OrderNetConfig(**config["net"])})
 
 
 def check_options(

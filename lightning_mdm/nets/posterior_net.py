@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,8 @@ class MaxNormalised(PosteriorNet):
     Args:
         embedding_width: D.
         config: shape.
-        order_temperature: to start from; a buffer, which training may lower.
+        order_temperature: kept on the device of the weights and saved with them. It belongs to a training, not to the
+            net: loaded from a file, it stays what it is here.
 
     Raises:
         ValueError: an order temperature that is not positive.
@@ -100,6 +102,10 @@ class MaxNormalised(PosteriorNet):
             raise ValueError(f"order_temperature={order_temperature}: give a number above 0")
         super().__init__(embedding_width, config, last_scale=1.0)
         self.register_buffer("order_temperature", torch.tensor(order_temperature))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict[f"{prefix}order_temperature"] = self.order_temperature.clone()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def law(
         self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,

@@ -66,11 +66,22 @@ def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any
     loaded = OrderModule.load_from_checkpoint(path)
     assert same(state(module), state(loaded))
     assert (loaded.budgets, loaded.prices, loaded.joint) == (module.budgets, module.prices, module.joint)
-    assert loaded.posterior_config == module.posterior_config
     assert loaded.hparams == module.hparams
     assert loaded.selector_for(2).net.config == module.selector_for(2).net.config
     assert loaded.warm_start_margin == module.warm_start_margin
     fit(loaded, tmp_path, steps=1)  # its denoiser is a trained one
+
+
+def test_a_checkpoint_may_say_more_than_there_are_options(tmp_path: Path, ckpt: str) -> None:
+    module = build(ckpt, posterior=MAX_NORMALISED)
+    path = order_checkpoint(module, tmp_path)
+    saved = torch.load(path, weights_only=True)
+    options = saved["hyper_parameters"]
+    options.update(other=0.5, posterior={**options["posterior"], "other": 0.5})
+    torch.save(saved, path)
+    loaded = OrderModule.load_from_checkpoint(path)
+    assert same(state(module), state(loaded))
+    assert loaded.hparams == module.hparams
 
 
 def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:
     "options",
     [
         {"denoiser": "joint", "prices": (0.0, 1.0), "focus": 0.4},
-        {"posterior": replace(MAX_NORMALISED, final_order_temperature=0.1), "estimator": "one_step"},
+        {"posterior": replace(MAX_NORMALISED, order_temperature=0.1), "estimator": "one_step"},
         {"selectors": "per_budget", "warm_start_steps": 4},
         {"finishing": True, "posterior": RELATIVE, "selector": FROM_CONFIDENCE, "warm_start_steps": 2},
         {"selectors": "per_budget", "posterior": RELATIVE, "selector": OF_SHARES, "warm_start_steps": 2},

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from lightning_mdm.callbacks.runs import selectors_hash, weights_hash
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
-from lightning_mdm.nets.posterior_net import MaxNormalised
 from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
@@ -149,25 +147,17 @@ def test_an_option_that_goes_with_another_changes_what_is_learned(
     assert not same(*after)
 
 
-@pytest.mark.parametrize("name", ["order_temperature", "final_order_temperature"])
-def test_the_order_temperature_changes_what_is_learned(tmp_path: Path, ckpt: str, name: str) -> None:
-    after = []
-    for value in (0.3, 0.8):
-        module = build(ckpt, posterior=replace(MAX_NORMALISED, **{name: value}))
+def test_the_order_temperature_changes_what_is_learned(tmp_path: Path, ckpt: str) -> None:
+    """That of the options, also where the weights come from a training with another."""
+    hot = replace(MAX_NORMALISED, order_temperature=0.8)
+    build(ckpt, posterior=MAX_NORMALISED).save_order(tmp_path / "order.safetensors")
+    after, weights = [], {"init_from": str(tmp_path / "order.safetensors")}
+    for posterior, more in ((MAX_NORMALISED, {}), (hot, {}), (hot, weights)):
+        module = build(ckpt, posterior=posterior, **more)
         fit(module, tmp_path, steps=4)
         after.append(state(module))
-    assert not same(*after)
-
-
-class Watch(L.Callback):
-    """Notes a buffer's value after each update."""
-
-    def __init__(self, buffer: Tensor) -> None:
-        self.buffer = buffer
-        self.seen: list[float] = []
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.seen.append(float(self.buffer))
+    assert not same(*after[:2])
+    assert same(*after[1:])
 
 
 @pytest.mark.parametrize(
@@ -180,17 +170,6 @@ def test_what_starts_at_the_iid_schedule_is_pulled_to_it(
     module = build(ckpt, **options)
     fit(module, tmp_path, steps=2)
     assert [float(net.weight) for net in module.modules() if isinstance(net, IIDOffset)] == [1.0] * n
-
-
-def test_the_order_temperature_is_lowered_linearly_from_its_start(tmp_path: Path, ckpt: str) -> None:
-    config = PosteriorConfig("max_normalised", PLAIN, order_temperature=0.8, final_order_temperature=0.4)
-    module = build(ckpt, posterior=config)
-    posterior = module.posterior_for(2)
-    assert isinstance(posterior, MaxNormalised)
-    assert float(posterior.order_temperature) == pytest.approx(0.8), "before the first update as well"
-    watch = Watch(posterior.order_temperature)
-    fit(module, tmp_path, steps=4, callbacks=[watch])
-    assert watch.seen == pytest.approx([0.8, 2 / 3, 1.6 / 3, 0.4])
 
 
 def test_selectors_per_budget_are_one_order(ckpt: str) -> None:
@@ -275,7 +254,6 @@ def test_wrong_options_are_named(ckpt: str, options: dict[str, Any], message: st
     [
         ({"family": "exact"}, r"posterior.family='exact': choose one of state_aware, relative, max_normalised"),
         ({"order_temperature": 0.0}, r"posterior.order_temperature=0.0"),
-        ({"final_order_temperature": -1.0}, r"posterior.final_order_temperature=-1.0"),
     ],
 )
 def test_wrong_options_of_the_posterior_are_named(options: dict[str, Any], message: str) -> None:
