@@ -23,8 +23,8 @@ from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
-GIVEN = 3
-"""1 / steps left, the logarithm of T, the price."""
+GIVEN = 3  # 1 / steps left, the logarithm of T, the price
+EVIDENCE_WIDTH = 32  # of the small function, within
 
 
 class PosteriorNet(nn.Module, ABC):
@@ -123,24 +123,18 @@ class StateAware(PosteriorNet):
         finishes: as the selector's.
         relative: start from the selector's law in place of the IID schedule, and move its logits: at first q = pi, and
             the bound improves the selector's own draws; what the truth adds is learned on top.
-        evidence_width: inner width of the small function.
     """
 
     reads_states = True
 
     def __init__(
-        self,
-        embedding_width: int,
-        config: OrderNetConfig,
-        finishes: bool = False,
-        relative: bool = False,
-        evidence_width: int = 32,
+        self, embedding_width: int, config: OrderNetConfig, finishes: bool = False, relative: bool = False
     ) -> None:
         super().__init__(embedding_width, config, last_scale=0.0 if relative else 0.3)
         self.reads_selector = relative
-        last = nn.Linear(evidence_width, 1, bias=False)
+        last = nn.Linear(EVIDENCE_WIDTH, 1, bias=False)
         nn.init.zeros_(last.weight)
-        self.evidence = nn.Sequential(nn.Linear(2 + GIVEN, evidence_width), nn.GELU(), last)
+        self.evidence = nn.Sequential(nn.Linear(2 + GIVEN, EVIDENCE_WIDTH), nn.GELU(), last)
         self.offset = IIDOffset() if not relative else None
         first = 0.0 if relative else FIRST_FINISH
         self.finish = RowHead(config.width, 1 + GIVEN, config.logit_cap, first) if finishes else None
