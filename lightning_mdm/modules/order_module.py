@@ -1,7 +1,8 @@
 """Learning the order: denoiser, selector and approximate posterior under one variational bound.
 
-Knows nothing of heuristics or of text. What is optimised is in ``objectives/order_elbo.py``, how the laws look in
-``nets/selector.py`` and ``nets/posterior_net.py``; decoding with the selector is ``decoding/learned.py``.
+Knows nothing of heuristics or of text. What is optimised is in ``objectives/order_elbo.py`` (and before it, where asked
+for, in ``imitation.py``), how the laws look in ``nets/selector.py`` and ``nets/posterior_net.py``; decoding with the
+selector is ``decoding/learned.py``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_mdm.compilation import compiled
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.budget_curves import BudgetCurves
 from lightning_mdm.modules.budget_draws import BudgetDraw, BudgetDraws
 from lightning_mdm.modules.denoiser import masked_diffusion, training_t
 from lightning_mdm.modules.earlier_batches import EarlierBatches
+from lightning_mdm.modules.imitation import imitation
 from lightning_mdm.modules.optimization import check_rates, learning_rate_factor, take_configured, total_updates
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_bounds import OrderBounds
+from lightning_mdm.modules.order_draws import STEPS_PER_UPDATE, draw_sets, trajectories
 from lightning_mdm.modules.order_options import (
     Estimator,
     PosteriorConfig,
@@ -42,13 +44,9 @@ from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
-from lightning_mdm.objectives.order_model import States
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
-from lightning_mdm.orders.unmasking_law import UnmaskingLaw
 
 ORDER_OPTIONS = ("family", "net")  # of the posterior
-IMITATED_LOGIT = 12.0  # per unit of margin, in the warm start
-STEPS_PER_UPDATE = 1 << 16  # numbers of draws set aside for one update
 
 
 class OrderModule(L.LightningModule):
@@ -231,7 +229,7 @@ class OrderModule(L.LightningModule):
 
     @property
     def order_options(self) -> dict[str, dict[str, Any]]:
-        """What the weights of the order do not tell; a temperature belongs to a training."""
+        """What the weights of the order do not tell: a temperature belongs to a training."""
         selector, posterior = self.hparams["selector"], self.hparams["posterior"]
         return {"selector": selector, "posterior": {name: posterior[name] for name in ORDER_OPTIONS}}
 
@@ -286,7 +284,7 @@ class OrderModule(L.LightningModule):
         model = self.batch_model(batch, budget, price)
         noise = RowNoise(self.noise_seed, batch.index_B)
         if step < self.warm_start_steps:
-            surrogate = self.imitation(model, noise, step)
+            surrogate = imitation(model, noise, step, self.warm_start_margin)
             self.log("train/imitation", surrogate.detach(), prog_bar=True)
         else:
             elbo = self.objective(model, noise, step)
@@ -332,45 +330,17 @@ class OrderModule(L.LightningModule):
         drawn = trajectories(noise, self.samples, ahead)
         choose = partial(draw_sets, drawn, step * STEPS_PER_UPDATE, compile=self.compile_nets)
         left = 0.0 if self.fewest(step) else max(0.0, 1.0 - self.trained(step) / self.entropy_fades_by)
-        terms = {**self.terms(model), "entropy_bonus": self.entropy_bonus * left, "compile": self.compile_nets}
+        terms: dict[str, Any] = {
+            "budget": model.budget, "price": model.price, "entropy_bonus": self.entropy_bonus * left,
+            "samples": self.samples, "choose": choose, "compile": self.compile_nets,
+        }  # fmt: skip
         if self.estimator == "all_steps":
-            out = all_steps(
-                model, response_BL, samples=self.samples, choose=choose, focus=self.focus,
-                **self.earlier.terms(model.budget), **terms,
-            )  # fmt: skip
+            out = all_steps(model, response_BL, focus=self.focus, **self.earlier.terms(model.budget), **terms)
             self.earlier.add(model.budget, out)
             return out
         # Of a stream of its own: that of masks decides at the same update what a joint denoiser is trained on.
         step_B = 1 + (noise.uniform_B(Stream.TOKEN, step) * model.budget).long()
-        return one_step(model, response_BL, step_B, samples=self.samples, choose=choose, **terms)
-
-    def terms(self, model: BatchModel) -> dict[str, Any]:
-        """Budget and price, as the objective takes them."""
-        return {"budget": model.budget, "price": model.price}
-
-    def imitation(self, model: BatchModel, noise: RowNoise, step: int) -> Tensor:
-        """Squared distance of the posterior's and the selector's logits from the true token's margin, in random states.
-
-        The states hold a uniformly drawn share of masked positions, as the IID schedule would meet them.
-        """
-        response_BL = model.batch.response_BL
-        uniform_BL = noise.uniform_BL(Stream.MASK, step, response_BL.shape[1]).masked_fill(~response_BL, 2.0)
-        t_B1 = training_t(noise, step, 1e-3)[:, None]
-        masked_BL = response_BL & ((uniform_BL < t_B1) | (uniform_BL == uniform_BL.amin(-1, keepdim=True)))
-        left_B = (t_B1[:, 0] * model.budget).ceil().long().clamp(min=2)
-        states = States(torch.arange(len(response_BL), device=response_BL.device), masked_BL, left_B)
-        reading = model.read(states)
-        target_BL = IMITATED_LOGIT * (reading.margin_SL - self.warm_start_margin)
-        pi = model.selector_law(states, reading)
-        error_BL = (pi.logit_BL - offset_of(model.selector, left_B) - target_BL).square()
-        if model.posterior.reads_selector:
-            pass  # it starts as the selector
-        elif model.posterior_reads_states:
-            q = model.posterior_law(states, reading.log_prob_SL.detach(), pi)
-            error_BL = error_BL + (q.logit_BL - offset_of(model.posterior, left_B) - target_BL).square()
-        else:
-            error_BL = error_BL + (model.scores.value_BL - reading.margin_SL).square()
-        return error_BL[masked_BL].mean()
+        return one_step(model, response_BL, step_B, **terms)
 
     def trained(self, step: int) -> float:
         """The share of training done, 1 at the last update."""
@@ -427,11 +397,11 @@ class OrderModule(L.LightningModule):
         for budget, price in cells:
             model = self.batch_model(batch, budget, price)
             choose = partial(draw_sets, noise, 0)
-            learned = all_steps(model, response_BL, samples=M, choose=choose, **self.terms(model))
+            learned = all_steps(model, response_BL, budget=budget, samples=M, choose=choose, price=price)
             self.bounds.add("learned", learned, batch, budget, price)
             if price == self.prices[0]:
                 times_NL = 1 + (noise.uniform_BL(Stream.MASK, 0, response_BL.shape[1]) * budget).long()
-                iid = iid_steps(model, response_BL, times_NL, **self.terms(model))
+                iid = iid_steps(model, response_BL, times_NL, budget=budget, price=price)
                 self.bounds.add("iid", iid, batch, budget, price)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -452,30 +422,3 @@ class OrderModule(L.LightningModule):
             optimizer, lambda step: learning_rate_factor(step, total, self.warmup_steps, self.final_learning_rate)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def offset_of(net: Selector | PosteriorNet, steps_left_B: Tensor) -> Tensor:
-    """The pull of the IID schedule in a net's logits, ``[B, 1]``; 0 where it has none."""
-    offset = net.offset if isinstance(net, Selector | StateAware) else None
-    return torch.zeros_like(steps_left_B)[:, None] if offset is None else offset(steps_left_B)[:, None]
-
-
-def trajectories(noise: RowNoise, samples: int, ahead: int = 1) -> RowNoise:
-    """The noise of every trajectory: a problem's K trajectories are keyed like K problems."""
-    index_BK = noise.index_B[:, None] * samples + torch.arange(samples, device=noise.index_B.device)
-    return RowNoise(noise.seed, index_BK.flatten(), ahead)
-
-
-def draw_sets(
-    noise: RowNoise, first: int, law: UnmaskingLaw, row_A: Tensor, step: int, compile: bool = False
-) -> Tensor:
-    """Sets of some trajectories at a step, from draws that belong to (problem, trajectory, update, step)."""
-    # Of all trajectories, as steps are drawn ahead. The first position taken has a stream of its own.
-    uniform_A = noise.uniform_B(Stream.TIE, first + step)[row_A]
-    uniform_AL = noise.uniform_BL(Stream.SELECT, first + step, law.masked_BL.shape[1])[row_A]
-    return (compiled(sample) if compile else sample)(law, uniform_A, uniform_AL)
-
-
-def sample(law: UnmaskingLaw, uniform_A: Tensor, uniform_AL: Tensor) -> Tensor:
-    """A set from every law: a function, so that one is compiled for all laws of a kind."""
-    return law.sample(uniform_A, uniform_AL)

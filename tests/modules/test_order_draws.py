@@ -15,8 +15,10 @@ from torch import Tensor
 from laws import assert_follows
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import order_module
+from lightning_mdm.modules.imitation import imitation
 from lightning_mdm.modules.order_batch import BatchModel, StateReading
-from lightning_mdm.modules.order_module import OrderModule, draw_sets
+from lightning_mdm.modules.order_draws import draw_sets
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.order_net import OrderReading
 from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.noise import RowNoise
@@ -119,7 +121,7 @@ def test_states_to_imitate_are_those_of_the_iid_schedule(ckpt: str, monkeypatch:
     seen = imitated(monkeypatch)
     module = build(ckpt, posterior=RELATIVE, budgets=[64])
     model = module.batch_model(batch(list(range(400))), 64, 0.0)
-    assert bool(module.imitation(model, RowNoise(0, model.batch.index_B), 0).isfinite())
+    assert bool(imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).isfinite())
     ((states, _),) = seen
     masked_S = states.masked_SL.sum(-1)
     assert sorted(set(masked_S.tolist())) == [1, 2, 3]
@@ -136,7 +138,7 @@ def test_the_pull_of_the_iid_schedule_is_not_imitated(ckpt: str) -> None:
             if isinstance(net, IIDOffset):
                 net.weight.fill_(weight)
         model = module.batch_model(batch(list(range(8))), 64, 0.0)
-        error.append(float(module.imitation(model, RowNoise(0, model.batch.index_B), 0).detach()))
+        error.append(float(imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).detach()))
     assert error[0] == pytest.approx(error[1], rel=1e-5)
 
 
@@ -147,7 +149,7 @@ def test_scores_imitate_the_margin_itself(ckpt: str, monkeypatch: pytest.MonkeyP
     def error(**scores: OrderReading) -> float:
         model = module.batch_model(batch(list(range(8))), 3, 0.0)
         vars(model).update(scores)
-        return float(module.imitation(model, RowNoise(0, model.batch.index_B), 0).detach())
+        return float(imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).detach())
 
     error()
     margin_SL, none_BD = seen[0][1].margin_SL, torch.zeros(8, 1)

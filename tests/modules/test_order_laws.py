@@ -20,7 +20,8 @@ from lightning_mdm.decoding.learned import Learned, Rule, selector_law
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.modules.order_batch import BatchModel
-from lightning_mdm.modules.order_module import OrderModule, draw_sets, trajectories
+from lightning_mdm.modules.order_draws import draw_sets, trajectories
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import all_steps

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_mdm import compilation
 from lightning_mdm.modules import order_module
+from lightning_mdm.modules.imitation import imitation
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.transformer import Block
@@ -172,9 +173,8 @@ def test_what_is_imitated_is_the_margin_from_its_threshold_on(ckpt: str) -> None
     """An untrained selector has the logits of the IID schedule alone, and a relative posterior is not imitated."""
     error = []
     for threshold in (0.0, 0.5, 1.0):
-        module = build(ckpt, posterior=RELATIVE, warm_start_steps=1, warm_start_margin=threshold)
-        model = module.batch_model(batch(range(8)), 3, 0.0)
-        error.append(float(module.imitation(model, RowNoise(0, model.batch.index_B), 0).detach()))
+        model = build(ckpt, posterior=RELATIVE).batch_model(batch(range(8)), 3, 0.0)
+        error.append(float(imitation(model, RowNoise(0, model.batch.index_B), 0, threshold).detach()))
     # 144 (margin - threshold)^2 in the mean, margins between -1 and 1.
     assert error[0] - 2.0 * error[1] + error[2] == pytest.approx(72.0, rel=1e-5)
     assert error[0] < 144.0
