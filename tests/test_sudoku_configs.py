@@ -53,7 +53,8 @@ def files(layers: list[str]) -> list[Path | str]:
     [
         ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
         ["order", "order_medium"], ["order", "search"],
-        ["order", "order_medium", "search"],
+        ["order", "order_medium", "search"], ["order", "on_path"], ["order", "order_medium", "on_path"],
+        ["denoiser", "on_path_control"], ["denoiser", "medium", "on_path_control"],
         *AUTOREGRESSIVE,
     ],
     ids="+".join,
@@ -70,7 +71,7 @@ def test_every_file_parses(capsys: pytest.CaptureFixture[str], layers: list[str]
     assert max(found["frontier"]["budgets"]) >= most, "the last budget is one token per step"
 
 
-@pytest.mark.parametrize("name", ["order_small", "order_medium", "search"])
+@pytest.mark.parametrize("name", ["order_small", "order_medium", "search", "on_path"])
 def test_policies_take_no_options_from_the_file_below(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """A list of policies is read as it stands in its file, whatever stands in that place of ``order.yaml``."""
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ python experiments/sudoku/independent.py [--n 300] [FILE ...]
 HoDoKu is told to use our seven strategies and no other: singles, naked pairs and triples, locked candidates, XY-wings
 and unique rectangles of type 1. Its order of strategies, its one step at a time and its code are its own. Then the same
 with rectangles of the types 1 to 4, which our solver does not know. dokusan has strategies of the very names and order
-that Kim et al. list. Puzzles are generated; files hold others, one a line.
+that Kim et al. list. Puzzles are generated; files hold others, one a line, and are read whole.
 """
 
 from __future__ import annotations
@@ -97,13 +97,14 @@ def compare(name: str, puzzles: Sequence[bytes]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="puzzles of 81 characters, one a line")
-    parser.add_argument("--n", type=int, default=300, help="puzzles generated of each kind, and most of each file")
+    parser.add_argument("--n", type=int, default=300, help="puzzles generated of each kind; 0 for files alone")
     options = parser.parse_args()
     print(", ".join(strategy.name.lower() for strategy in Strategy))
     for name, made in (("17 to 34 clues", SudokuOptions()), ("17 to 24 clues", SudokuOptions(max_clues=24))):
-        compare(name, [fresh(made, "independent", k).clues for k in range(options.n)])
+        if options.n:
+            compare(name, [fresh(made, "independent", k).clues for k in range(options.n)])
     for path in options.files:
-        compare(path, [puzzle.clues for puzzle in read_puzzles(path, 9)[: options.n]])
+        compare(path, [puzzle.clues for puzzle in read_puzzles(path, 9)])
 
 
 if __name__ == "__main__":
