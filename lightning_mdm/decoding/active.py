@@ -126,7 +126,7 @@ class Active:
 
     def closed(self, step: int, eos_id: int) -> Active:
         """The rows with everything masked behind an end-of-sequence closed with it at a step."""
-        ended_AL = ((self.tokens_AL == eos_id) & self.canvas_AL & ~self.masked_AL).cumsum(-1) > 0
+        ended_AL = ((self.tokens_AL == eos_id) & self.canvas_AL).cumsum(-1) > 0
         closed_AL = self.masked_AL & ended_AL
         masked_AL = self.masked_AL & ~ended_AL
         return replace(

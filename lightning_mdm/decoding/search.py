@@ -84,7 +84,7 @@ class Attempt:
         step_L: int64, when each position was unmasked; 0 for what was not.
         nats_L: float64, what each cost then.
         other_LK: int64, the next likelier tokens.
-        other_nats_LK: float64, what each would have cost.
+        other_nats_LK: float64, what each would have cost; infinite where there is none, or none that is its to try.
     """
 
     token_L: Tensor
@@ -191,33 +191,30 @@ class RowSearch:
         self.open: list[Branch] = []
         self.begun: set[bytes] = set()
         self.numbered = 0
-        self.grow(attempt, attempt.step_L > 0)
+        self.grow(attempt)
 
-    def grow(self, attempt: Attempt, since_L: Tensor) -> None:
+    def grow(self, attempt: Attempt) -> None:
         """Keep an attempt if it is cheaper, and open branches at the positions that it was the first to unmask."""
         if attempt.nats < self.found.nats:
             self.found = attempt
-            self.open = [branch for branch in self.open if branch.nats < attempt.nats]
-            heapq.heapify(self.open)
         before_L = attempt.before()
-        open_L = since_L & (before_L + attempt.other_nats_LK[:, 0] < self.found.nats)
+        open_L = before_L + attempt.other_nats_LK[:, 0] < self.found.nats
         for position in open_L.nonzero()[:, 0].tolist():
             self.push(float(before_L[position]), attempt, position, 0)
 
     def push(self, before: float, attempt: Attempt, position: int, rank: int) -> None:
-        """Open a branch, if what is found costs more than it begins with."""
+        """Open a branch."""
         nats = before + float(attempt.other_nats_LK[position, rank])
-        if nats < self.found.nats:
-            heapq.heappush(self.open, Branch(nats, self.numbered, before, attempt, position, rank))
-            self.numbered += 1
+        heapq.heappush(self.open, Branch(nats, self.numbered, before, attempt, position, rank))
+        self.numbered += 1
 
     def pop(self) -> Branch | None:
-        """The cheapest open branch that there are steps for, each state once; ``None`` where there is none.
+        """The cheapest open branch that there are steps for, each state once; ``None`` where none may find better.
 
         Where an adaptive policy has no steps for the cheapest one, dearer ones are not followed in its place: with more
         steps it would not find less.
         """
-        while self.open and self.left:
+        while self.left and self.open and self.open[0].nats < self.found.nats:
             branch = heapq.heappop(self.open)
             if branch.rank + 1 < OTHERS:
                 self.push(branch.before, branch.attempt, branch.position, branch.rank + 1)
@@ -236,7 +233,7 @@ class RowSearch:
         """Count what a branch has led to."""
         hurried = self.hurries and attempt.most_at_once > branch.at_once
         if not (hurried or attempt.cut_short(self.left)):
-            self.grow(joined(branch, attempt), attempt.step_L > 0)
+            self.grow(joined(branch, attempt))
         self.left -= attempt.steps
 
 

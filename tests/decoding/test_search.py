@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from decoding.reference import instances, label
 from decoding.test_likelihood import LENGTH, SPACE, VOCABULARY, every_sequence
 from lightning_mdm.decoding.likelihood import true_token_nats
-from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.loop import EndOfSequence, decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
     IID,
@@ -26,7 +28,7 @@ from lightning_mdm.decoding.policies import (
     TopProbability,
 )
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.search import OTHERS, search
+from lightning_mdm.decoding.search import OTHERS, Attempt, CostRecorder, RowSearch, search
 from lightning_mdm.decoding.state import Begun, Denoiser, Rows
 from lightning_mdm.decoding.tokens import TokenSampler
 from lightning_mdm.decoding.trace import Trace
@@ -386,6 +388,188 @@ def test_no_state_is_gone_on_from_twice() -> None:
         assert len(set(states)) == len(states)
         again += len(states) > 10
     assert again >= 5
+
+
+class Told(TokenSampler):
+    """The likeliest tokens of one row, and the others with what they cost, the cheapest first."""
+
+    def __init__(self) -> None:
+        self.priced: dict[int, list[tuple[float, int]]] = {}
+
+    def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        for position, logits in zip(position_N.tolist(), logits_NV.log_softmax(-1).tolist(), strict=True):
+            self.priced[position] = sorted((-log, token) for token, log in enumerate(logits))
+        return logits_NV.argmax(-1)
+
+
+@dataclass
+class Leaf:
+    """A filled row: token, step and cost of what was unmasked, what else could have been drawn, and in how many steps.
+
+    Args:
+        steps: those of its own run, after the branch.
+        drawn: the steps of what its own run drew, what was closed left out.
+    """
+
+    tokens: list[int]
+    step: dict[int, int]
+    nats: dict[int, float]
+    others: dict[int, list[tuple[float, int]]]
+    steps: int
+    drawn: list[int]
+
+
+def looked_back(
+    denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Rows, space: TokenSpace, steps: int, end: EndOfSequence
+) -> tuple[list[int], list[int], int]:
+    """Tokens, steps and evaluations of looking back on one row, by a list of all branches and the definitions."""
+    length = canvas.tokens_BL.shape[1]
+
+    def run(known: dict[int, int], left: int) -> Leaf:
+        filled_BL = torch.tensor([[i in known for i in range(length)]])
+        tokens_BL = torch.tensor([[known.get(i, int(canvas.tokens_BL[0, i])) for i in range(length)]])
+        told = Told()
+        trace = decode(
+            denoiser, policy, Rows(tokens_BL, canvas.prompt_BL, canvas.valid_BL, canvas.index_B), space, steps=steps,
+            token_sampler=told, begun=Begun(filled_BL, torch.tensor([left])), end_of_sequence=end,
+        )  # fmt: skip
+        step = {i: at for i, at in enumerate(trace.order.step_BL[0].tolist()) if at}
+        nats = {i: priced[0][0] for i, priced in told.priced.items()}
+        others = {i: [pair for pair in priced[1:] if pair[0] < math.inf] for i, priced in told.priced.items()}
+        return Leaf(trace.tokens_BL[0].tolist(), step, nats, others, int(trace.nfe_B), [step[i] for i in told.priced])
+
+    def cost(leaf: Leaf) -> float:
+        return sum(leaf.nats.values())
+
+    def branches(leaf: Leaf) -> list[tuple[float, Leaf, int, int]]:
+        return [
+            (sum(n for i, n in leaf.nats.items() if leaf.step[i] < leaf.step[position]) + nats, leaf, position, token)
+            for position, others in leaf.others.items()
+            for nats, token in others[:OTHERS]
+        ]
+
+    best = run({}, steps)
+    left, opened, begun = steps - best.steps, branches(best), []
+    while left and (cheaper := [branch for branch in opened if branch[0] < cost(best)]):
+        branch = min(cheaper, key=lambda branch: branch[0])
+        opened.remove(branch)
+        nats, leaf, position, token = branch
+        at = leaf.step[position]
+        known = {i: leaf.tokens[i] for i in leaf.step if leaf.step[i] < at} | {position: token}
+        masked, at_once = len(leaf.step) - len(known), leaf.drawn.count(at)
+        if known in begun:
+            continue
+        if policy.adaptive and left == 1 and masked > 1:
+            break
+        if policy.hurries and masked > left * at_once:
+            continue
+        begun.append(known)
+        rest = run(known, left)
+        hurried = policy.hurries and any(rest.drawn.count(step) > at_once for step in rest.drawn)
+        cut_short = rest.steps == left and sum(step == left for step in rest.step.values()) > 1
+        if not (hurried or cut_short):
+            step = {i: at + rest.step[i] if i in rest.step else min(leaf.step[i], at) for i in leaf.step}
+            kept = {i: n for i, n in leaf.nats.items() if i in known} | {position: 0.0}
+            kept[position] = nats - sum(kept.values())
+            whole = Leaf(
+                rest.tokens, step, kept | rest.nats, rest.others, rest.steps, [at + step for step in rest.drawn]
+            )
+            opened += branches(whole)
+            if cost(whole) < cost(best):
+                best = whole
+        left -= rest.steps
+    return best.tokens, [best.step.get(i, 0) for i in range(length)], steps - left
+
+
+@pytest.mark.parametrize("end", ["as_tokens", "close"])
+@pytest.mark.parametrize(
+    "policy",
+    [*FINISHING_EARLY, TopProbability(), IID(), KLASS(0.4, 0.6, 1), Blocks(TopMargin(), 3)],
+    ids=str,
+)
+def test_it_is_a_best_first_search_by_the_definitions(policy: UnmaskingPolicy, end: EndOfSequence) -> None:
+    space = TokenSpace(6, eos_id=1, pad_id=0)
+    canvas, denoiser, went_on = random_rows(10, vocab_size=6, pad=0, longest=6, seed=5, least=2), Unsure(6, seed=5), 0
+    for steps in (3, 5, 6, 7, 9):
+        trace = DecodingOptions(search=True, end_of_sequence=end).decode(denoiser, policy, canvas, space, steps, 0)
+        for row in range(10):
+            one = Rows.alone(canvas, row)
+            length = one.tokens_BL.shape[1]
+            tokens, order, nfe = looked_back(denoiser, policy, one, space, steps, end)
+            assert trace.tokens_BL[row, :length].tolist() == tokens, (row, steps)
+            assert trace.order.step_BL[row, :length].tolist() == order, (row, steps)
+            assert int(trace.nfe_B[row]) == nfe, (row, steps)
+            went_on += nfe > max(order)
+    assert went_on > 5
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])
+def test_costs_are_exact_whatever_the_precision_of_the_logits(precision: torch.dtype) -> None:
+    logits_NV = (4.0 * torch.randn(50, 6, generator=torch.Generator().manual_seed(0))).to(precision)
+    nats_NV = -logits_NV.double().log_softmax(-1)
+    costs = CostRecorder(torch.zeros(1, 50, dtype=torch.int64))
+    drawn_N = costs.draw(logits_NV, torch.zeros(50), torch.zeros(50, dtype=torch.int64), torch.arange(50))
+    close = {"rtol": 1e-5, "atol": 1e-7}
+    torch.testing.assert_close(costs.nats_BL[0], nats_NV.gather(-1, drawn_N[:, None])[:, 0], **close)
+    torch.testing.assert_close(costs.nats_BL[0], nats_NV.amin(-1), **close)
+    torch.testing.assert_close(costs.other_nats_BLK[0, :, :5], nats_NV.gather(-1, costs.other_BLK[0, :, :5]), **close)
+    torch.testing.assert_close(costs.other_nats_BLK[0, :, :5], nats_NV.sort(-1).values[:, 1:], **close)
+    assert bool(costs.other_nats_BLK[0, :, 5:].isinf().all()), "there are six tokens"
+
+
+def test_of_equally_likely_sequences_the_first_is_kept() -> None:
+    """1/2 x 1/4 and then 1/4 x 1/2; and no branch is followed that begins with the cost of what is found."""
+    bits = torch.arange(4, dtype=torch.float64).clamp(max=3.0) * -math.log(2.0)
+    halves_V, even_V = bits.masked_fill(torch.arange(4) == 3, -2.0 * math.log(2.0)), torch.zeros(4).double()
+    denoiser = Tabular(2, 4)
+    with torch.no_grad():
+        denoiser.table[:] = even_V
+        for state, position, row_V in (([4, 4], 0, halves_V), ([1, 4], 1, halves_V)):
+            denoiser.table[int(denoiser.state(torch.tensor([state]))), position] = row_V
+    space = TokenSpace(4, eos_id=None, pad_id=0)
+    trace = SEARCHING.decode(denoiser, LeftToRight(), repeated([None] * 2, 1, pad=0), space, 50, 0)
+    assert trace.tokens_BL.tolist() == [[0, 0]]
+    assert trace.nfe_B.tolist() == [3], "token 1 at position 0 alone: tokens 2 and 3 cost what is found"
+
+
+def attempt_of(step: list[int], others: list[tuple[int, float]], positions: int = 1) -> Attempt:
+    """Tokens 0, which cost 1 each, with other ones, and what they cost, at the first positions; dear ones elsewhere."""
+    length, others_LK = len(step), torch.zeros(len(step), OTHERS, dtype=torch.int64)
+    nats_LK = torch.full((length, OTHERS), torch.inf, dtype=torch.float64)
+    nats_LK[:, 0] = 99.0
+    for rank, (token, nats) in enumerate(others):
+        others_LK[:positions, rank], nats_LK[:positions, rank] = token, nats
+    ones_L = torch.ones(length, dtype=torch.float64)
+    return Attempt(torch.zeros(length, dtype=torch.int64), torch.tensor(step), ones_L, others_LK, nats_LK)
+
+
+def test_of_equally_cheap_branches_the_first_is_followed_first() -> None:
+    row = RowSearch(attempt_of([1] * 6, [(1, 1.5)], positions=6), left=9, adaptive=False, hurries=False)
+    popped = [row.pop() for _ in range(7)]
+    assert [branch and branch.position for branch in popped] == [0, 1, 2, 3, 4, 5, None]
+
+
+def test_behind_a_state_that_was_gone_on_from_the_next_token_is_tried() -> None:
+    row = RowSearch(attempt_of([1, 2], [(1, 1.5), (2, 1.7)]), left=9, adaptive=False, hurries=False)
+    row.grow(attempt_of([1, 2], [(1, 1.6), (3, 1.8)]))
+    popped = [row.pop() for _ in range(4)]
+    assert [branch and int(branch.token_L[0]) for branch in popped] == [1, 2, 3, None]
+
+
+def test_a_state_that_one_branch_has_no_steps_for_is_open_to_another() -> None:
+    """With one step left, two positions masked again may go together only where they did before."""
+    row = RowSearch(attempt_of([1, 2, 3], [(1, 1.5)]), left=1, adaptive=False, hurries=True)
+    row.grow(attempt_of([1, 1, 2], [(1, 1.6)]))
+    branch = row.pop()
+    assert branch is not None
+    assert (branch.nats, branch.at_once, branch.masked) == (1.6, 2, 2)
+    assert row.pop() is None
+
+
+def test_a_row_that_has_stopped_goes_on_no_more_however_often_its_batch_asks() -> None:
+    """With one step left; the second branch, which it would be enough for, is dearer."""
+    row = RowSearch(attempt_of([1, 2, 3], [(1, 1.1)], positions=3), left=1, adaptive=True, hurries=False)
+    assert [row.pop() for _ in range(3)] == [None] * 3
 
 
 @pytest.mark.parametrize("budget", [0, 6])
