@@ -220,7 +220,7 @@ class Position:
             one |= cells
         if self.blank & ~one:
             raise ValueError(f"contradictory clues: no digit fits {self.board.name(members(self.blank & ~one)[0])}")
-        return one & ~two & self.blank, two & ~three & self.blank, three & ~four & self.blank
+        return one & ~two & self.blank, two & ~three, three & ~four  # a cell that is not blank has one
 
     def lone_singles(self) -> dict[int, int]:
         """Digits, counted from 0, of cells with one candidate."""
@@ -295,7 +295,6 @@ def locked_candidate(position: Position) -> list[tuple[int, int]]:
     """See ``Strategy.LOCKED_CANDIDATE``."""
     found = []
     for index, cells in enumerate(position.candidates):
-        cells &= position.blank
         for box, line in position.board.crossings:
             if cells & box & line:
                 in_box, in_line = cells & box & ~line, cells & line & ~box
@@ -319,7 +318,7 @@ def xy_wing(position: Position) -> list[tuple[int, int]]:
         for first, z in wings[True]:
             for second, other in wings[False]:
                 if other == z:
-                    found.append((z, peers[first] & peers[second] & position.blank & ~(1 << pivot)))
+                    found.append((z, peers[first] & peers[second] & position.blank))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -236,6 +236,95 @@ def test_what_can_be_solved_next() -> None:
         for strategy in found.values():
             seen[strategy] += 1
     assert min(seen.values()) >= 1, "each strategy has to occur"
+
+
+def solved_by_sets(clues: bytes) -> tuple[list[tuple[int, int, Strategy, int]], bool]:
+    """Cell, digit, strategy and round of everything solved, and whether that is all."""
+    held, steps, needed, rounds = candidates_of(Position.of(clues)), [], Strategy.LONE_SINGLE, 0
+    while held:
+        lone = {cell: next(iter(digits)) for cell, digits in held.items() if len(digits) == 1}
+        hidden = {
+            places[0]: digit
+            for unit in units(81) for digit in range(9)
+            if len(places := [cell for cell in unit if digit in held.get(cell, ())]) == 1
+        }  # fmt: skip
+        if lone or hidden:
+            rounds += 1
+            strategy = max(needed, Strategy.LONE_SINGLE if lone else Strategy.HIDDEN_SINGLE)
+            for cell, digit in sorted((lone or hidden).items()):
+                steps.append((cell, digit + 1, strategy, rounds))
+                del held[cell]
+                for other in sees(81)[cell]:
+                    held.get(other, set()).discard(digit)
+            needed = Strategy.LONE_SINGLE
+            continue
+        useful = ((strategy, by_sets(held)) for strategy, by_sets in BY_SETS.items())
+        strategy, gone = next(((strategy, gone) for strategy, gone in useful if gone), (None, set()))
+        if strategy is None:
+            break
+        for cell, index in gone:
+            held[cell].discard(index)
+        needed = max(needed, strategy)
+    return steps, not held
+
+
+def test_solving_is_its_definition_over_sets() -> None:
+    """A placement needs the hardest strategy since those before it, not of all time."""
+    falls, stuck = 0, 0
+    for puzzle in puzzles(20, "hard")[:6] + puzzles(30)[:12]:
+        solution, (steps, finished) = solve_logically(puzzle.clues), solved_by_sets(puzzle.clues)
+        assert [(s.cell, s.digit, s.strategy, s.round) for s in solution.steps] == steps
+        assert solution.finished == finished
+        assert solution.rounds == steps[-1][3]
+        assert solution.hardest == max(strategy for _, _, strategy, _ in steps)
+        assert solution.stays_finished == (finished and solution.hardest != Strategy.UNIQUE_RECTANGLE)
+        falls += any(then[2] < now[2] >= Strategy.NAKED_PAIR for now, then in pairwise(steps))
+        stuck += not finished and solution.hardest != Strategy.UNIQUE_RECTANGLE
+    assert falls >= 2
+    assert stuck >= 1
+
+
+def test_where_nothing_is_left_to_solve_nothing_was_needed() -> None:
+    for clues, finished in ((puzzles(30)[0].grid, True), (bytes(81), False)):
+        solution = solve_logically(clues)
+        assert (solution.steps, solution.finished, solution.rounds, solution.hardest) == ((), finished, 0, None)
+
+
+def test_a_cell_filled_is_a_candidate_for_its_digit_alone() -> None:
+    """Placed with others or filled in alone, which is the same; what is no candidate cannot be placed."""
+    for puzzle in puzzles(30)[:3]:
+        placed, filled = Position.of(puzzle.clues), Position.of(puzzle.clues)
+        for cell, digit in enumerate(puzzle.clues):
+            if digit:
+                assert [index for index, cells in enumerate(placed.candidates) if cells >> cell & 1] == [digit - 1]
+        for cell in puzzle.blanks[:10]:
+            other = next(index for index, cells in enumerate(placed.candidates) if not cells >> cell & 1)
+            with pytest.raises(ValueError, match=f"cannot be {other + 1}"):
+                placed.place({cell: other})
+            placed.place({cell: puzzle.grid[cell] - 1})
+            filled.fill(cell, puzzle.grid[cell] - 1)
+            assert (placed.candidates, placed.blank) == (filled.candidates, filled.blank)
+
+
+def test_cells_are_counted_by_their_candidates() -> None:
+    for puzzle in puzzles(20, "hard")[:3] + puzzles(30)[:3]:
+        for position in states(puzzle.clues):
+            held = candidates_of(position)
+            for n, cells in enumerate(position.counted(), start=1):
+                assert members(cells) == [cell for cell in sorted(held) if len(held[cell]) == n]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "few"),
+    [(Strategy.NAKED_PAIR, [{0, 1}, {0, 1}]), (Strategy.NAKED_TRIPLET, [{0, 1}, {1, 2}, {0, 2}])],
+)
+def test_naked_cells_are_found_where_no_others_have_as_few_candidates(strategy: Strategy, few: list[set[int]]) -> None:
+    position = Position(board(9))
+    for cell, digits in enumerate(few):
+        assert position.eliminate([(index, 1 << cell) for index in range(9) if index not in digits])
+    found = {(cell, index) for index, cells in ELIMINATIONS[strategy](position) for cell in members(cells)}
+    assert found == BY_SETS[strategy](candidates_of(position))
+    assert {cell for cell, _ in found} == {*range(9), *range(9, 12), *range(18, 21)} - set(range(len(few)))
 
 
 def test_difficulties() -> None:
