@@ -151,6 +151,54 @@ class TestStore:
         store.append(CELL, batch(3))
         assert store.records(CELL) == [batch(3)]
 
+    @pytest.mark.parametrize("before", [(), (0,), (0, 1)])
+    @pytest.mark.parametrize("torn", [1, 2**16 - 1, 2**16, 2**16 + 1, 2**17 - 1, 2**17, 200_000])
+    def test_a_torn_line_of_any_length_takes_no_other_with_it(
+        self, tmp_path: Path, before: tuple[int, ...], torn: int
+    ) -> None:
+        store = OutcomeStore(tmp_path)
+        _write_cell(tmp_path)
+        path = tmp_path / CELL.label / "outcomes.rank0.jsonl"
+        whole = b"".join(batch(problem).to_json().encode() + b"\n" for problem in before)
+        path.write_bytes(whole + b"x" * torn)
+        store.append(CELL, batch(7))
+        assert path.read_bytes() == whole + batch(7).to_json().encode() + b"\n"
+
+    def test_only_the_files_of_processes_are_read(self, tmp_path: Path) -> None:
+        store = OutcomeStore(tmp_path)
+        store.append(CELL, batch(0))
+        folder = tmp_path / CELL.label
+        assert {path.name for path in folder.iterdir()} == {"cell.json", "outcomes.rank0.jsonl"}, "no draft is left"
+        for name in ("outcomes.rank0.jsonl.old", "old.outcomes.rank1.jsonl", "outcomes.rank-1.jsonl"):
+            (folder / name).write_text(batch(1).to_json() + "\n")
+        assert store.done(CELL) == {0}
+        with pytest.raises(AssertionError, match="rank -1"):
+            store.append(CELL, batch(2), rank=-1)
+
+    def test_a_directory_that_was_only_made_is_claimed(self, tmp_path: Path) -> None:
+        """A process killed before it said which cell it is blocks nothing."""
+        (tmp_path / CELL.label).mkdir()
+        store = OutcomeStore(tmp_path)
+        assert store.cells() == []
+        store.append(CELL, batch(0))
+        assert (store.cells(), store.done(CELL)) == ([CELL], {0})
+
+    def test_cells_come_in_the_order_of_their_directories(self, tmp_path: Path) -> None:
+        store = OutcomeStore(tmp_path)
+        for seed in (5, 3, 8, 1, 9, 2):
+            store.append(replace(CELL, seed=seed), batch(0))
+        assert [cell.seed for cell in store.cells()] == [1, 2, 3, 5, 8, 9]
+
+    def test_a_file_system_without_locks_will_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fcntl = pytest.importorskip("fcntl")
+
+        def refused(*arguments: object) -> None:
+            raise OSError("no locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refused)
+        OutcomeStore(tmp_path).append(CELL, batch(0))
+        assert OutcomeStore(tmp_path).done(CELL) == {0}
+
     @pytest.mark.parametrize("damage", ["rubbish", "{}", '{"outcomes":[{"problem":-1}]}', "\udcff"])
     def test_damage_inside_is_an_error(self, tmp_path: Path, damage: str) -> None:
         store = OutcomeStore(tmp_path)
@@ -161,10 +209,11 @@ class TestStore:
         with pytest.raises(ValueError, match=r"outcomes\.rank0\.jsonl, line 2: "):
             store.records(CELL)
 
-    def test_damaged_cell(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("damage", ["{", "[]", '{"colour": "red"}'])
+    def test_damaged_cell(self, tmp_path: Path, damage: str) -> None:
         store = OutcomeStore(tmp_path)
         store.append(CELL, batch(0))
-        (tmp_path / CELL.label / "cell.json").write_text("{")
+        (tmp_path / CELL.label / "cell.json").write_text(damage)
         with pytest.raises(ValueError, match=r"cell\.json does not describe a cell"):
             store.cells()
 

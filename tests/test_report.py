@@ -266,11 +266,32 @@ def test_pooling_seeds() -> None:
         pool_seeds(sweep()[0] + sweep()[0])
 
 
+def test_points_come_by_panel_then_policy_then_budget() -> None:
+    """Whatever the order of the budgets and seeds, and however panels are mixed."""
+    rows = [row for one in sweep()[0][::-1] for row in (one, replace(one, split="hard"))]
+    points = pool_seeds(rows)
+    names = ["threshold 0.9", "top margin", "iid"]
+    assert [(point.panel.split, point.name, point.T, point.seeds) for point in points] == [
+        (split, name, T, (0, 1)) for split in ("test", "hard") for name in names for T in (1, 2, 4)
+    ]
+
+
+def test_evaluations_range_over_all_seeds() -> None:
+    row = sweep(seeds=(0,))[0][0]
+    for few, many in ((row, replace(row, seed=1, nfe_min=2, nfe_max=9)), (replace(row, nfe_max=9, nfe_min=2), row)):
+        (point,) = pool_seeds([replace(few, seed=0), replace(many, seed=1)])
+        assert (point.nfe_min, point.nfe_max) == (1, 9)
+    (nothing,) = pool_seeds([replace(row, nfe_mean=0.0, tokens_per_forward=0.0)])
+    assert nothing.tokens_per_forward == 0.0, "responses that were given whole"
+
+
 def test_titles_of_panels() -> None:
     points = pool_seeds(sweep()[0])
     (panel,) = panels = by_panel(points)
     other, hard = replace(panel, checkpoint="abcdef0123+0badcafe99"), replace(panel, split="hard")
     assert panel_titles(panels) == {panel: "word_problems, test: n = 2 seeds x 40"}
+    mixed = [replace(points[0], seeds=(0,)), points[1]]
+    assert panel_titles({panel: mixed}) == panel_titles({panel: mixed[::-1]}) == panel_titles(panels)
     one = [replace(point, seeds=(0,), problems=problems) for point in points for problems in (1319, 1200)]
     assert panel_titles({panel: points, other: one, hard: one[::2], replace(hard, task="gsm8k"): []}) == {
         panel: "word_problems, test, checkpoint 1f0c9a3e: n = 2 seeds x 40",
@@ -287,6 +308,8 @@ def test_which_policies_are_adaptive() -> None:
         "top margin": False,
         "threshold 0.9": True,
     }
+    one = curves["iid"][0]
+    assert is_adaptive([one, replace(one, adaptive=True)]), "some of its points are enough"
     # Ending early on a short response is no choice.
     assert not is_adaptive([replace(point, nfe_mean=1.0) for point in curves["iid"]])
 

@@ -87,6 +87,41 @@ def test_graphs_give_what_the_denoiser_gives() -> None:
     assert len(recorded) == before, "with many rows the denoiser is called plainly"
 
 
+@pytest.mark.parametrize(
+    ("n", "queries", "shape"), [(1, 1, (1, 32)), (4, 32, (4, 32)), (5, 33, (8, 64)), (5, 64, (8, 64)), (5, 65, (8, 70))]
+)
+def test_rows_are_padded_to_a_power_of_two_and_queries_to_a_multiple(
+    n: int, queries: int, shape: tuple[int, int]
+) -> None:
+    pretended, plain = Again(), net()
+    tokens_BL = torch.randint(40, (n, LONGEST), generator=torch.Generator().manual_seed(0))
+    inputs = tokens_BL, torch.ones_like(tokens_BL, dtype=torch.bool), torch.arange(queries).expand(n, -1)
+    out, expected = Graphed(plain, pretended, most_rows=5)(*inputs), plain(*inputs)
+    assert pretended.recorded == [shape], "up to as many rows as it says"
+    torch.testing.assert_close(out.logits_BQV, expected.logits_BQV)
+    torch.testing.assert_close(out.hidden_BLD, expected.hidden_BLD)
+
+
+def test_what_a_replay_gave_stays_when_another_follows() -> None:
+    replayed = Graphed(net(), Again())
+    tokens_BL = torch.randint(40, (4, LONGEST), generator=torch.Generator().manual_seed(0))
+    rest = torch.ones_like(tokens_BL, dtype=torch.bool), torch.arange(32).expand(4, -1)
+    first = replayed(tokens_BL, *rest)
+    assert first.hidden_BLD is not None
+    logits_BQV, hidden_BLD = first.logits_BQV.clone(), first.hidden_BLD.clone()
+    assert not replayed(tokens_BL.flip(0), *rest).logits_BQV.equal(logits_BQV)
+    assert first.logits_BQV.equal(logits_BQV)
+    assert first.hidden_BLD.equal(hidden_BLD)
+
+
+def test_the_oldest_graph_makes_room_for_one_more() -> None:
+    kept = Graphed(net(), Again(), most_graphs=2)
+    for n in (1, 2, 4):
+        tokens_BL = torch.zeros(n, LONGEST, dtype=torch.int64)
+        kept(tokens_BL, torch.ones_like(tokens_BL, dtype=torch.bool), torch.zeros(n, 1, dtype=torch.int64))
+    assert [rows for rows, _, _ in kept.graphs] == [2, 4]
+
+
 def test_a_denoiser_without_hidden_states_has_graphs_too() -> None:
     def denoiser(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         return DenoiserOutput(torch.ones(*query_BQ.shape, 40), None)
@@ -130,6 +165,11 @@ def test_graphs_are_for_gpus() -> None:
     options, canvas = DecodingOptions(cuda_graphs=True), rows()
     with pytest.raises(ValueError, match="cuda_graphs=True: the denoiser has no weights on a GPU; leave it out"):
         options.decode(net(), TopProbability(), canvas, SPACE, 3, 0)
+    for weights in ([], [SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)]):
+        partly = nn.Module()
+        partly.parameters = lambda weights=weights: weights  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match="the denoiser has no weights on a GPU"):
+            graphs.graphed(partly)
     with pytest.raises(ValueError, match="cuda_graphs=True: the denoiser is no net; leave it out"):
         options.decode(lambda *inputs: net()(*inputs), TopProbability(), canvas, SPACE, 3, 0)
 

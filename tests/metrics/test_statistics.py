@@ -15,6 +15,7 @@ from lightning_mdm.metrics.statistics import aup, holm, mcnemar, mean_and_error,
 
 def test_mean_and_its_error() -> None:
     assert mean_and_error([0.25]) == (0.25, None)
+    assert mean_and_error([0.0, 1.0]) == (0.5, pytest.approx(0.5))
     assert mean_and_error([1.0, 0.0, 0.5, 0.5]) == (0.5, pytest.approx((0.5 / 3 / 4) ** 0.5))
     # Of right or wrong answers it is the usual error of a share, with n - 1 in place of n.
     mean, error = mean_and_error([1.0] * 30 + [0.0] * 70)
@@ -146,7 +147,10 @@ def test_aup_measures_what_is_lost_from_the_curve_s_own_start() -> None:
 
 def test_aup_edges() -> None:
     assert aup([1.0, 2.0], [0.0, 0.0], best_accuracy=0.0) == 0.0
-    assert aup([1.0, 1.0], [50.0, 60.0], best_accuracy=60.0) == pytest.approx(60.0)
+    for several in ([50.0, 60.0], [60.0, 50.0]):
+        assert aup([1.0, 1.0], several, best_accuracy=60.0) == pytest.approx(60.0), "the most accurate counts"
+    # The best may have been computed in another order.
+    assert aup([1.0], [60.0], best_accuracy=math.nextafter(60.0, 0.0)) == pytest.approx(60.0)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +160,18 @@ def test_aup_edges() -> None:
         ([1.0], [50.0, 40.0], 50.0, "got 1 and 2"),
         ([-1.0], [50.0], 50.0, "parallelism >= 0"),
         ([math.nan], [50.0], 50.0, "parallelism >= 0"),
+        ([math.inf], [50.0], 50.0, "parallelism >= 0"),
         ([1.0], [101.0], 101.0, r"\[0, 100\]"),
+        ([1.0], [-1.0], 50.0, r"\[0, 100\]"),
         ([1.0], [50.0], 40.0, "best over all methods"),
     ],
 )
 def test_aup_refuses(rho: list[float], y: list[float], best: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         aup(rho, y, best)
+
+
+@pytest.mark.parametrize(("alpha", "tolerance"), [(-0.1, 5.0), (math.inf, 5.0), (math.nan, 5.0), (3.0, -0.1)])
+def test_aup_refuses_what_discounts_nothing_or_everything(alpha: float, tolerance: float) -> None:
+    with pytest.raises(ValueError, match=f"got alpha={alpha}, tolerance={tolerance}"):
+        aup([1.0], [50.0], 50.0, alpha, tolerance)

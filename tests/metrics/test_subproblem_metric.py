@@ -39,6 +39,21 @@ def test_first_mistakes_are_shared_by_those_of_one_step() -> None:
         metric.add_commits("b", [[(0, 3, True)], [(0, 2, False)]])
 
 
+def test_every_run_has_its_own_commits() -> None:
+    """One without a failure among them; and what is handed in after a look is in the next one."""
+    metric = SubproblemMetric(["a", "b"], kinds=1, longest=2)
+    metric.update(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]), torch.tensor([True]))
+    metric.add_commits("b", [[(0, 2, False)]])
+    assert [(run, c.problems, c.failed, c.n.tolist()) for run, c in metric.compute()[1].items()] == [
+        ("b", 1, 0, [[0, 0, 1]])
+    ]
+    metric.add_commits("a", [[(0, 1, True)]])
+    metric.add_commits("b", [[(0, 2, True)]])
+    assert [(run, c.problems, c.failed, c.n.tolist()) for run, c in metric.compute()[1].items()] == [
+        ("a", 1, 1, [[0, 1, 0]]), ("b", 2, 1, [[0, 0, 2]]),
+    ]  # fmt: skip
+
+
 def test_processes_add_up() -> None:
     """What two processes hand in is what one would have: every state is a sum."""
     parts, whole = [SubproblemMetric(["a"], 1, 2) for _ in range(2)], SubproblemMetric(["a"], 1, 2)
