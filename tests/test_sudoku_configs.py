@@ -109,7 +109,8 @@ def test_the_baselines_net_is_of_the_papers_size(capsys: pytest.CaptureFixture[s
 def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
         "autoregressive", "autoregressive_medium", "autoregressive_small", "autoregressive_solver_order",
-        "denoiser", "kim_2025", "medium", "order", "order_medium", "order_small", "search", "small",
+        "denoiser", "kim_2025", "medium", "on_path", "on_path_control", "order", "order_medium", "order_small",
+        "search", "small",
     ]  # fmt: skip
 
 
