@@ -27,19 +27,18 @@ def test_the_stages_parse(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     def parse(*arguments: str, log: Path, timeout: float | None = None) -> None:
+        name, given = log.parent.relative_to(tmp_path).as_posix(), list(arguments)
         # Files that are not there are refused.
-        given = list(arguments)
         for option in ("--ckpt_path", "--model.denoiser_ckpt", "--model.init_from"):
             while option in given:
                 at = given.index(option)
-                starts.setdefault(log.parent.relative_to(tmp_path).as_posix(), {})[option] = given[at + 1]
+                starts.setdefault(name, {})[option] = given[at + 1]
                 del given[at : at + 2]
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main([*given, "--print_config"])
         assert ended.value.code == 0
         found = yaml.safe_load(capsys.readouterr().out)
-        name = log.parent.relative_to(tmp_path).as_posix()
         configs[name] = found
         if arguments[0] == "fit":
             write_checkpoint(log.parent / "checkpoints" / "last.ckpt", found["trainer"]["max_steps"])

@@ -157,7 +157,7 @@ def table(rows: dict[str, list[Row]], solved: dict[str, Solved]) -> str:
     ]
     for cell, pair in sorted(compared.items()):
         split, policy, budget = cell
-        said = (f"{said_of(cells[arm][cell])}" for arm in ARMS)
+        said = (said_of(cells[arm][cell]) for arm in ARMS)
         lines.append(
             f"| {split} (n = {pair.n}) | {POLICIES[policy]} | {budget} | {' | '.join(said)} | {pair.only_a} | "
             f"{pair.only_b} | {pair.p_value:.2g} | {corrected[cell]:.2g} |"
