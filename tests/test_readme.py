@@ -1,4 +1,4 @@
-"""The README does what it says: every command, every option, every target, every link, every piece of Python."""
+"""The READMEs do what they say: every command, every option, every target, every link, every piece of Python."""
 
 from __future__ import annotations
 
@@ -21,10 +21,26 @@ from runs import REPOSITORY, SHIPPED, Answering, Omniscient, few_problems, progr
 
 pytestmark = pytest.mark.draws
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-LINES = [words for block in BLOCKS for line in block.splitlines() if (words := shlex.split(line, comments=True))]
-COMMANDS = [words[1:] for words in LINES if words[0] == "lightning"]
+FIRST = [REPOSITORY / "README.md", REPOSITORY / "configs" / "README.md"]
+PAGES = [*FIRST, *sorted(REPOSITORY.glob("experiments/*/README.md"))]
+README = FIRST[0].read_text(encoding="utf-8")
+LOOPED = {"seed": "0", "group": "quick", "part": "quick", "split": "easy"}  # what variables of the commands may hold
+
+
+def blocks(page: Path) -> list[str]:
+    """The commands of a page, by block, one command a line."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+LINES = [line.strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [
+    shlex.split(re.sub(r"\$(\w+)", lambda name: LOOPED[name[1]], line))[1:]
+    for line in dict.fromkeys(LINES)
+    if line.startswith("lightning ")
+]
+SCRIPTS = [line.split()[1:] for line in LINES if re.match(r"python (?!-c)", line)]
 POLICY, FROM_CHECKPOINT = map(
     textwrap.dedent, re.findall(r"^ *```python\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
 )
@@ -108,9 +124,8 @@ def test_a_policy_of_ones_own_decodes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_commands_can_be_pasted_into_zsh_too() -> None:
     """There a comment behind a command is a word of it, and brackets without quotes are a pattern."""
-    for line in "".join(BLOCKS).splitlines():
-        assert "#" not in line, line
-        assert not set("[]*?") & set(re.sub(r"\"[^\"]*\"|'[^']*'", "", line)), line
+    for block in BLOCKS:
+        assert not set("#[]*?") & set(re.sub(r"\"[^\"]*\"|'[^']*'", "", block)), block
 
 
 def test_every_subcommand_is_shown() -> None:
@@ -118,18 +133,29 @@ def test_every_subcommand_is_shown() -> None:
 
 
 def test_every_line_is_of_a_known_program() -> None:
-    assert {words[0] for words in LINES} == {"lightning", "make", "tensorboard"}
+    lines = "".join(block for page in FIRST for block in blocks(page)).splitlines()
+    assert {line.split()[0] for line in lines} == {"lightning", "make", "tensorboard"}
+
+
+@pytest.mark.parametrize("script", sorted({" ".join(script) for script in SCRIPTS}))
+def test_every_script_knows_its_options(script: str) -> None:
+    file, *given = script.split()
+    source = (REPOSITORY / file).read_text(encoding="utf-8")
+    for option in given:
+        assert not option.startswith("--") or f'"{option}"' in source, option
 
 
 def test_every_make_target_exists() -> None:
-    named = set(re.findall(r"^make ([a-z0-9-]+)|`make ([a-z0-9-]+)", README, re.MULTILINE))
-    assert {target for pair in named for target in pair if target} <= set(TARGETS)
-    assert {"sweep-steps", "test"} <= {words[1] for words in LINES if words[0] == "make"}
+    for page in PAGES:
+        named = re.findall(r"^make ([a-z0-9-]+)|`make ([a-z0-9-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert {target for pair in named for target in pair if target} <= set(TARGETS)
+    assert {"make sweep-steps", "make test"} <= set(LINES)
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_every_link_leads_somewhere(link: str) -> None:
-    assert link.startswith("https://") or (REPOSITORY / link).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
 @pytest.mark.parametrize("given", re.findall(r"`(--[\w.]+ \w+)`", README))
