@@ -29,7 +29,7 @@ CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
 PARTS = ("exact", "trained", "longer")
 LONGER = ("--trainer.max_steps", "12000", "--trainer.val_check_interval", "2000")  # updates of its denoiser
-TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "600", "--trainer.val_check_interval", "600")
+TWO_STEPS = ("--model.budgets", "[2]", "--trainer.max_steps", "2000", "--trainer.val_check_interval", "2000")
 
 
 def configs(*names: str) -> tuple[str, ...]:
