@@ -77,15 +77,18 @@ def test_training_learns_the_toy(tmp_path: Path) -> None:
 
 def test_the_reported_likelihood_is_exact_for_any_batch_size(tmp_path: Path) -> None:
     net = module()
-    every = batch(list(range(10)))
+    every = batch(list(range(40)))
     with torch.no_grad():
         log_p_BLV = net.denoiser(every.tokens_BL, every.valid_BL).logits_BQV.log_softmax(-1)
     nats = -log_p_BLV.gather(-1, every.tokens_BL[:, :, None])[:, 2:].mean()
-    for sizes in ([10], [3, 3, 4], [1] * 10):
+    right = (log_p_BLV.argmax(-1) == every.tokens_BL)[:, 2:].double().mean()
+    assert 0.0 < float(right) < 1.0, "nothing to tell apart"
+    for sizes in ([40], [9, 13, 18], [1] * 40):
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
         parts = [batch(list(range(start, start + size))) for start, size in zip(starts, sizes, strict=True)]
         found = trainer(tmp_path).validate(net, loader(parts), verbose=False)[0]
         assert found["val/nats_per_token"] == pytest.approx(float(nats), rel=1e-5)
+        assert found["val/accuracy_per_token"] == pytest.approx(float(right), rel=1e-5)
 
 
 def test_given_tokens_that_it_could_not_see_are_refused(tmp_path: Path) -> None:

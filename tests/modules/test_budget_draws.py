@@ -48,6 +48,7 @@ def test_an_update_has_one_budget_whatever_is_counted_in_between() -> None:
     draws.add(6, torch.tensor(5.0))
     assert draws.draw(7, 0.6) == 6
     assert draws.draw(8, 0.6) == 2
+    assert draws.draw(0, 0.9) == 6, "a training that begins anew begins at its first update"
 
 
 def test_what_was_counted_is_saved_where_it_matters_and_belongs_to_its_budgets() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import optimization
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
-from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.denoiser import DenoiserModule, training_t
 from lightning_mdm.modules.optimization import MOST_RAMP, learning_rate_factor
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.transformer import Block, TransformerConfig
@@ -190,6 +190,36 @@ def test_a_training_goes_on_from_weights_alone(tmp_path: Path) -> None:
     assert DenoiserModule.load_from_checkpoint(tmp_path / "fifth.ckpt").first_update == 3
 
 
+def test_the_seed_of_the_noise_decides_the_masks_of_training(tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        module = DenoiserModule(V, NET, noise_seed=seed)
+        drawn = Drawn(module)
+        trainer(tmp_path, max_steps=2, callbacks=[drawn]).fit(module, loader())
+        found.append(torch.cat(drawn.masked))
+    assert found[0].equal(found[1])
+    assert not found[0].equal(found[2])
+
+
+def test_no_mask_probability_of_training_is_below_the_least(tmp_path: Path) -> None:
+    module = DenoiserModule(V, NET, least_masked=1.0 - 1e-6)
+    drawn = Drawn(module)
+    trainer(tmp_path, max_steps=3, callbacks=[drawn]).fit(module, loader())
+    rows = batch([0, 1, 2, 3])
+    assert all((tokens_BL == V).equal(rows.response_BL) for tokens_BL in drawn.masked)
+
+
+def test_mask_probabilities_fall_on_any_row_of_a_batch() -> None:
+    """One in every quarter, whose row is a random one: rows that come in an order, as sorted ones, all learn alike."""
+    noise = RowNoise(0, torch.arange(4))
+    t_SB = torch.stack([training_t(noise, step, 0.0) for step in range(400)])
+    quarter_SB = (4.0 * t_SB).ceil().long() - 1
+    assert quarter_SB.sort(-1).values.equal(torch.arange(4).expand(400, 4))
+    for quarter in range(4):
+        share_B = (quarter_SB == quarter).double().mean(0)
+        assert share_B.tolist() == pytest.approx([0.25] * 4, abs=0.1)  # 4.6 standard errors
+
+
 def test_training_learns_the_toy(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = DenoiserModule(V, NET, learning_rate=1e-2, warmup_steps=10)
@@ -203,21 +233,23 @@ def test_the_validation_bound_is_the_same_for_any_batch_size_and_order(tmp_path:
     torch.manual_seed(0)
     module = DenoiserModule(V, NET)
     found = []
-    for sizes in ([10], [3, 3, 4], [1] * 10):
-        order = list(range(10)) if sizes != [3, 3, 4] else list(range(9, -1, -1))
+    for sizes in ([40], [9, 13, 18], [1] * 40):
+        order = list(range(40)) if sizes != [9, 13, 18] else list(range(39, -1, -1))
         batches, start = [], 0
         for size in sizes:
             batches.append(batch(order[start : start + size]))
             start += size
         run = trainer(tmp_path)
         data = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-        found.append(run.validate(module, data, verbose=False)[0]["val/bound_nats_per_token"])
-    assert found == pytest.approx([found[0]] * 3, rel=1e-5)
+        found.append(run.validate(module, data, verbose=False)[0])
+    for name in ("val/bound_nats_per_token", "val/masked_accuracy"):
+        assert [each[name] for each in found] == pytest.approx([found[0][name]] * 3, rel=1e-5)
+    assert 0.0 < found[0]["val/masked_accuracy"] < 1.0, "nothing to tell apart"
 
 
 def test_the_reported_bound_is_the_objective_on_fixed_noise(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = DenoiserModule(V, NET, least_masked=0.25)
+    module = DenoiserModule(V, NET, least_masked=0.25, noise_seed=3)  # the seed of training: evaluation has its own
     rows = batch([5, 17, 90])
     t_B = fixed_t(rows.index_B, 0.25)
     uniform_BL = RowNoise(0, rows.index_B).uniform_BL(Stream.MASK, 0, 5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.nets.build import net_from_plain
 from lightning_mdm.nets.transformer import TransformerConfig
 from modules.orders import (
     CHAIN,
@@ -82,6 +84,16 @@ def test_a_checkpoint_may_say_more_than_there_are_options(tmp_path: Path, ckpt: 
     loaded = OrderModule.load_from_checkpoint(path)
     assert same(state(module), state(loaded))
     assert loaded.hparams == module.hparams
+
+
+@pytest.mark.parametrize("config", [TransformerConfig(width=64), CHAIN], ids=["transformer", "law"])
+def test_options_that_a_checkpoint_lacks_have_their_defaults(config: TransformerConfig | HopChain) -> None:
+    """It was written before there were any; what it has still says which kind of net it is of."""
+    plain = asdict(config)
+    lacking = list(plain)[-1]
+    del plain[lacking]
+    default = next(option.default for option in fields(config) if option.name == lacking)
+    assert net_from_plain(plain) == replace(config, **{lacking: default})
 
 
 def test_the_checkpoint_of_a_law_says_which_law(tmp_path: Path) -> None:

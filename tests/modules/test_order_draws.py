@@ -15,7 +15,7 @@ from torch import Tensor
 from laws import assert_follows
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import order_module
-from lightning_mdm.modules.imitation import imitation
+from lightning_mdm.modules.imitation import IMITATED_LOGIT, imitation
 from lightning_mdm.modules.order_batch import BatchModel, StateReading
 from lightning_mdm.modules.order_draws import draw_sets
 from lightning_mdm.modules.order_module import OrderModule
@@ -140,6 +140,19 @@ def test_the_pull_of_the_iid_schedule_is_not_imitated(ckpt: str) -> None:
         model = module.batch_model(batch(list(range(8))), 64, 0.0)
         error.append(float(imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).detach()))
     assert error[0] == pytest.approx(error[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.8])
+def test_logits_imitate_the_margin_less_its_threshold(
+    ckpt: str, monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    """Those of an untrained selector are 0 but for the pull of the IID schedule, which is not imitated."""
+    seen = imitated(monkeypatch)
+    model = build(ckpt, posterior=RELATIVE).batch_model(batch(list(range(8))), 3, 0.0)
+    error = float(imitation(model, RowNoise(0, model.batch.index_B), 0, threshold).detach())
+    ((states, reading),) = seen
+    distance_SL = IMITATED_LOGIT * (reading.margin_SL - threshold)
+    assert error == pytest.approx(float(distance_SL[states.masked_SL].square().mean()), rel=1e-5)
 
 
 def test_scores_imitate_the_margin_itself(ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_mdm import compilation
 from lightning_mdm.modules import order_module
+from lightning_mdm.modules.budget_curves import BudgetCurves
 from lightning_mdm.modules.imitation import imitation
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.modules.order_options import PosteriorConfig
@@ -215,6 +217,22 @@ def test_a_budget_has_a_point_where_it_was_drawn_and_nowhere_else(tmp_path: Path
         assert found == pytest.approx(wanted, rel=1e-5)
     assert len({tuple(drawn[k : k + 3].count(T) for T in (2, 3, 4)) for k in (0, 3, 6)}) > 1, "nothing to tell apart"
     assert any(drawn[k : k + 3].count(T) == 0 for T in (2, 3, 4) for k in (0, 3, 6)), "no budget is missing anywhere"
+
+
+def test_a_point_has_the_extremes_of_the_updates_that_it_sums_up() -> None:
+    """The fewest steps and the most of any trajectory, the mean of all; the next point begins anew."""
+    curves, written = BudgetCurves(), []
+    module = SimpleNamespace(log=lambda *_, **__: None)
+    logger = SimpleNamespace(log_metrics=lambda metrics, step: written.append((step, metrics)))
+    trainer = SimpleNamespace(log_every_n_steps=2, loggers=[logger])
+    for update, steps in enumerate(([[1, 4]], [[2, 3]], [[2, 2]], [[3, 3]])):
+        elbo = SimpleNamespace(bound_nats_B=torch.tensor([1.0 + update]), steps_BK=torch.tensor(steps).double())
+        curves.add(module, elbo, budget=4, trajectories=True)  # type: ignore[arg-type]
+        curves.write(trainer, update)  # type: ignore[arg-type]
+    names = ("bound_nats", "steps_of_q", "fewest_steps_of_q", "most_steps_of_q")
+    assert [(step, [metrics[f"train/{name}@T=4"] for name in names]) for step, metrics in written] == [
+        (1, [1.5, 2.5, 1.0, 4.0]), (3, [3.5, 2.5, 2.0, 3.0]),
+    ]  # fmt: skip
 
 
 def test_with_selectors_per_budget_one_is_updated_at_a_time(tmp_path: Path, ckpt: str) -> None:

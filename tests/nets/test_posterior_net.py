@@ -172,6 +172,14 @@ def test_untrained_a_relative_posterior_is_the_selector_exactly(kind: Kind) -> N
     assert changed.kl(pi).min().item() > 1e-3
 
 
+def test_untrained_the_state_aware_family_prefers_some_positions() -> None:
+    """Its scores differ from the start, so that the layers below the last one learn from the first update on."""
+    torch.manual_seed(0)
+    embedded_BLD, valid_BL, response_BL = sequences()
+    scores = StateAware(WIDTH, CONFIG).double().scores(embedded_BLD, valid_BL, response_BL, 4, 0.2)
+    assert len(set(scores.value_BL[response_BL].tolist())) == int(response_BL.sum())
+
+
 def test_untrained_the_state_aware_family_finishes_now_and_then() -> None:
     torch.manual_seed(0)
     net = FINISHING(WIDTH, CONFIG).double()

@@ -216,6 +216,12 @@ def test_the_shares_of_a_row_are_told_apart_by_what_the_start_takes_of_it() -> N
     torch.testing.assert_close(seen[0][:, 5:], context_BC.repeat_interleave(len(SHARES), 0))
 
 
+def test_shares_are_saved_where_there_are_any_but_the_quota_itself() -> None:
+    """Weights of a start without shares hold none, as those of files from elsewhere."""
+    assert "shares" not in AtQuota(1.0, 0.9).state_dict()
+    assert AtQuota(1.0, 0.9, SHARES).state_dict()["shares"].tolist() == pytest.approx(SHARES)
+
+
 @pytest.mark.parametrize("start", ["confidence", "quota", "entropy_bound"])
 def test_a_start_with_a_bound_of_its_own(start: str) -> None:
     """The start's logit is bounded by it alone, and what the net says is added in full."""

@@ -123,6 +123,16 @@ def test_the_trunk_matches_its_formula(eps: float) -> None:
     torch.testing.assert_close(trunk(x[None], valid[None])[0], expected, rtol=0.0, atol=1e-5)
 
 
+def test_what_is_written_to_the_stream_begins_smaller_with_depth() -> None:
+    """A matrix begins with a variance of one over the width; what writes, with that over the number of writers."""
+    torch.manual_seed(0)
+    trunk = Transformer(TransformerConfig(layers=8, width=64, heads=2, mlp_width=64))
+    for name, weight in trunk.named_parameters():
+        if "norm" not in name:
+            depth = 2 * 8 if name.endswith(("out.weight", "down.weight")) else 1
+            assert float(weight.detach().square().mean()) == pytest.approx(1.0 / (64 * depth), rel=0.1), name
+
+
 def test_a_position_embedding_is_added_to_what_goes_in() -> None:
     torch.manual_seed(0)
     told, plain = Transformer(replace(CONFIG, positions=5)).double(), Transformer(CONFIG).double()

@@ -91,6 +91,16 @@ def test_places_matter_and_only_relative_to_each_other() -> None:
     torch.testing.assert_close(denoiser(shifted, valid).logits_BQV[:, 5:], logits, rtol=0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [TransformerDenoiser, CausalDenoiser])
+def test_untrained_logits_are_of_size_one(kind: type[ReadableDenoiser]) -> None:
+    """Neither sure of anything nor flat: the final norm gives numbers of size one, and the head keeps that size."""
+    torch.manual_seed(0)
+    denoiser = kind(200, TransformerConfig(layers=2, width=64, heads=4, mlp_width=64))
+    with torch.no_grad():
+        logits_BQV = denoiser(torch.arange(200)[None], None).logits_BQV
+    assert float(logits_BQV.square().mean()) == pytest.approx(1.0, rel=0.1)
+
+
 def test_it_learns_through_every_parameter() -> None:
     denoiser = net()
     denoiser(torch.arange(V + 1)[None], torch.ones(1, V + 1, dtype=torch.bool)).logits_BQV.square().sum().backward()

@@ -61,3 +61,4 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
 def test_whether_all_that_is_given_comes_first(pattern: list[list[int | None]], readable: bool) -> None:
     canvas = rows(pattern, pad=0)
     assert bool(reads_left_to_right(canvas.prompt_BL, canvas.valid_BL)) == readable
+    assert bool(reads_left_to_right(canvas.prompt_BL | ~canvas.valid_BL, canvas.valid_BL)) == readable, "padding"
