@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
 
 from lightning_mdm.data.equations import ANNOTATION, parse_equation, read_number
 from lightning_mdm.data.gsm8k import GSM8K
-from lightning_mdm.data.number_ranges import roundness
+from lightning_mdm.data.number_ranges import choices, roundness
 from lightning_mdm.data.number_substitution import drawn, plausible, substitute, template_of, write
 from lightning_mdm.data.number_tracing import UntraceableError, trace
 from lightning_mdm.data.problem import Problem
@@ -106,6 +107,17 @@ def test_a_variant_depends_on_seed_and_number_alone() -> None:
     assert [substitute(CLIPS, 3, k) for k in reversed(range(30))] == first[::-1]
     assert [substitute(CLIPS, 4, k) for k in range(30)] != first
     assert len(set(first)) > 10
+    other = [substitute(replace(CLIPS, index=8), 3, k) for k in range(30)]
+    assert [v and v.prompt for v in other] != [v and v.prompt for v in first], "problems do not vary in step"
+
+
+def test_negative_results_stay_negative() -> None:
+    made = variants(problem("It is 3 degrees and gets 10 degrees colder.", "<<3-10=-7>> #### -7"))
+    assert made
+    for variant in made:
+        warm, colder = (n.value for n in numerals(variant.prompt))
+        assert calculated(variant.response) == [([warm, colder], warm - colder)]
+        assert read_number(variant.answer) == warm - colder < 0
 
 
 def test_percentages_stay_linked_to_what_was_made_of_them() -> None:
@@ -139,6 +151,25 @@ def test_of_them_is_no_more_than_all() -> None:
     pairs = {tuple(n.value for n in numerals(variant.prompt))[:2] for variant in found}
     assert len(pairs) > 5
     assert all(some < every for every, some in pairs)
+
+
+def test_where_sizes_are_compared_all_stay_on_their_side_of_a_number_that_stays() -> None:
+    made = variants(problem("A bus holds up to 50 people. 20 boys and 10 girls get on.", "<<20+10=30>> #### 30"))
+    assert len(made) > 100
+    for variant in made:
+        places, boys, girls = (n.value for n in numerals(variant.prompt))
+        assert places == 50
+        assert girls < boys < boys + girls < places
+
+
+def test_three_shares_that_make_up_a_whole_stay() -> None:
+    """And are used as they were: as hundredths."""
+    made = variants(problem("20% are boys, 30% girls and 50% adults, of 200. How many boys?", "<<200*.2=40>> #### 40"))
+    assert len(made) > 10
+    for variant in made:
+        *shares, people = (n.value for n in numerals(variant.prompt))
+        assert shares == [20, 30, 50]
+        assert calculated(variant.response) == [([people, Fraction(1, 5)], people * Fraction(1, 5))]
 
 
 def test_number_words_and_fractions() -> None:
@@ -179,6 +210,8 @@ def test_number_words_and_fractions() -> None:
         # The numbers of a fraction go together or not at all.
         ("He ate 3/4 of 40 pies. How many are left?", "<<40*1/4=10>> #### 10", [40]),
         ("He ate 3/4 of 40 pies.", "<<40*0.75=30>> #### 30", [40]),
+        ("He has twice her 40 eggs and eats 2/5.", "<<40*2=80>> <<80*2/5=32>> #### 32", [40]),
+        ("He has 5/4 of the 40 pies.", "<<40*5/4=50>> #### 50", [40]),
         ("One costs $1 and he buys 30.", "<<1*30=30>> #### 30", [30]),
     ],
 )
@@ -196,6 +229,14 @@ def test_one_reading_uses_up_more_than_the_other() -> None:
     found = trace("Of 24 pens he sells 12 for $4 each.", "<<24-12=12>> <<12*4=48>> #### 48", "48")
     assert [source.kind for source in found.readings[0][1]] == ["result", "number"]
     assert len(found.readings) == 1
+
+
+def test_a_number_that_is_said_twice_is_used_twice() -> None:
+    """Of the three operands one is the result, whichever; that two are would leave one 6 of the question unused."""
+    found = trace("He has 6 pens and 6 cups and gets 3 twice.", "<<3*2=6>> <<6+6=12>> <<12+6=18>> #### 18", "18")
+    kinds = [tuple(source.kind for source in (*reading[1], reading[2][1])) for reading in found.readings]
+    assert sorted(kinds) == sorted(set(permutations(["result", "number", "number"])))
+    assert found.kept == (6, 3)
 
 
 def test_readings_have_to_agree() -> None:
@@ -220,9 +261,11 @@ def test_readings_have_to_agree() -> None:
         ("He has 10 and 0.", "<<10/0=0>> #### 0", "not exact"),
         ("He has 3 and 4.", "Add: <<3+4=7>> #### 7", "more than equations"),
         ("He has 3 and 4.", "<<3+4=7>> #### 8", "not the result of one equation"),
+        ("He has 3 and 4.", "<<3+4=7>> <<4+3=7>> <<7+4=11>> #### 7", "not the result of one equation"),
         ("He has some.", "<<3+4=7>> #### 7", "no number in the question"),
         ("He has 8 and eats 2. What share is it?", "<<2/8=0.25>> #### 1/4", "the answer is a fraction"),
         ("He has 300 and 4.", "<<300+57=357>> #### 357", "comes from nowhere"),
+        ("First 120% of 50, then 20% more.", "<<50*1.2=60>> #### 60", "comes from nowhere"),  # either percentage
         ("He has $44 in fives and 8.", "<<44/5=8.8>> <<8*5=40>> <<44-40=4>> #### 4", "may have been rounded"),
         ("He has 4 cats and 4 dogs.", "<<4+1=5>> #### 5", "traced into the equations"),
         ("Her 8 cats, 30 dogs and 70 pigs.", "<<30+70=100>> <<100*9=900>> #### 900", "comes from nowhere"),
@@ -257,6 +300,25 @@ def test_comparisons_keep_their_order() -> None:
 )  # fmt: skip
 def test_numbers_stay_as_round_as_they_are(value: int, percent: bool, expected: tuple[int, int]) -> None:
     assert roundness(value, percent) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "least", "most"),
+    [
+        ("He has 20 pens.", 5, 80),  # a quarter of it to four times as many
+        ("Tom is 20 years old.", 14, 32),  # two thirds to half as many again and two more
+        ("She works 20 minutes.", 5, 59),
+        ("She works 90 minutes.", 23, 360),  # more than an hour has, as before
+        ("He works 20 hours a week.", 5, 80),
+        ("He works 5 days a week.", 2, 7),
+        ("He gets 30% off.", 10, 95),
+        ("It grows by 120%.", 30, 480),
+    ],
+)
+def test_what_a_number_may_become(question: str, least: int, most: int) -> None:
+    (found,) = numerals(question)
+    may = {value for choice in choices([found], [], question) for value in choice}
+    assert (min(may), max(may)) == (least, most)
 
 
 def test_drawing_changes_something_and_may_change_little() -> None:

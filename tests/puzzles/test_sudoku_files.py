@@ -48,6 +48,8 @@ def written(tmp_path: Path, text: str) -> Path:
         f"clue count,puzzle\n30,{CLUES}\n",
         f"source,question,answer,rating\na list,{CLUES},{SOLVED},0\n",
         f"puzzle,solution\n{CLUES},\n",
+        f"puzzle,solution\n{CLUES}\n",
+        f"id|my source|puzzle\n1|my book|{CLUES}\n",
         f"puzzle,note,solution\n{CLUES},{SOLVED[1:]}5,{SOLVED}\n",
         f"id,puzzle,clues,solution,difficulty\n17,{CLUES},30,{SOLVED},0.0\n",
         f'"{CLUES}","{SOLVED}"\n',
@@ -179,7 +181,7 @@ def test_a_file_is_read_as_far_as_asked_and_once(tmp_path: Path, monkeypatch: py
     assert len(asked) == 2
     for _ in range(2):
         with pytest.raises(ValueError, match=r"list\.txt, line 4"):
-            list(puzzles)
+            list(islice(puzzles, 4))
     written(tmp_path, f"{CLUES}\n" * 3)
     asked.clear()
     puzzles = PuzzleFile(path, 9)
@@ -198,7 +200,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [4, 9])
 def test_the_compact_format_gives_back_what_it_took(tmp_path: Path, side: int) -> None:
-    path = tmp_path / "puzzles.npz"
+    path = tmp_path / "a folder" / "of lists" / "puzzles.npz"
     for origin in (None, Origin("train", "any")):
         write_compact(path, puzzles(30, "any", side), origin)
         assert read_compact(path) == read_list(path, side) == (puzzles(30, "any", side), origin)
@@ -206,7 +208,7 @@ def test_the_compact_format_gives_back_what_it_took(tmp_path: Path, side: int) -
         assert path.stat().st_size < 30 * 60 + 2000
         with pytest.raises(ValueError, match="those of side"):
             read_puzzles(path, 13 - side)
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_bad_compact_files_are_refused(tmp_path: Path) -> None:
@@ -250,6 +252,7 @@ def damaged(archive: bytes) -> bytes:
         ({"grids": np.zeros((0, 41), np.uint8), "given": np.zeros((0, 11), np.uint8)}, "no puzzle in it"),
         ({"grids": np.zeros((1, 41), np.uint8)}, "puzzle 1 has no valid solution; the file is damaged"),
         ({"given": np.zeros((1, 11), np.uint8)}, "puzzles.npz, puzzle 1: ambiguous: more than one solution"),
+        ({"given": np.full((1, 11), 255, np.uint8)}, "puzzles.npz, puzzle 1: solved: no cell is blank"),
     ],
 )
 def test_compact_files_of_others_are_checked(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -261,12 +264,15 @@ def test_compact_files_of_others_are_checked(tmp_path: Path, changes: dict[str, 
         read_compact(path)
 
 
-@pytest.mark.parametrize("name", ["given", "origin", "digest"])
+@pytest.mark.parametrize("name", ["grids", "given", "origin", "digest"])
 def test_an_origin_is_believed_of_its_own_puzzles_alone(tmp_path: Path, name: str) -> None:
     path = tmp_path / "puzzles.npz"
     write_compact(path, [PUZZLE], Origin("train", "easy"))
     parts = dict(np.load(path))
-    others = {"given": parts["given"] * 0, "origin": np.array(["test", "easy"]), "digest": np.zeros(3)}
+    others = {
+        "grids": parts["grids"][:, ::-1], "given": parts["given"] * 0, "origin": np.array(["test", "easy"]),
+        "digest": np.zeros(3),
+    }  # fmt: skip
     np.savez(path, **{**parts, name: others[name]})
     with pytest.raises(ValueError, match="its puzzles are not those that its origin was written for; make it again"):
         read_compact(path)
