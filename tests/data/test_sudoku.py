@@ -96,9 +96,21 @@ def test_only_the_right_grid_is_right(layout: Any) -> None:
         wrong = data.grade(problem, problem.response[:-1] + ("1" if digit != "1" else "2"))
         assert not wrong.correct
         assert wrong.answer not in (None, problem.answer)
-        for text in ("", problem.response[:-1], problem.response + "1", "x" + problem.response[1:], "9" * 100):
+        rest = problem.response[1:]
+        for text in ("", problem.response[:-1], problem.response + "1", "x" + rest, "0" + rest, "9" * 100):
             assert data.grade(problem, text) == data.grade(problem, "")
             assert not data.grade(problem, text).correct
+
+
+@pytest.mark.parametrize("layout", ["grid", "moves"])
+def test_a_prompt_is_a_whole_board(layout: Any) -> None:
+    data = sudokus(layout=layout)
+    problem = replace(data.problems("test")[0], response="")
+    assert data.encoder(problem) is not None
+    for prompt in (problem.prompt[:-1], problem.prompt + ".", "x" + problem.prompt[1:], ""):
+        assert data.encoder(replace(problem, prompt=prompt)) is None
+    assert large(layout=layout).encoder(problem) is None, "a board of the other side"
+    assert data.encoder(replace(problem, prompt="." * 81)) is None
 
 
 def test_layouts_share_their_problems() -> None:
@@ -175,8 +187,20 @@ def test_training_is_a_function_of_seed_and_number() -> None:
     assert [p.prompt for p in problems[:12]] != [p.prompt for p in problems[12:24]]
     assert made(sudokus(seed=1), 30) != problems
     assert sudokus(seed=1).problems("test") == data.problems("test")
-    plain = sudokus(symmetries=False)
-    assert sorted(p.prompt for p in made(plain, 12)) == sorted(p.prompt for p in made(plain, 24)[12:])
+    plain = [p.prompt for p in made(sudokus(symmetries=False), 24)]
+    assert sorted(plain[:12]) == sorted(plain[12:])
+    assert plain[:12] != plain[12:], "each pass in an order of its own"
+
+
+def test_random_orders_of_moves_are_drawn_for_every_problem() -> None:
+    """Of one base puzzle again and again; and of evaluation puzzles, told by the places among their blanks."""
+    options: dict[str, Any] = {"layout": "moves", "move_order": "random", "min_clues": 7, "max_clues": 7}
+    again = made(sudokus(**options, symmetries=False, pool=1), 6)
+    assert len({p.prompt for p in again}) == 1
+    assert len({p.response for p in again}) == 6
+    test = sudokus(**options).problems("test")
+    places = [[puzzle_of(p).blanks.index(cell) for cell in cells_of(p, 4)] for p in test]
+    assert len(set(map(tuple, places))) == len(test)
 
 
 def test_difficulties_have_tests_of_their_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,15 @@ def test_orders_and_kinds_are_those_of_the_clues() -> None:
                 seen.add(expected)
     assert len(seen) == 3
     assert data.one_answer
+
+
+@pytest.mark.parametrize("order", ["reading", "solver"])
+def test_a_users_own_puzzles_have_the_same_moves(tmp_path: Path, order: MoveOrder) -> None:
+    file = tmp_path / "puzzles.txt"
+    file.write_text("\n".join(problem.prompt for problem in zebras().problems("test")))
+    data = zebras(layout="moves", move_order=order, predict_path=str(file))
+    asked = [(problem.prompt, problem.response, problem.answer) for problem in data.problems("predict")]
+    assert asked == [(problem.prompt, problem.response, problem.answer) for problem in data.problems("test")]
 
 
 def test_moves_have_neither() -> None:

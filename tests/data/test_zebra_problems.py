@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,27 @@ def content_by_solution(puzzle: Puzzle, table: str) -> str:
 
 
 def test_all_splits_occur() -> None:
+    """Validation and test have an eighth of the contents each, whatever else changes: always the same eighth."""
     contents = {draw_puzzle(Zebra(), random.Random(k)).content for k in range(400)}
     shares = {split: sum(split_of(c) == split for c in contents) / len(contents) for split in ("train", "test")}
     assert 0.65 < shares["train"] < 0.85
     assert 0.06 < shares["test"] < 0.2
+    evaluated = {0: "validation", 1: "test"}
+    assert all(split_of(c) == evaluated.get(zlib.crc32(c.encode()) % 8, "train") for c in contents)
+
+
+def test_evaluation_problems_are_different_puzzles_and_not_one_told_in_several_orders() -> None:
+    law = Zebra(min_attributes=2, max_attributes=2, kinds=("at",))  # two clues for each attribute
+    first = [generate("test", k, law) for k in range(60)]
+    assert len({clues_of(p) for p in first}) < len({p.prompt for p in first}), "some are told in two orders"
+    problems = task(law, n_test=20).problems("test")
+    assert len({clues_of(p) for p in problems}) == len(problems) == 20
+    assert problems == [p for k, p in enumerate(first) if clues_of(p) not in map(clues_of, first[:k])][:20]
+
+
+def clues_of(problem: Problem) -> frozenset[str]:
+    """The clues, whatever their order; those of the kind ``at`` have no operands to exchange."""
+    return frozenset(map(str, parse_puzzle(problem.prompt).clues))
 
 
 def test_streams() -> None:

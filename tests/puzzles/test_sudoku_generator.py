@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import zlib
 from dataclasses import replace
 
 import pytest
 
-from lightning_mdm.puzzles.sudoku import board
+from lightning_mdm.puzzles.sudoku import board, members
 from lightning_mdm.puzzles.sudoku_canonical import canonical_form
-from lightning_mdm.puzzles.sudoku_generator import Difficulty, SudokuOptions, fresh, image, split_of
-from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, solve_logically
-from sudokus import solutions
+from lightning_mdm.puzzles.sudoku_generator import (
+    Difficulty,
+    SudokuOptions,
+    fewest_candidates,
+    fresh,
+    image,
+    random_grid,
+    split_of,
+)
+from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, Position, solve_logically
+from sudokus import small_grids, solutions
 
 SMALL = SudokuOptions(side=4, min_clues=4, max_clues=7)
 LARGE = SudokuOptions(side=9, min_clues=26, max_clues=34)
@@ -54,6 +64,31 @@ def test_images_stay_in_their_split() -> None:
     assert not found["train"] & found["test"]
     assert not found["train"] & found["validation"]
     assert not found["validation"] & found["test"]
+
+
+def test_a_class_belongs_to_a_split_by_its_hash_alone() -> None:
+    """Files of puzzles say of which split they are: it must be the same one for whoever reads them."""
+    evaluated = {0: "validation", 1: "test"}
+    found = [fresh(LARGE, "any", k) for k in range(40)]
+    buckets = [zlib.crc32(canonical_form(puzzle)) % 8 for puzzle in found]
+    assert set(buckets) == set(range(8))
+    assert [split_of(puzzle) for puzzle in found] == [evaluated.get(bucket, "train") for bucket in buckets]
+
+
+def test_every_small_grid_can_occur() -> None:
+    assert {random_grid(board(4), random.Random(k)) for k in range(4000)} == set(small_grids())
+
+
+@pytest.mark.parametrize("side", [4, 9])
+def test_the_cells_with_fewest_candidates_are_found_by_counting(side: int) -> None:
+    where, rng = board(side), random.Random(0)
+    for k in range(60):
+        position, grid = Position(where), random_grid(where, random.Random(k))
+        for cell in rng.sample(range(where.cells), rng.randrange(where.cells)) if k else []:
+            position.fill(cell, grid[cell] - 1)
+        left = {cell: sum(cells >> cell & 1 for cells in position.candidates) for cell in members(position.blank)}
+        fewest = min(left.values())
+        assert members(fewest_candidates(position)) == [cell for cell, n in left.items() if n == fewest]
 
 
 @pytest.mark.parametrize(
