@@ -27,24 +27,19 @@ from lightning_mdm.slices import NO_BOUNDS, last_of, layers, lightning, run_scri
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/nae_sat")
 RUNS = Path("runs/nae_sat_learned")
-PARTS = ("exact", "trained", "longer")
 LONGER = ("--trainer.max_steps", "12000", "--trainer.val_check_interval", "2000")  # of its denoiser
 TWO_STEPS = {"exact": 600, "trained": 2000, "longer": 2000}  # updates; a trained denoiser's order is harder to find
+PARTS = tuple(TWO_STEPS)
 
 
 def configs(*names: str) -> tuple[str, ...]:
     return layers(*(CONFIGS / f"{name}.yaml" for name in names))
 
 
-def updates(steps: int) -> tuple[str, ...]:
-    """The length of a training that validates at its end."""
-    return "--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)
-
-
-def learned(run_dir: Path, order: Sequence[str], seed: int, two_steps: int) -> None:
+def learned(part: str, run_dir: Path, order: Sequence[str], seed: int) -> None:
     """Learn the order, for two steps and then for all budgets, and decode the test problems with every policy."""
-    first, both = run_dir / "two_steps", run_dir / "order"
-    alone = ("--model.budgets", "[2]", *updates(two_steps))
+    first, both, steps = run_dir / "two_steps", run_dir / "order", str(TWO_STEPS[part])
+    alone = ("--model.budgets", "[2]", "--trainer.max_steps", steps, "--trainer.val_check_interval", steps)
     lightning("fit", *order, *alone, "--run_dir", str(first), "--ckpt_path", "last", log=run_dir / "two_steps.log")
     start = "last" if last_of(both).exists() else str(last_of(first))
     lightning("fit", *order, "--run_dir", str(both), "--ckpt_path", start, log=run_dir / "order.log")
@@ -59,7 +54,7 @@ def run(part: str, seed: int) -> None:
     """Train and evaluate one seed of a part, or take what is there."""
     run_dir = RUNS / f"seed_{seed}"
     if part == "exact":
-        learned(run_dir / part, (*configs("order"), *seeded(seed)), seed, TWO_STEPS[part])
+        learned(part, run_dir / part, (*configs("order"), *seeded(seed)), seed)
     else:
         denoiser = run_dir / ("denoiser" if part == "trained" else f"denoiser_{part}")
         lightning(
@@ -67,7 +62,7 @@ def run(part: str, seed: int) -> None:
             "--run_dir", str(denoiser), "--ckpt_path", "last", log=denoiser.with_suffix(".log"),
         )  # fmt: skip
         order = (*configs("order", "order_small"), *seeded(seed), "--model.denoiser_ckpt", str(last_of(denoiser)))
-        learned(run_dir / part, order, seed, TWO_STEPS[part])
+        learned(part, run_dir / part, order, seed)
     print(f"{part}, seed {seed}: complete", flush=True)
 
 
