@@ -32,15 +32,23 @@ def test_rows_of_a_key_that_is_made_again_are_replaced() -> None:
     assert replace_rows(earlier, [], lambda row: row[0]) == earlier
 
 
+def value_of(arguments: tuple[str, ...], option: str) -> Path:
+    """The value of an option among the program's arguments."""
+    return Path(arguments[arguments.index(option) + 1])
+
+
 @pytest.fixture
 def nae_sat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The script, publishing in the current folder; every sweep leaves the files that it would leave."""
     script = load_script("nae_sat")
+    monkeypatch.setattr(script, "started", [], raising=False)
 
     def lightning(*arguments: str, log: Path) -> None:
-        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
-        if arguments[0] == "sweep":
-            run_dir.mkdir(parents=True)
+        script.started.append(arguments)
+        run_dir = value_of(arguments, "--run_dir")
+        if arguments[0] == "validate":
+            write_order_rows(run_dir / ORDER_NATS, [replace(NATS, nats=abs(2.0 - int(run_dir.name[-1])))])
+        elif arguments[0] == "sweep":
             exact = run_dir.parent.name == "exact"
             row = replace(CELL, checkpoint="exact") if exact else replace(CELL, checkpoint="t", tokens_per_forward=32.0)
             seed = int(arguments[arguments.index("--frontier.seeds") + 1].strip("[]"))
@@ -87,6 +95,21 @@ def test_latents_rows_of_a_longer_training_have_a_file_of_their_own(nae_sat: Mod
     assert [(row.checkpoint, row.seed) for row in read_rows("longer.csv")] == [("t", 1)] * 4
 
 
+def test_latents_order_goes_on_from_the_search_with_the_fewest_nats_on_validation(nae_sat: ModuleType) -> None:
+    nae_sat.main(["--parts", "exact", "trained", "--seeds", "1", "--jobs", "1"])
+    for part in ("exact", "trained"):
+        folder = nae_sat.RUNS / "seed_1" / part
+        fits = [call for call in nae_sat.started if call[0] == "fit" and value_of(call, "--run_dir").parent == folder]
+        (start,) = (value_of(fit, "--ckpt_path") for fit in fits if value_of(fit, "--run_dir").name == "order")
+        assert start == folder / "search_2" / "checkpoints" / "last.ckpt"
+        assert len({value_of(fit, "--seed_everything") for fit in fits}) == len(fits) - 1 == 5, "one seed goes on"
+    nae_sat.main(["--parts", "exact", "--seeds", "0", "--jobs", "1"])
+    searches = [row.split(",") for row in Path("searches.csv").read_text().splitlines()[1:]]
+    pairs = (("exact", "0"), ("exact", "1"), ("trained", "1"))
+    assert [row[:3] for row in searches] == [[*pair, str(search)] for pair in pairs for search in range(5)]
+    assert [float(row[3]) for row in searches] == [2.0, 1.0, 0.0, 1.0, 2.0] * 3
+
+
 def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
     nae_sat.main(["--jobs", "1"])
     assert [row.checkpoint for row in read_rows("rows.csv")] == ["exact"] * 12 + ["t"] * 12
@@ -111,7 +134,7 @@ def test_hop_chain_rows_of_runs_that_are_not_repeated_stay(monkeypatch: pytest.M
     script = load_script("hop_chain")
 
     def lightning(*arguments: str, log: Path) -> None:
-        run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+        run_dir = value_of(arguments, "--run_dir")
         if arguments[0] == "sweep":
             policies = ["learned"] if "--order_nats.policies" in arguments else ["iid", "learned"]
             write_order_rows(
