@@ -132,18 +132,26 @@ class Mixing:
 
 
 class Recording:
-    """Another denoiser, and which rows it was asked about: the given token at position 0 names the row."""
+    """Another denoiser, and which rows it was asked about: the given token at position 0 names the row.
 
-    def __init__(self, denoiser: object, mask_id: int) -> None:
+    Args:
+        denoiser: the other one.
+        mask_id: of the mask token.
+        everywhere: whether it is to be asked about every position, in place of as many as are masked.
+    """
+
+    def __init__(self, denoiser: object, mask_id: int, everywhere: bool = False) -> None:
         self.denoiser = denoiser
         self.mask_id = mask_id
+        self.everywhere = everywhere
         self.calls: list[list[int]] = []
 
     def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         self.calls.append(tokens_BL[:, 0].tolist())
         masked_BL = tokens_BL == self.mask_id
         assert bool(masked_BL.any(-1).all()), "a finished row was evaluated"
-        assert query_BQ.shape[1] == int(masked_BL.sum(-1).max()), "more positions were queried than are masked"
+        most = tokens_BL.shape[1] if self.everywhere else int(masked_BL.sum(-1).max())
+        assert query_BQ.shape[1] == most, "more positions were queried than are asked about"
         assert all(len(set(row)) == len(row) for row in query_BQ.tolist()), "a position was queried twice"
         return self.denoiser(tokens_BL, valid_BL, query_BQ)
 

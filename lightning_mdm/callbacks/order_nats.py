@@ -82,7 +82,7 @@ class OrderNats(EvaluationCallback):
         if idle or not self.runs:
             return
         self.facts = SplitFacts(problems_of(trainer), split)
-        self.active = runs_of(self.runs, self.all_policies, module, self.facts)
+        self.active = runs_of(self.runs, self.all_policies, module, self.facts, standing=True)
         self.split = problems_of(trainer).split_name(split)
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}

@@ -140,7 +140,7 @@ class Subproblems(EvaluationCallback):
         seeds = [0] if fitting else self.seeds
         if data.one_answer:
             runs = planned("subproblems.", policies, budgets, seeds)
-            self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search)
+            self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search, standing=True)
         self.metric = SubproblemMetric([run.name for run in self.runs], len(self.kinds), longest).to(module.device)
         most = self.fit_problems if fitting else self.n_problems
         self.wanted = {problem.index: problem for problem in data.problems(split)[:most]}

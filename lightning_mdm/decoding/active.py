@@ -56,10 +56,16 @@ class Active:
             noise, left=masked_BL.sum(-1).tolist(), budgets=begun.budget_B.tolist(),
         )  # fmt: skip
 
-    @property
-    def query_AQ(self) -> Tensor:
-        """The masked positions of every row, ascending; shorter rows fill up with others."""
+    def query_AQ(self, everywhere: bool) -> Tensor:
+        """The masked positions of every row, ascending, shorter rows filled up with others; or all there are."""
+        if everywhere:
+            return torch.arange(self.masked_AL.shape[1], device=self.masked_AL.device).repeat(len(self.masked_AL), 1)
         return positions_of(self.masked_AL, max(self.left))
+
+    @property
+    def filled_AL(self) -> Tensor:
+        """bool, the positions of the canvas that hold a token."""
+        return self.canvas_AL & ~self.masked_AL
 
     def unfinished(self) -> Active:
         """Those of the rows that have something masked."""
@@ -105,6 +111,7 @@ class Active:
         step: int,
         eos_id: int | None,
         earlier: tuple[Prediction, ...],
+        again: tuple[Tensor, int] | None,
     ) -> Active:
         """The rows after a step.
 
@@ -115,6 +122,7 @@ class Active:
             step: its number.
             eos_id: of the token after which everything masked is closed with it, at no cost; ``None`` closes nothing.
             earlier: the predictions to remember.
+            again: bool ``[A, L]``, filled positions to mask again, and the id of the mask token.
         """
         left = [before - now for before, now in zip(self.left, taken, strict=True)]
         step_AL = self.step_AL.masked_fill(chosen_AL, step)
@@ -122,7 +130,18 @@ class Active:
             self, tokens_AL=tokens_AL, masked_AL=self.masked_AL & ~chosen_AL, step_AL=step_AL, left=left,
             earlier=earlier,
         )  # fmt: skip
+        if again is not None:
+            filled = filled.masked_again(*again)
         return filled if eos_id is None else filled.closed(step, eos_id)
+
+    def masked_again(self, again_AL: Tensor, mask_id: int) -> Active:
+        """The rows with some of their filled positions masked."""
+        masked_AL = self.masked_AL | again_AL
+        return replace(
+            self, tokens_AL=self.tokens_AL.masked_fill(again_AL, mask_id), masked_AL=masked_AL,
+            step_AL=self.step_AL.masked_fill(again_AL, 0),
+            left=masked_AL.sum(-1).tolist(),  # how many they are is the policy's choice: another look
+        )  # fmt: skip
 
     def closed(self, step: int, eos_id: int) -> Active:
         """The rows with everything masked behind an end-of-sequence closed with it at a step."""

@@ -59,9 +59,14 @@ def true_token_nats(
         isolate_rows: one row after the other; see ``lightning_mdm.decoding.loop.decode``.
 
     Raises:
-        ValueError: a budget below 1.
+        ValueError: a budget below 1, or a policy that masks tokens again: a sequence has many ways then.
         RuntimeError: as ``decode``.
     """
+    if policy.revises:
+        raise ValueError(
+            f"policy {type(policy).__name__}: it may mask tokens again, so that no order gives a sequence its "
+            "likelihood; choose another"
+        )
     # Rows apart are apart from here on: inside of ``decode`` each would be row 0 of a canvas that is not this one.
     if isolate_rows and len(canvas.index_B) > 0:
         alone = [

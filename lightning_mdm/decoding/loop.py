@@ -2,7 +2,7 @@
 
 Every decode run of this project is this loop, and this loop alone counts denoiser evaluations. At each step the
 denoiser predicts the masked positions of the rows still active, the policy chooses some of them, the token sampler
-fills these. Finished rows leave the batch.
+fills these. A policy that revises may have filled positions masked again. Rows without masked ones leave the batch.
 
 What happens to a row depends on nothing but the row: its noise is keyed by its problem, and no operation mixes rows.
 What is left is rounding: a matrix kernel may sum in another order for another batch shape, which could flip two scores
@@ -127,7 +127,7 @@ def decode(
             active = active.unfinished()
         if not active.left:
             break
-        query_AQ = active.query_AQ
+        query_AQ = active.query_AQ(everywhere=policy.weighs_filled)
         logits_AQV, hidden_ALD = guided(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
         nfe_B = nfe_B.index_add(0, active.rows_A, torch.full_like(active.rows_A, evaluations))
         forward_passes += evaluations
@@ -135,7 +135,8 @@ def decode(
         prediction = Prediction(logits_AQV, query_AQ, tokens_BL.shape[1], hidden_ALD, compile_statistics)
         state = active.state(step, step == budget)
         chosen_AL = policy(state, prediction)
-        outside = outside | (chosen_AL & ~active.masked_AL).any()
+        outside = outside | (chosen_AL & ~(active.canvas_AL if policy.revises else active.masked_AL)).any()
+        again = (active.filled_AL & ~chosen_AL, space.mask_id) if policy.revises else None
         chosen_AL = chosen_AL & active.masked_AL
         for observer in observers:
             observer(state, prediction, chosen_AL)
@@ -157,7 +158,7 @@ def decode(
         drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
         active = active.filled(
             active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step, closing_id,
-            (prediction, *active.earlier)[: policy.memory],
+            (prediction, *active.earlier)[: policy.memory], again,
         )  # fmt: skip
 
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
@@ -170,7 +171,7 @@ def decode(
         )
     if any(active.left):
         raise DecodingError(f"policy {policy.name} left positions masked after its last step")
-    return Trace(tokens_BL, Order(step_BL), nfe_B, forward_passes)
+    return Trace(tokens_BL, Order(step_BL, gaps=policy.revises), nfe_B, forward_passes)
 
 
 def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: EndOfSequence, guidance: float) -> None:

@@ -6,7 +6,7 @@ K = masks x (alpha_s - alpha_t) / (1 - alpha_t) from time t to s. What it does n
 the noise fades. It names the code of Ye et al. (arXiv 2410.14157) as its base, whose decoding leaves
 floor(n x (1 - alpha_s)) of the n positions masked, ranks by the log probability and lets the noise fade with
 1 - alpha_s: the rounding here is that one, and both others are options. That code may also mask tokens again, which
-this project's loop never does.
+is left to the policies of ``decoding/revising.py``.
 
 Shapes: B rows, L positions.
 """

@@ -64,13 +64,18 @@ class DecodingOptions:
         """Decode with these options; see ``lightning_mdm.decoding.loop.decode``.
 
         Raises:
-            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU, and for a policy that knows the
-                answer where tokens are drawn.
+            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU, for a policy that knows the
+                answer where tokens are drawn, and for looking back with one that masks tokens again.
         """
         if self.token_temperature and "response" in policy.reads:
             raise ValueError(
                 f"policy {type(policy).__name__}, token_temperature={self.token_temperature}: it trusts the likeliest "
                 "tokens, and others would be drawn; give a temperature of 0"
+            )
+        if self.search and policy.revises:
+            raise ValueError(
+                f"policy {type(policy).__name__}, search=True: looking back follows an order in which what is unmasked "
+                "stays; choose one of them"
             )
         if self.cuda_graphs:
             if not isinstance(denoiser, nn.Module):

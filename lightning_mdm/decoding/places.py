@@ -52,7 +52,7 @@ class Dilated(UnmaskingPolicy):
     max(1, floor(n / base^t)) and that no group before it holds; a last group smaller than the one before joins it.
     (Their code groups likewise where n is a power of the base, and merges more elsewhere.) The number of steps follows
     from n, not from the budget: adaptive in that sense. Their semi-autoregressive form is ``Blocks`` of this one; their
-    optional second masking of unsure tokens is left out, as this project's loop never masks again.
+    optional second masking of unsure tokens is left out.
 
     Args:
         base: >= 2.

@@ -18,6 +18,7 @@ from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.decoding.oracles import GivenOrder, Oracle
 from lightning_mdm.decoding.places import Autoregressive, Dilated, PCSampler
 from lightning_mdm.decoding.policy import Fact, RankedPolicy, SelectorNet, TaskFacts, UnmaskingPolicy
+from lightning_mdm.decoding.revising import P2, ReMDM
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor
 from lightning_mdm.noise import Stream
@@ -150,6 +151,8 @@ class Blocks(UnmaskingPolicy):
             raise ValueError(
                 f"policy={type(self.policy).__name__}: it takes one token per step, in blocks or not; use it alone"
             )
+        if self.policy.revises:
+            raise ValueError(f"policy={type(self.policy).__name__}: it weighs the whole canvas anew; use it alone")
         if isinstance(self.policy, Blocks):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
         if self.policy.reads & {"order", "response"}:
@@ -212,6 +215,8 @@ POLICIES: tuple[type[UnmaskingPolicy], ...] = (
     EntropyBounded,
     KLASS,
     Blocks,
+    P2,
+    ReMDM,
     GivenOrder,
     Oracle,
     Learned,

@@ -1,7 +1,8 @@
 """What an unmasking policy is: which of the masked positions to unmask now.
 
 A policy is a frozen record of its options and one method, which sees a ``DecodingState`` and a ``Prediction`` and
-returns a subset of ``state.masked_BL``, non-empty in every row. A few are told what the task knows of a problem, too.
+returns a subset of ``state.masked_BL``, non-empty in every row. A few are told what the task knows of a problem, too,
+and a few mask again what they have unmasked (``decoding/revising.py``).
 It knows nothing of the denoiser, of how tokens are drawn or of when a row is finished. Its ranking never sees the token
 sampler's noise, and equal scores are ordered at random.
 """
@@ -90,6 +91,16 @@ class UnmaskingPolicy(ABC):
         return False
 
     @property
+    def revises(self) -> bool:
+        """Whether it may mask filled positions again: ``select`` then names all that hold a token after the step."""
+        return False
+
+    @property
+    def weighs_filled(self) -> bool:
+        """Whether it looks at the prediction at filled positions, too: logits are asked for everywhere then."""
+        return False
+
+    @property
     def reads(self) -> frozenset[Fact]:
         """What it has to be told by the task: such a policy has to be ``informed``."""
         return frozenset()
@@ -147,15 +158,20 @@ class UnmaskingPolicy(ABC):
 
     @final
     def __call__(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """Positions to unmask, bool ``[B, L]``; with one step left, all that are masked."""
+        """What ``select`` says, bool ``[B, L]``; with one step left all that is masked, and nothing is masked again."""
+        everything_BL = state.canvas_BL if self.revises else state.masked_BL
         if state.is_last:
-            return state.masked_BL
+            return everything_BL
         last_B1 = state.steps_left_B[:, None] == 1
-        return torch.where(last_B1, state.masked_BL, self.select(state, prediction))
+        return torch.where(last_B1, everything_BL, self.select(state, prediction))
 
     @abstractmethod
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """A subset of ``state.masked_BL``, bool ``[B, L]``, non-empty in every row that has masked positions."""
+        """A subset of ``state.masked_BL``, bool ``[B, L]``, non-empty in every row that has masked positions.
+
+        Of a policy that ``revises``: what of ``state.canvas_BL`` holds a token after the step, some of what is masked
+        among it.
+        """
 
 
 class RankedPolicy(UnmaskingPolicy):

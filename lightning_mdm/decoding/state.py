@@ -122,6 +122,11 @@ class DecodingState:
     earlier: tuple[Prediction, ...] = ()
 
     @property
+    def filled_BL(self) -> Tensor:
+        """The positions of the canvas that hold a token."""
+        return self.canvas_BL & ~self.masked_BL
+
+    @property
     def quota_B(self) -> Tensor:
         """Positions to unmask at this step under the budget, int64 ``[B]``."""
         return quota(self.masked_BL.sum(-1), self.steps_left_B)
@@ -147,7 +152,8 @@ Out = TypeVar("Out")
 class Prediction:
     """The denoiser's distributions at the masked positions, and statistics of them computed when asked for.
 
-    Statistics are spread over ``[B, L]``; only their values at masked positions mean anything.
+    Statistics are spread over ``[B, L]``; only their values at masked positions mean anything, and at filled ones for a
+    policy that ``weighs_filled``.
 
     Args:
         logits_BQV: logits in any precision; what may never be sampled is already minus infinity.
@@ -200,11 +206,11 @@ class Prediction:
         index_BQF = self.query_BQ[:, :, None].expand(value_BQF.shape)
         return value_BQF.new_zeros(len(value_BQF), self.length, 4).scatter_(1, index_BQF, value_BQF)
 
-    def log_prob_BL(self, token_BL: Tensor, masked_BL: Tensor) -> Tensor:
-        """Log-probability of a token at every masked position, at least float32 ``[B, L]``; 0 elsewhere."""
-        token_BQ1 = token_BL.gather(1, self.query_BQ)[:, :, None]
-        asked_BQ = masked_BL.gather(1, self.query_BQ)
-        # Slots that ask for nothing may hold a token that is never generated; their likelihood is not used.
+    def log_prob_BL(self, token_BL: Tensor, asked_BL: Tensor) -> Tensor:
+        """Log-probability of a token at every position asked for, at least float32 ``[B, L]``; 0 elsewhere."""
+        asked_BQ = asked_BL.gather(1, self.query_BQ)
+        # Slots that ask for nothing may hold a token that is never generated, or none; their likelihood is not used.
+        token_BQ1 = token_BL.gather(1, self.query_BQ).masked_fill(~asked_BQ, 0)[:, :, None]
         logit_BQ = at_least_float32(self.logits_BQV.gather(-1, token_BQ1)).squeeze(-1).masked_fill(~asked_BQ, 0.0)
         return self.spread(logit_BQ - self.log_total_BQ.masked_fill(~asked_BQ, 0.0))
 

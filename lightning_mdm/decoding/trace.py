@@ -20,8 +20,8 @@ class Trace:
 
     Args:
         tokens_BL: int64, the filled canvas; given tokens and padding as they came.
-        order: the step at which each position was unmasked; a position closed by an end-of-sequence has the step of
-            the end-of-sequence that closed it.
+        order: the step at which each position was unmasked, for the last time where it was masked again; a position
+            closed by an end-of-sequence has the step of the end-of-sequence that closed it.
         nfe_B: int64, denoiser evaluations made for each row.
         forward_passes: denoiser calls made for the whole batch.
     """
@@ -40,4 +40,5 @@ class Trace:
             tokens_BL[row, :length] = trace.tokens_BL[0]
             step_BL[row, :length] = trace.order.step_BL[0]
         nfe_B = torch.cat([trace.nfe_B for trace in traces])
-        return cls(tokens_BL, Order(step_BL), nfe_B, sum(trace.forward_passes for trace in traces))
+        gaps = any(trace.order.gaps for trace in traces)
+        return cls(tokens_BL, Order(step_BL, gaps), nfe_B, sum(trace.forward_passes for trace in traces))

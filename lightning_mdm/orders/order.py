@@ -21,18 +21,23 @@ class Order:
     Args:
         step_BL: int64; step >= 1 at which a position is unmasked, 0 where there is nothing to unmask
             (given tokens and padding).
+        gaps: whether a step may be missing: all that it unmasked has been masked again, and unmasked later.
 
     Raises:
-        ValueError: a negative step, or a row that skips a step (every step unmasks at least one position).
+        ValueError: a negative step, or a row that skips a step without ``gaps`` (every step unmasks at least one
+            position).
     """
 
     step_BL: Tensor
+    gaps: bool = False
 
     def __post_init__(self) -> None:
         if self.step_BL.ndim != 2 or self.step_BL.dtype != torch.int64:
             raise ValueError(f"an order is int64 [B, L], not {self.step_BL.dtype} {list(self.step_BL.shape)}")
         if bool((self.step_BL < 0).any()):
             raise ValueError("an order has a negative step: use 0 for given positions and padding, 1.. for the others")
+        if self.gaps:
+            return
         last_B = self.n_steps_B
         steps = int(last_B.max()) if last_B.numel() else 0
         present_BT = torch.zeros(len(last_B), steps + 1, dtype=torch.bool, device=last_B.device)

@@ -31,6 +31,8 @@ KNOWN = {
     "entropy_bounded": (ORANGE, "P"),
     "klass": ("#7A0A66", ">"),
     "blocks": ("#3D5AFE", "s"),
+    "p2": ("#8C564B", "D"),
+    "remdm": ("#C49A8A", "X"),
     "given_order": ("#9F82E8", "v"),
     "oracle": ("#0F4A2C", "P"),
     LEARNED: (VERMILLION, "o"),

@@ -29,7 +29,7 @@ from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding import options as options_module
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, Blocks, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.decoding.policies import IID, P2, Blocks, ConfidenceThreshold, LeftToRight, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -388,6 +388,22 @@ def test_an_option_that_rows_call_something_else_is_refused(tmp_path: Path) -> N
     data, policy = few_problems(), own_policy(tmp_path / "mine_c.py", option="token_temperature")
     with pytest.raises(ValueError, match=r"policy Mine: rows of results call something else token_temperature; give"):
         trainer(tmp_path, Frontier([policy], [4])).sweep(Answering(Omniscient(data)), data)
+
+
+def test_where_rows_look_back_no_policy_masks_tokens_again(tmp_path: Path) -> None:
+    data, searching = few_problems(), DecodingOptions(search=True)
+    module = Answering(Omniscient(data))
+    found: dict[bool, set[str]] = {}
+    for decoding in (searching, DecodingOptions()):
+        run_dir = tmp_path / str(decoding.search)
+        trainer(run_dir, Frontier(budgets=[2], decoding=decoding)).sweep(module, data)
+        found[decoding.search] = {row.policy for row in read_rows(run_dir / "frontier.csv")}
+    assert found[False] - found[True] == {"p2", "remdm"}
+    assert "top_margin" in found[True]
+    with pytest.raises(ValueError, match=r"policy P2: .* and looking back \(search=True\) follows an order in which"):
+        trainer(tmp_path, Frontier([TopMargin(), P2()], [4], decoding=searching)).sweep(
+            Answering(Omniscient(data)), data
+        )
 
 
 def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.nae_sat import NaeSatProblems
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRight, Oracle, TopMargin
+from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRight, Oracle, ReMDM, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.nae_sat import NaeSat
@@ -149,10 +149,12 @@ def test_all_policies_with_a_step_per_token(tmp_path: Path) -> None:
     _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, n_problems=2)
     assert {row.T for row in rows} == {max(len(problem.response) for problem in problems.problems("test"))}
     able = [kind() for kind in POLICIES if not kind().sequential and not kind().learned]
-    expected = [policy.name for policy in able if "response" not in policy.reads]
+    expected = [policy.name for policy in able if "response" not in policy.reads and not policy.revises]
     assert list(dict.fromkeys(row.policy for row in rows)) == expected
     assert {row.problems for row in rows} == {2}
     assert all("token_frequency" in json.loads(row.options) for row in rows if row.policy == "pc_sampler")
+    with pytest.raises(ValueError, match="policy ReMDM: it may mask again what it has unmasked"):
+        analyse(tmp_path / "again", Answering(LoneSingles(problems)), problems, policies=[ReMDM()])
 
 
 def test_the_oracle_trusts_what_is_right_alone(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.policies import (
     IID,
     KLASS,
+    P2,
     POLICIES,
     Autoregressive,
     Blocks,
@@ -37,6 +38,7 @@ from lightning_mdm.decoding.policies import (
     Noisy,
     Oracle,
     PCSampler,
+    ReMDM,
     TopMargin,
     TopProbability,
 )
@@ -62,6 +64,8 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     Dilated: (Dilated(), Dilated(3)),
     ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
     KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 0.5, 2)),
+    P2: (P2(), P2(0.5), P2(3.0), P2(0.0)),
+    ReMDM: (ReMDM(0.3), ReMDM(0.6, "rescale", "margin"), ReMDM(1.0, ranking="probability"), ReMDM(ranking="entropy")),
     GivenOrder: (GivenOrder(), GivenOrder("margin")),
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
     EntropyBounded: (EntropyBounded(0.0), EntropyBounded(0.7)),
@@ -103,6 +107,11 @@ def instances() -> list[UnmaskingPolicy]:
     return [policy.informed(FACTS) for kind in POLICIES for policy in VARIANTS.get(kind) or (kind(),)]
 
 
+def standing() -> list[UnmaskingPolicy]:
+    """Those of them under which what is unmasked stays."""
+    return [policy for policy in instances() if not policy.revises]
+
+
 def label(policy: UnmaskingPolicy) -> str:
     """Short name of a policy with its options, and its selector where it is bound to one."""
     inner = policy.policy if isinstance(policy, Blocks) else policy
@@ -117,7 +126,7 @@ class View:
     Args:
         masked: positions to choose from, ascending.
         canvas: positions that were masked at the beginning, ascending.
-        p: token probabilities of every masked position.
+        p: token probabilities of every masked position, and of every filled one for a policy that weighs these.
         step: from 1.
         budget: T.
         steps_left: including this one.
@@ -137,6 +146,11 @@ class View:
     earlier: tuple[Mapping[int, list[float]], ...] = ()
     tokens: tuple[int, ...] = ()
     valid: tuple[int, ...] = ()
+
+    @property
+    def filled(self) -> tuple[int, ...]:
+        """Positions of the canvas that hold a token."""
+        return tuple(i for i in self.canvas if i not in self.masked)
 
     @property
     def quota(self) -> int:
@@ -302,6 +316,30 @@ def klass(policy: KLASS, view: View) -> SetLaw:
     return {frozenset(rest): 1.0} if rest else best({i: top(view.p[i]) for i in view.masked}, view.quota)
 
 
+def p2(policy: P2, view: View) -> SetLaw:
+    """What stands after the step."""
+    score = {i: math.log(top(view.p[i])) for i in view.masked}
+    score |= {i: policy.eta * math.log(view.p[i][view.tokens[i]]) for i in view.filled}
+    return best(score, len(view.filled) + view.quota)
+
+
+def remdm(policy: ReMDM, view: View) -> SetLaw:
+    """What stands after the step: a coin for every filled position, and the best of those masked before."""
+    t, s = Fraction(view.steps_left, view.budget), Fraction(view.steps_left - 1, view.budget)
+    most = min(Fraction(1), s / (1 - t)) if t < 1 else Fraction(1)
+    sigma = min(policy.eta, float(most)) if policy.strategy == "cap" else policy.eta * float(most)
+    certainty = {
+        "random": lambda p: 0.0, "margin": margin, "probability": top, "entropy": lambda p: -entropy(p),
+    }[policy.ranking]  # fmt: skip
+    law: SetLaw = defaultdict(float)
+    for size in range(len(view.filled) + 1):
+        for again in itertools.combinations(view.filled, size):
+            q_again = sigma**size * (1.0 - sigma) ** (len(view.filled) - size)
+            for chosen, q in best({i: certainty(view.p[i]) for i in view.masked}, view.quota + size).items():
+                law[chosen | (frozenset(view.filled) - frozenset(again))] += q_again * q
+    return {kept: q for kept, q in law.items() if q > 0.0}
+
+
 def given_order(policy: GivenOrder, view: View) -> SetLaw:
     rank = {i: FACTS.RANKS[view.canvas.index(i)] for i in view.masked}
     taken: frozenset[int] = frozenset()
@@ -395,6 +433,8 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     Dilated: dilated,
     ConfidenceFactor: confidence_factor,
     KLASS: klass,
+    P2: p2,
+    ReMDM: remdm,
     GivenOrder: given_order,
     Oracle: oracle,
     Autoregressive: autoregressive,
@@ -402,14 +442,18 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
 
 
 def set_law(policy: UnmaskingPolicy, view: View) -> dict[tuple[frozenset[int], Memory], float]:
-    """The law of the set that one step unmasks, and of what is remembered of it."""
+    """The law of the set that one step unmasks, and of what is remembered of it.
+
+    Of a policy that revises: of what stands after the step.
+    """
     assert view.steps_left >= 1, "the budget has run out"
+    among = frozenset(view.canvas if policy.revises else view.masked)
     if view.steps_left == 1:
-        return {(frozenset(view.masked), view.memory): 1.0}
+        return {(among, view.memory): 1.0}
     law = SET_LAWS[type(policy)](policy, view)
     law = {event if isinstance(event, tuple) else (event, view.memory): q for event, q in law.items()}
     assert math.isclose(sum(law.values()), 1.0), "probabilities add up to 1"
-    assert all(chosen and chosen <= set(view.masked) for chosen, _ in law)
+    assert all(chosen & set(view.masked) and chosen <= among for chosen, _ in law)
     return law
 
 
@@ -457,15 +501,18 @@ def decode_law(
             law[tokens, order] += weight
             return
         p = dict(enumerate(probabilities(tokens)))
-        now = {i: p[i] for i in masked}
+        now = {i: p[i] for i in (canvas if policy.weighs_filled else masked)}
         view = View(masked, canvas, now, step, steps, steps - step + 1, memory, earlier, tokens, valid)
         for (chosen, remembered), q_set in set_law(policy, view).items():
-            positions = sorted(chosen)
+            positions = sorted(chosen & set(masked))
+            again = set(canvas) - set(masked) - chosen if policy.revises else set()
             for drawn in itertools.product(*(token_law(p[i]) for i in positions)):
                 after, when = list(tokens), list(order)
                 q = weight * q_set
                 for i, (token, q_token) in zip(positions, drawn, strict=True):
                     after[i], when[i], q = token, step, q * q_token
+                for i in again:
+                    after[i], when[i] = space.mask_id, 0
                 ends = [i for i in canvas if after[i] == space.eos_id] if close else []
                 for i in canvas:
                     if ends and i > ends[0] and after[i] == space.mask_id:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decoding.reference import instances, label
+from decoding.reference import label, standing
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import LeftToRight, TopProbability
 from lightning_mdm.decoding.policy import UnmaskingPolicy
@@ -59,7 +59,7 @@ def test_given_tokens_behind_an_end_of_sequence_stay() -> None:
     assert closed.nfe_B.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("policy", standing(), ids=label)
 def test_nothing_behind_an_end_of_sequence_is_decoded_later(policy: UnmaskingPolicy) -> None:
     canvas = random_rows(60, vocab_size=4, pad=0, longest=9, seed=3)
     trace = decode(

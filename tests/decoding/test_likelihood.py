@@ -16,6 +16,7 @@ from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import (
     IID,
     KLASS,
+    P2,
     POLICIES,
     Autoregressive,
     Blocks,
@@ -26,6 +27,7 @@ from lightning_mdm.decoding.policies import (
     EntropyBounded,
     LeftToRight,
     PCSampler,
+    ReMDM,
     TopMargin,
     TopProbability,
 )
@@ -74,6 +76,7 @@ VARIANTS: dict[type[UnmaskingPolicy], list[UnmaskingPolicy]] = {
 ALL = [
     policy.bound(confident).informed(FACTS)
     for kind in POLICIES for policy in VARIANTS.get(kind) or [kind()]
+    if not policy.revises
 ]  # fmt: skip
 DETERMINISTIC = [
     TopProbability(), TopMargin(), Entropy(), LeftToRight(), ConfidenceThreshold(0.6), EntropyBounded(0.7),
@@ -89,6 +92,12 @@ def every_sequence(given: int | None = None) -> Rows:
     prompt_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
     prompt_BL[:, 1] = given is not None
     return Rows(tokens_BL, prompt_BL, torch.ones_like(prompt_BL), torch.zeros(len(sequences), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("policy", [P2(), ReMDM()], ids=str)
+def test_a_policy_that_masks_tokens_again_gives_no_likelihood(policy: UnmaskingPolicy) -> None:
+    with pytest.raises(ValueError, match=f"policy {type(policy).__name__}: it may mask tokens again"):
+        true_token_nats(Seen(LENGTH, VOCABULARY, seed=0), policy, every_sequence(), SPACE, steps=2)
 
 
 @pytest.mark.parametrize("given", [None, 2])

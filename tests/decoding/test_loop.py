@@ -45,7 +45,7 @@ def test_every_policy_finishes_in_its_budget_and_touches_only_the_canvas(
 ) -> None:
     canvas = random_rows(12, vocab_size=40, pad=0, longest=11, seed=steps, row_token=True, least=0)
     given_before = canvas.tokens_BL.clone()
-    recording = Recording(Mixing(40), SPACE.mask_id)
+    recording = Recording(Mixing(40), SPACE.mask_id, everywhere=policy.weighs_filled)
     trace = decode(
         recording, policy, canvas, SPACE, steps=steps, token_sampler=Temperature(2.0), end_of_sequence=end_of_sequence
     )

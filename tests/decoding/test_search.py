@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.reference import instances, label
+from decoding.reference import label, standing
 from decoding.test_likelihood import LENGTH, SPACE, VOCABULARY, every_sequence
 from lightning_mdm.decoding.likelihood import true_token_nats
 from lightning_mdm.decoding.loop import EndOfSequence, decode
@@ -121,7 +121,7 @@ def test_an_end_of_sequence_is_searched_for_as_the_law_has_it() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 40])
-@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize("policy", standing(), ids=label)
 def test_of_every_policy_it_finds_what_is_as_likely_or_likelier_within_the_budget(
     policy: UnmaskingPolicy, steps: int
 ) -> None:

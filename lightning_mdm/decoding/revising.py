@@ -1,0 +1,125 @@
+"""Policies that mask again what they have unmasked: the remasking baselines.
+
+A step of theirs says which positions of the canvas hold a token when it ends; what held one and is not among them is
+masked again. As many more are unmasked, so that what is masked still falls by the quota of an even spread.
+
+Shapes: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_mdm.categorical import top_n
+from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.decoding.state import DecodingState, Prediction
+from lightning_mdm.noise import Stream
+
+Strategy = Literal["cap", "rescale"]
+Ranking = Literal["random", "margin", "probability", "entropy"]
+
+
+class RevisingPolicy(UnmaskingPolicy):
+    """A policy whose ``select`` names the positions of the canvas that hold a token after the step.
+
+    At least the quota's worth more than before: a row that has something masked would not be finished in time.
+    """
+
+    @property
+    def revises(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class P2(RevisingPolicy):
+    """The most probable positions of the canvas, filled ones among them (path planning; Peng et al., arXiv 2502.03540).
+
+    A masked position scores the log-probability of its likeliest token, a filled one ``eta`` times that of the token it
+    holds, as the denoiser sees it there: their self-planning. What a denoiser says of tokens that it can see it was
+    never trained to say, nor was theirs. Their score of a masked position is that of the token drawn for it; here no
+    ranking sees that noise. With ``eta`` = 0 nothing is masked again, and it is top probability.
+
+    Args:
+        eta: weight of what is filled, >= 0; the larger, the more is masked again.
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta < math.inf:
+            raise ValueError(f"eta={self.eta}: the weight of filled positions is a finite number, at least 0")
+
+    @property
+    def weighs_filled(self) -> bool:
+        return True
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        filled_BL = state.filled_BL
+        held_BL = prediction.log_prob_BL(state.tokens_BL, filled_BL).double()
+        likeliest_BL = -torch.log1p(prediction.odds_against_best_BL)
+        score_BL = torch.where(filled_BL, self.eta * held_BL, likeliest_BL)
+        n_B = filled_BL.sum(-1) + state.quota_B
+        kept_BL = top_n(score_BL, state.canvas_BL, n_B, state.uniform_BL(Stream.TIE))
+        return kept_BL & ~(score_BL.isnan() & state.canvas_BL).any(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class ReMDM(RevisingPolicy):
+    """Every filled position is masked again with some probability (Wang et al., arXiv 2503.00307).
+
+    From time t to s that is sigma, at most min(1, (1 - alpha_s) / alpha_t) with alpha_t = 1 - t = steps done / T, so
+    that nothing is masked by the last step. They toss coins for what is unmasked, too; here it is the even quota and
+    one position for each that is masked again, as many as they unmask on average. Those that have just been masked
+    again wait for the next step. Their third strategy, by confidence, is left out: see ``P2``.
+
+    Args:
+        eta: >= 0. ``cap``: sigma is ``eta``, or that bound where it is smaller; ``rescale``: ``eta``, at most 1, times
+            the bound.
+        strategy: ``cap`` or ``rescale``.
+        ranking: which masked positions are unmasked: any (``random``, theirs), or those of largest ``margin`` of the
+            two likeliest tokens, largest ``probability`` of the likeliest one or least ``entropy``.
+    """
+
+    eta: float = 0.1
+    strategy: Strategy = "cap"
+    ranking: Ranking = "random"
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("strategy", Strategy), ("ranking", Ranking)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kinds))}")
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"eta={self.eta}: what masks again is a probability, or a share of one, in [0, 1]")
+
+    @property
+    def name(self) -> str:
+        return "remdm"
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        filled_BL = state.filled_BL
+        kept_BL = filled_BL & (state.uniform_BL(Stream.SELECT) >= self.sigma_B(state)[:, None])
+        n_B = state.quota_B + filled_BL.sum(-1) - kept_BL.sum(-1)
+        score_BL = self.score_BL(state, prediction)
+        best_BL = top_n(score_BL, state.masked_BL, n_B, state.uniform_BL(Stream.TIE))
+        return (kept_BL | best_BL) & ~(score_BL.isnan() & state.masked_BL).any(-1, keepdim=True)
+
+    def sigma_B(self, state: DecodingState) -> Tensor:
+        """The probability of masking again, float64 ``[B]``."""
+        left_B, done_B = state.steps_left_B - 1, state.budget_B - state.steps_left_B
+        bound_B = (left_B.double() / done_B.clamp(min=1)).clamp(max=1.0)  # before the first step nothing is filled
+        return bound_B.clamp(max=self.eta) if self.strategy == "cap" else self.eta * bound_B
+
+    def score_BL(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        """What masked positions are ranked by, float64."""
+        if self.ranking == "margin":
+            return prediction.top_margin_BL
+        if self.ranking == "probability":
+            return -prediction.odds_against_best_BL
+        if self.ranking == "entropy":
+            return -prediction.entropy_BL
+        return torch.zeros(state.masked_BL.shape, dtype=torch.float64, device=state.masked_BL.device)
