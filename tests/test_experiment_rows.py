@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -174,3 +175,22 @@ def test_hop_chain_rows_of_runs_that_are_not_repeated_stay(monkeypatch: pytest.M
     script.main(["--seeds", "0", "--recipes", "more_hops", "--jobs", "1"])
     assert found()[2:6] == [*rows("iid, more_hops", 0, again=True), *rows("learned, more_hops", 0, again=True)]
     assert found()[:2] == rows("iid", 0, again=True), "the heuristics of another law are others"
+
+
+def test_the_strength_that_masks_again_is_the_one_that_solves_most_on_validation() -> None:
+    script = load_script("revising")
+    rows = [
+        replace(
+            CELL, policy=policy, options=json.dumps({**parameters, "search": False}), T=T, split=split, accuracy=share
+        )
+        for policy, tried in script.CANDIDATES.items()
+        for number, parameters in enumerate(tried)
+        for T, split, share in ((2, "easy", 0.1 * number), (2, "hard", 0.5 - 0.2 * (number == 3)), (4, "easy", 0.3))
+    ]
+    assert script.best_of("p2", rows) == {"eta": 1.0}
+    assert script.best_of("remdm", rows) == {"eta": 0.1, "ranking": "margin"}
+    level = [replace(row, accuracy=0.5) for row in rows]
+    assert script.best_of("remdm", level) == script.CANDIDATES["remdm"][0]
+    named = {name for parameters in script.CANDIDATES["remdm"] for name in parameters}
+    assert named == {"eta", "ranking"}, "else one of them is in the options of another"
+    assert all(parameters.keys() == named for parameters in script.CANDIDATES["remdm"])

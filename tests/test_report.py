@@ -735,7 +735,7 @@ def test_a_policy_of_which_nothing_is_known_has_a_look_that_is_left() -> None:
     mine = looks([("mine", "mine")])["mine"]
     with_all = looks([*((name, name) for name in policies), ("mine", "mine"), ("another", "another")])
     assert with_all["mine"] == mine, "by its name alone"
-    many = [*policies, *(f"p{i}" for i in range(len(LEFT) * len(MARKERS)))]
+    many = [*policies, *(f"own_{i}" for i in range(len(LEFT) * len(MARKERS)))]
     found = looks((name, name) for name in many)
     assert found == looks((name, name) for name in sorted(many)), "not by its row"
     assert len({(look.colour, look.marker) for look in found.values()}) == len(many)

@@ -1,0 +1,133 @@
+"""Do policies help that mask again what they have unmasked? Their strengths are chosen on validation.
+
+python experiments/revising/run.py [--tasks word_problems sudoku] [--runs DIR]
+
+Every strength of ``CANDIDATES`` decodes the validation problems, the best one of each policy the test problems, beside
+policies that mask nothing again. What is decoded is not repeated. Rows, figures and reports of a task carry its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_mdm.modules.weight_parts import join_checkpoint
+from lightning_mdm.outcomes import Row, read_rows, write_rows
+from lightning_mdm.report import keep
+from lightning_mdm.slices import NO_BOUNDS, Clock, Sweep, layers, run_script
+
+HERE = Path(__file__).parent
+EXPERIMENTS = Path("experiments")
+Policy = dict[str, Any]
+CANDIDATES: dict[str, list[Policy]] = {
+    "p2": [{"eta": eta} for eta in (0.25, 0.5, 1.0, 2.0)],
+    "remdm": [
+        {"eta": 0.1, "ranking": "random"},
+        *({"eta": eta, "ranking": "margin"} for eta in (0.03, 0.1, 0.3)),
+    ],
+}
+CLASSES = {"p2": "P2", "remdm": "ReMDM"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task whose denoiser and order are kept among the experiments.
+
+    Args:
+        configs: files that are laid over one another.
+        weights: folder of the denoiser's parts, if it is kept in some.
+        options: what they want to be decoded.
+        validation: problems to choose by.
+        test: problems to report.
+        budgets: step budgets.
+        learned: options of the learned order.
+    """
+
+    configs: tuple[str, ...]
+    weights: Path | None
+    options: tuple[str, ...]
+    validation: int
+    test: int
+    budgets: tuple[int, ...]
+    learned: Policy
+
+
+TASKS = {
+    "word_problems": Task(
+        ("configs/word_problems/order.yaml",), None,
+        ("--model.init_from", str(EXPERIMENTS / "word_problems" / "order.safetensors")),
+        400, 1000, (2, 4, 8, 16), {"price": 0.01},
+    ),
+    "sudoku": Task(
+        ("configs/sudoku/order.yaml", "configs/sudoku/order_medium.yaml"), EXPERIMENTS / "sudoku" / "weights_medium",
+        ("--model.init_from", str(EXPERIMENTS / "sudoku" / "order_medium.safetensors")),
+        100, 200, (8, 32), {"price": 0.0},
+    ),
+}  # fmt: skip
+
+
+def options_of(task: Task, run_dir: Path) -> tuple[str, ...]:
+    """What says what is decoded, the denoiser's parts joined."""
+    found = (*layers(*task.configs), *task.options, *NO_BOUNDS, "--frontier.budgets", str(list(task.budgets)))
+    if task.weights is None:
+        return found
+    joined = run_dir / "denoiser.safetensors"
+    if not joined.is_file():
+        join_checkpoint(task.weights, run_dir)
+    return (*found, "--model.denoiser_ckpt", str(joined))
+
+
+def described(policy: str, parameters: Policy) -> Policy:
+    """A policy as a configuration gives it."""
+    return {"class_path": CLASSES[policy], "init_args": parameters}
+
+
+def best_of(policy: str, rows: Sequence[Row]) -> Policy:
+    """The candidate that solves most, every budget and split with the same weight; the first of equal ones."""
+
+    def solved(parameters: Policy) -> float:
+        own = [
+            row.accuracy for row in rows
+            if row.policy == policy and parameters.items() <= json.loads(row.options).items()
+        ]  # fmt: skip
+        return sum(own) / len(own)
+
+    return max(CANDIDATES[policy], key=solved)
+
+
+def run(name: str, runs: Path) -> None:
+    """Choose and report for one task, or take what is there."""
+    task, run_dir = TASKS[name], runs / name
+    options = options_of(task, run_dir)
+    everything = [described(policy, parameters) for policy, tried in CANDIDATES.items() for parameters in tried]
+    number = ("--data.n_validation", str(task.validation), "--split", "validation")
+    chosen = Sweep(run_dir / "validation", (*options, *number, "--frontier.policies", json.dumps(everything)))
+    chosen.run(Clock(float("inf")))
+    rows = read_rows(run_dir / "validation" / "frontier.csv")
+    plain: list[Any] = ["IID", "TopProbability", "TopMargin", {"class_path": "Learned", "init_args": task.learned}]
+    found = [described(policy, best_of(policy, rows)) for policy in CANDIDATES]
+    print(f"{name}: {json.dumps(found)}", flush=True)
+    number = ("--data.n_test", str(task.test))
+    test = Sweep(run_dir / "test", (*options, *number, "--frontier.policies", json.dumps([*plain, *found])))
+    test.run(Clock(float("inf")))
+    keep(run_dir / "test", HERE, f"_{name}")
+    write_rows(HERE / f"validation_{name}.csv", rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/revising"), help="where runs are kept")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in options.tasks:
+        run(name, options.runs)
+
+
+if __name__ == "__main__":
+    run_script(main)
