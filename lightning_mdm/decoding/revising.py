@@ -75,7 +75,7 @@ class ReMDM(RevisingPolicy):
     From time t to s that is sigma, at most min(1, (1 - alpha_s) / alpha_t) with alpha_t = 1 - t = steps done / T, so
     that nothing is masked by the last step. They toss coins for what is unmasked, too; here it is the even quota and
     one position for each that is masked again, as many as they unmask on average. Those that have just been masked
-    again wait for the next step. Their third strategy, by confidence, is left out: see ``P2``.
+    again wait for the next step. What they do by confidence, ``P2`` does; their loop at a fixed time is left out.
 
     Args:
         eta: >= 0. ``cap``: sigma is ``eta``, or that bound where it is smaller; ``rescale``: ``eta``, at most 1, times
