@@ -61,19 +61,22 @@ TASKS = {
     "word_problems": Task(
         ("configs/word_problems/order.yaml",), None,
         ("--model.init_from", str(EXPERIMENTS / "word_problems" / "order.safetensors")),
-        400, 1000, (2, 4, 8, 16), {"price": 0.01},
+        400, 500, (2, 4, 8, 16), {"price": 0.01},
     ),
     "sudoku": Task(
         ("configs/sudoku/order.yaml", "configs/sudoku/order_medium.yaml"), EXPERIMENTS / "sudoku" / "weights_medium",
         ("--model.init_from", str(EXPERIMENTS / "sudoku" / "order_medium.safetensors")),
-        100, 200, (8, 32), {"price": 0.0},
+        50, 200, (4, 16), {"price": 0.0},
     ),
 }  # fmt: skip
 
 
 def options_of(task: Task, run_dir: Path) -> tuple[str, ...]:
     """What says what is decoded, the denoiser's parts joined."""
-    found = (*layers(*task.configs), *task.options, *NO_BOUNDS, "--frontier.budgets", str(list(task.budgets)))
+    found = (
+        *layers(*task.configs), *task.options, *NO_BOUNDS, "--frontier.budgets", str(list(task.budgets)),
+        "--data.eval_batch_size", "100",
+    )  # fmt: skip
     if task.weights is None:
         return found
     joined = run_dir / "denoiser.safetensors"
