@@ -78,3 +78,11 @@ def test_steps_count_from_one(step: int) -> None:
         order.unmasked_at(step)
     with pytest.raises(ValueError, match="count from 1"):
         order.masked_before(step)
+
+
+def test_a_step_may_be_missing_where_what_it_unmasked_was_masked_again() -> None:
+    order = Order(torch.tensor([[0, 1, 3], [2, 2, 0]]), gaps=True)
+    assert order.n_steps_B.tolist() == [3, 2]
+    assert [chosen_BL.sum().item() for chosen_BL in order.sets()] == [1, 2, 1]
+    with pytest.raises(ValueError, match="negative step"):
+        Order(torch.tensor([[1, -1]]), gaps=True)
