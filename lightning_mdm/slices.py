@@ -123,7 +123,7 @@ class Fit:
         self.kept.begin(self.last)
         before = standing(self.last)
         complete = self.train(clock)
-        if self.last.is_file() and not (self.kept.path.is_file() and standing(self.last) == before):
+        if self.last.is_file() and not standing(self.last) == before == standing(self.kept.path):
             keep_order(self.last, self.kept.path)
         return complete
 

@@ -23,6 +23,7 @@ from lightning_mdm import slices
 from lightning_mdm.cli import main
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.order_checkpoint import keep_order
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.outcomes import read_commits, read_rows
 from lightning_mdm.slices import (
@@ -102,8 +103,11 @@ def test_an_order_is_kept_and_goes_on_elsewhere(
     assert there.run(clock)
     assert fake.calls[-1][fake.calls[-1].index("--trainer.max_time") + 1] == "00:00:01:29", "30 seconds are behind it"
     assert standing(kept.path)[0] == 100
-    kept.path.unlink()  # as where a slice was killed before it was written
     calls = len(fake.calls)
+    keep_order(here.last, kept.path)  # an earlier one, as where a slice was killed before a later one was written
+    assert there.run(clock)
+    assert standing(there.last)[0] == standing(kept.path)[0] == 100
+    kept.path.unlink()  # the same before the first
     assert there.run(clock)
     assert standing(kept.path)[0] == 100
     assert Fit(tmp_path / "last", 100, (), kept=kept).run(clock)
