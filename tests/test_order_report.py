@@ -20,6 +20,7 @@ from lightning_mdm.report import (
 from lightning_mdm.report.looks import BLACK, looks
 from lightning_mdm.report.order_heatmap import legible
 from lightning_mdm.report.order_points import optimum_curve, order_points
+from lightning_mdm.report.points import Panel
 
 pytestmark = pytest.mark.draws
 
@@ -57,10 +58,26 @@ def test_rows_come_back(tmp_path: Path) -> None:
 def test_seeds_are_pooled() -> None:
     (point,) = order_points([ROW, replace(ROW, seed=1, nats=24.5, nats_sem=0.75, nfe_mean=1.0)])
     assert (point.nats, point.sem, point.nfe_mean, point.n, point.seeds) == (25.0, 0.5, 1.5, 10, 2)
+    others = [replace(ROW, **change) for change in ({"checkpoint": "2e"}, {"split": "hard"}, {"task": "markov_chain"})]
+    points = order_points([ROW, *others])
+    assert [point.panel for point in points] == [Panel(row.task, row.split, row.checkpoint) for row in (ROW, *others)]
     (alone,) = order_points([replace(ROW, nats_sem=None)])
     assert math.isnan(alone.sem)
     with pytest.raises(ValueError, match="there are no rows of what orders cost"):
         order_points([])
+
+
+def test_seeds_of_fewer_problems_weigh_less() -> None:
+    (point,) = order_points([ROW, replace(ROW, seed=1, n=30, nats=27.5, nats_sem=None, nfe_mean=4.0)])
+    assert (point.nats, point.sem, point.nfe_mean, point.n) == (27.0, 0.25, 3.5, 30)
+
+
+def test_the_least_at_every_budget_is_bold() -> None:
+    console = Console(width=200, force_terminal=True)
+    with console.capture() as captured:
+        console.print(order_nats_table(ROWS))
+    for nats, bold in (("12.75", True), ("6.38", True), ("14.00", False), ("7.00", False)):
+        assert (f"\x1b[1m{nats}" in captured.get()) == bold
 
 
 def test_the_optimum_is_a_curve_over_the_budget() -> None:

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from lightning_mdm.metrics.statistics import holm, wilson
-from lightning_mdm.report.paired import at_equal_evaluations, compare_at_budgets, compare_at_evaluations, solved_pairs
+from lightning_mdm.report.paired import (
+    at_equal_evaluations,
+    compare_at_budgets,
+    compare_at_evaluations,
+    every_pair,
+    solved_pairs,
+)
 from lightning_mdm.report.points import pool_seeds
 from test_report import N, cell, equal, sweep
 
@@ -51,6 +57,31 @@ def test_a_budget_whose_hardest_problem_takes_longer_is_compared_again() -> None
     assert [(m.kind, m.adaptive.T, m.wanted) for m in matched if m.kind == "@Max"] == [
         ("@Max", 2, 2), ("@Max", 4, 3), ("@Max", 8, 4),
     ]  # fmt: skip
+
+
+def test_a_budget_that_changes_anything_is_compared_again() -> None:
+    """Problems solved or evaluations alone; and @Avg is a mean rounded to the nearest."""
+    cells = [cell("ours", 0.5, T, range(solved), 3) for T, solved in ((2, 20), (4, 21), (8, 21), (16, 21))]
+    means = (2.4, 2.4, 2.6, 2.6)
+    rows = [replace(row, nfe_mean=mean, nfe_max=9) for (row, _), mean in zip(cells, means, strict=True)]
+    matched = compare_at_evaluations(pool_seeds(rows), solved_pairs(o for _, own in cells for o in own))
+    assert [(m.adaptive.T, m.wanted) for m in matched if m.kind == "@Avg"] == [(2, 2), (4, 2), (8, 3)]
+
+
+def test_what_decoded_other_problems_hides_no_rival() -> None:
+    rows, outcomes = sweep((0,))
+    others = [replace(o, problem=N + o.problem) if (o.policy, o.T) == ("iid", 2) else o for o in outcomes]
+    found = compare_at_evaluations(pool_seeds(rows), solved_pairs(others))
+    assert [m.comparison and m.comparison.second.name for m in found] == ["top margin"] * 4
+
+
+def test_every_pair_has_the_votes_of_problems_beside_its_pairs() -> None:
+    rows, outcomes = sweep((0, 1))
+    pairs = [pair for pair in every_pair(pool_seeds(rows), solved_pairs(outcomes)) if pair.T == 4]
+    assert [pair.p_by_problem_holm for pair in pairs] == holm([pair.p_by_problem for pair in pairs])
+    (pair,) = (pair for pair in pairs if (pair.first, pair.second) == ("top margin", "threshold 0.9"))
+    assert (pair.pairs, pair.only_first, pair.only_second) == (2 * N, 0, 4)
+    assert (pair.p_value, pair.p_by_problem) == (2 * 0.5**4, 2 * 0.5**2)
 
 
 def test_seeds_that_decoded_fewer_problems_weigh_less() -> None:

@@ -22,7 +22,7 @@ from lightning_mdm.outcomes import (
 from lightning_mdm.report import report
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.points import pool_seeds
-from lightning_mdm.report.published import beside, read_published
+from lightning_mdm.report.published import beside, beside_markdown, read_published
 from runs import REPOSITORY
 
 pytestmark = pytest.mark.draws
@@ -98,6 +98,29 @@ def test_ours_are_at_as_many_evaluations_where_a_step_is_two() -> None:
     found = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"]
     own = [None if pair.ours is None else (pair.ours.policy, pair.ours.T, pair.ours.nfe_max) for pair in found]
     assert own[3:6] == [("top_margin", 3, 6), ("learned", 10, 8), ("top_margin", 4, 8)], "at most 8, by a T of 4"
+
+
+def test_of_two_budgets_of_one_cost_the_smaller_is_meant() -> None:
+    """Not the more accurate one."""
+    rows = [replace(row, nfe_max=8) if (row.policy, row.T) == ("top_margin", 4) else row for row in swept()[0]]
+    pair = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"][5]
+    assert pair.ours is not None
+    assert (pair.published.matched, pair.ours.policy, pair.ours.T) == ("@Max", "top_margin", 4)
+
+
+@pytest.mark.parametrize(("mean", "T"), [(3.4, 3), (3.6, 4)])
+def test_evaluations_on_average_are_rounded(mean: float, T: int) -> None:
+    rows = [replace(row, nfe_mean=mean) if row.policy == "learned" else row for row in swept()[0]]
+    pair = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"][3]
+    assert (pair.published.policy, pair.published.matched) == ("top_margin", "@Avg")
+    assert pair.ours is not None
+    assert pair.ours.T == T
+
+
+def test_seeds_are_no_further_problems() -> None:
+    rows = [row for seed in (0, 1) for row in (replace(row, seed=seed) for row in swept()[0])]
+    lines = beside_markdown(pool_seeds(rows), read_published(PAPER))
+    assert any(line.endswith("(n = 1319; ours 4):") for line in lines)
 
 
 def test_what_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

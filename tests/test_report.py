@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from lightning_mdm.outcomes import (
     write_outcomes,
     write_rows,
 )
-from lightning_mdm.report import display_name, frontier_figure, frontier_table, keep, report, write_report
+from lightning_mdm.report import display_name, frontier_figure, frontier_table, keep, read_runs, report, write_report
 from lightning_mdm.report.looks import BLACK, GREY, LEFT, MARKERS, Look, looks
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
@@ -46,6 +47,7 @@ from lightning_mdm.report.paired import (
     solved_pairs,
 )
 from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles, pool_seeds
+from lightning_mdm.report.together import together
 
 pytestmark = pytest.mark.draws
 
@@ -200,6 +202,7 @@ def test_scores_are_pooled_and_shown() -> None:
     markdown = report_markdown(rows, {})
     assert "### Score" in markdown
     assert f"**75.0** ± {100 * points[0].score_error:.1f} @1.00" in markdown
+    assert "**37.5** ±" in markdown, "the best at its T"
     shown = io.StringIO()
     Console(width=200, file=shown).print(frontier_table(rows))
     printed = shown.getvalue()
@@ -527,6 +530,8 @@ def test_figure() -> None:
     other, _ = sweep((0,), split="validation")
     figure = frontier_figure(rows + other)
     assert isinstance(figure, Figure)
+    hasty = [replace(row, nfe_mean=1.25) if (row.policy, row.T) == ("threshold", 4) else row for row in rows]
+    assert [bars[0].get_xdata().tolist() for bars in frontier_figure(hasty).axes[0].containers][2] == [1.0, 1.25, 1.65]
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
         "word_problems, test: n = 2 seeds x 40", "word_problems, validation: n = 40",
     ]  # fmt: skip
@@ -590,6 +595,7 @@ def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "left out: 3 problems",
         "**80.0** [65.2, 89.5] @1.98",
         "| threshold 0.9 @1.98 against top margin @4.00 | 4 | +5.0 | 4 | 0 | 80 | 0.125 | 0.500 |",
+        "| 23 | 0 | 80 | 5e-07 | 1e-03 |",  # against IID, twice the smaller p of two
         "| threshold 0.9, T=4 @1.98, max 3 | @Max = 3 | top margin, T=4 @4.00 | +5.0 | 4 | 0 | 80 |",
         "y_max = 80.0 %",
     ]:
@@ -599,6 +605,25 @@ def test_files_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     picture = (run / "frontier.svg").read_bytes()
     report([str(run)])
     assert (run / "frontier.svg").read_bytes() == picture
+
+
+def test_every_panel_says_what_was_run_in_it() -> None:
+    parts = [sweep((0,))[0], sweep((0, 1), split="hard", checkpoint="abcdef0123")[0]]
+    slower = [replace(row, seconds=2.0, device="gpu", commit="def5678", left_out=0) for row in parts[1]]
+    said = [
+        [line for line in report_markdown(rows, {}).splitlines() if line.startswith("* ")]
+        for rows in (parts[0], slower, [*parts[0], *slower])
+    ]
+    assert said[2] == said[0] + said[1]
+    assert said[1][2] == "* 18 cells, 42 forward passes in 36 s on `gpu`, commit `def5678`"
+
+
+def test_points_count_down_to_five_below_the_least_parallel_one() -> None:
+    rows = [row for row in sweep((0,))[0] if row.policy == "iid"]  # 25.0 and 35.0 % with one and two steps
+    text = report_markdown([replace(row, correct=12) if row.T == 4 else row for row in rows], {})
+    assert "| 3.00–12.00 | 3 of 3 |" in text
+    text = report_markdown([replace(row, correct=13) if row.T == 4 else row for row in rows], {})
+    assert "| 3.00–12.00 | 2 of 3 |" in text
 
 
 def test_one_seed_needs_no_second_p(tmp_path: Path) -> None:
@@ -672,6 +697,20 @@ def test_errors(tmp_path: Path) -> None:
         frontier_figure([])
 
 
+@pytest.mark.parametrize(
+    "change", [{"n": N + 1}, {"nfe_mean": 1.5}, {"nfe_min": 0}, {"nfe_max": 2}, {"tokens_per_forward": 6.0}]
+)
+def test_runs_that_disagree_on_a_cell_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """On whatever was decoded, but for the rounding of another machine."""
+    row = sweep((0,))[0][0]
+    one = save(tmp_path / "one", [row], None)
+    other = save(tmp_path / "other", [replace(row, **change)], None)
+    with pytest.raises(ValueError, match=r"one and .*other disagree on iid"):
+        read_runs([one, other])
+    rounded = {name: math.nextafter(getattr(row, name), 99.0) for name in ("nfe_mean", "tokens_per_forward")}
+    assert read_runs([one, save(tmp_path / "rounded", [replace(row, **rounded)], None)]).rows == [row]
+
+
 def test_loads_neither_torch_nor_lightning() -> None:
     code = "import sys, lightning_mdm.report; print({'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -710,6 +749,8 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
     for name in ("first", "abcdef01", "01234567"):
         assert f"| iid [denoiser={name}] |" in text, "a directory of two names neither"
+    cut = [replace(row, n=N - 1) if row.T == 4 else row for row in rows]
+    assert together(cut, outcomes, {}) == (cut, outcomes), "one alone may have decoded fewer in some cells"
     fewer = save(tmp_path / "fewer", [replace(row, n=N - 1) for row in keep], [])
     with pytest.raises(ValueError, match=rf"decoded {N - 1} and {N} test problems of word_problems"):
         report([str(first), str(fewer)], str(tmp_path / "no"), one_panel=True)

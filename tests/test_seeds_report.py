@@ -6,9 +6,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_mdm.outcomes import read_rows, write_rows
+from lightning_mdm.outcomes import (
+    ORDER_NATS,
+    OutcomeRow,
+    Row,
+    read_order_rows,
+    read_outcomes,
+    read_rows,
+    write_order_rows,
+    write_rows,
+)
+from lightning_mdm.report.paired import solved_pairs
+from lightning_mdm.report.points import pool_seeds
 from lightning_mdm.report.seeds import join_seeds, without_selector
 from runs import REPOSITORY
+from test_order_report import ROW
+from test_report import POLICIES, N, save, sweep
 
 
 def test_every_denoiser_becomes_a_seed(tmp_path: Path) -> None:
@@ -31,6 +44,32 @@ def test_every_denoiser_becomes_a_seed(tmp_path: Path) -> None:
     assert {row.checkpoint for row in joined} == {"aa+bb"}
     expected = sorted((r.policy, r.T, r.seed, r.correct, without_selector(r.options)) for r in rows)
     assert sorted((r.policy, r.T, r.seed, r.correct, r.options) for r in joined) == expected
+
+
+def test_outcomes_and_costs_are_those_of_the_seed(tmp_path: Path) -> None:
+    """Of all sweeps of a denoiser, each of which had the same seed of its noise."""
+    parts: dict[int, list[Path]] = {3: [], 5: []}
+    for seed, checkpoint in ((3, "aa"), (5, "bb")):
+        found = sweep((0,), checkpoint=checkpoint)
+        options = json.dumps({"selector": checkpoint, "threshold": 0.9})
+        rows: list[Row] = [replace(row, options=options) for row in found[0]]
+        outcomes: list[OutcomeRow] = [replace(row, options=options) for row in found[1]]
+        for policy, *_ in POLICIES:
+            folder = tmp_path / f"{policy}_{seed}"
+            save(folder, [r for r in rows if r.policy == policy], [o for o in outcomes if o.policy == policy])
+            write_order_rows(folder / ORDER_NATS, [replace(ROW, policy=policy, checkpoint=checkpoint, options=options)])
+            parts[seed].append(folder)
+    path = join_seeds(parts, tmp_path / "joined")
+    solved = solved_pairs(read_outcomes(path / "outcomes.csv"))
+    points = pool_seeds(read_rows(path / "frontier.csv"))
+    assert len(points) == len(solved) == 3 * len(POLICIES)
+    for point in points:
+        assert point.seeds == (3, 5)
+        assert solved[point.panel, point.policy, point.options, point.T].problems == {
+            (seed, problem) for seed in (3, 5) for problem in range(N)
+        }
+    costs = [(row.policy, row.seed, row.checkpoint, row.options) for row in read_order_rows(path / ORDER_NATS)]
+    assert costs == [(policy, seed, "aa+bb", '{"threshold":0.9}') for seed in (3, 5) for policy, *_ in POLICIES]
 
 
 def test_other_options_stay_in_the_form_of_rows() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.outcomes import (
     CommitRow,
     SubproblemRow,
@@ -99,6 +100,13 @@ def test_the_figure_shows_the_numbers() -> None:
     assert curves["other cells first"] == [], "three tokens are no point"
     shares = {c.get_label(): c[0].get_xydata()[:, 1].tolist() for c in wrong.containers}  # type: ignore[union-attr]
     assert shares["naked pair"] == pytest.approx([40.0])
+    bars = {
+        (axis, c.get_label()): [segment[:, 1].tolist() for segment in c[2][0].get_segments()]
+        for axis in (nats, wrong) for c in axis.containers
+    }  # fmt: skip
+    assert bars[nats, "lone single"] == [pytest.approx([0.09, 0.11]), pytest.approx([0.49, 0.51])]
+    low, high = wilson(4, 10)
+    assert bars[wrong, "naked pair"] == [pytest.approx([100 * low, 100 * high])]
     widths = [[bar.get_width() for bar in container] for container in unmasked.containers]  # type: ignore[union-attr]
     assert widths == [pytest.approx([80.0, 100.0]), [0.0, 0.0], pytest.approx([20.0, 0.0])]
     widths = [[bar.get_width() for bar in container] for container in first.containers]  # type: ignore[union-attr]
