@@ -209,6 +209,13 @@ class TestStore:
         with pytest.raises(ValueError, match=r"outcomes\.rank0\.jsonl, line 2: "):
             store.records(CELL)
 
+    @pytest.mark.parametrize("wrong", [{"problem": -1}, {"nfe": -1}, {"tokens": -1}, {"score": 1.25}, {"score": -0.25}])
+    def test_a_number_that_cannot_be_is_damage(self, wrong: dict[str, float]) -> None:
+        record = json.loads(batch(0).to_json())
+        record["outcomes"][0].update(wrong)
+        with pytest.raises(ValueError, match="not the record of a decoded batch"):
+            BatchRecord.from_json(json.dumps(record))
+
     @pytest.mark.parametrize("damage", ["{", "[]", '{"colour": "red"}'])
     def test_damaged_cell(self, tmp_path: Path, damage: str) -> None:
         store = OutcomeStore(tmp_path)
@@ -278,6 +285,21 @@ class TestRows:
         assert (row.forward_passes, row.seconds, row.left_out) == (12, 1.5, 2)
         assert (row.device, row.commit) == ("cpu+gpu", "abc1234+def5678-dirty")
         assert row.options == '{"eos":"as_tokens","token_temperature":0}'
+
+    def test_the_first_outcome_of_a_problem_stays(self) -> None:
+        again = batch(outcomes=(Outcome(1, True, 9, 99, "other"),))
+        row = frontier_row(replace(CELL, adaptive=True), [batch(1), again], problems="5eed")
+        assert (row.n, row.correct, row.nfe_mean, row.tokens_per_forward) == (1, 0, 3.0, 11 / 3)
+        assert (row.adaptive, row.problems) == (True, "5eed")
+        own = (1, "top_margin", CELL.options_json, 4, 3, False, 3, 11, "1")
+        assert outcome_rows(replace(CELL, seed=3), [batch(1), again]) == [
+            OutcomeRow("word_problems", "test", "1f0c", *own)
+        ]
+
+    def test_what_takes_no_evaluation_has_no_parallelism(self) -> None:
+        """As where a response was given whole."""
+        row = frontier_row(CELL, [batch(outcomes=(Outcome(0, True, 0, 5, "x"),))])
+        assert (row.nfe_mean, row.tokens_per_forward) == (0.0, 0.0)
 
     def test_no_outcomes(self) -> None:
         with pytest.raises(ValueError, match=f"{CELL.label} has no outcomes"):

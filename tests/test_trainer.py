@@ -33,6 +33,7 @@ def test_a_checkpoint_is_the_last_one_or_the_next_one_and_never_half_of_it(
     with pytest.raises(KeyboardInterrupt):
         io.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     monkeypatch.setattr(torch, "save", save)
     io.save_checkpoint({"step": 3}, str(path))
     assert torch.load(path, weights_only=True) == {"step": 3}

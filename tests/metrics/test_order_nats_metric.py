@@ -40,19 +40,29 @@ def test_what_can_never_be_generated_costs_infinitely_much() -> None:
     assert metric.compute()["a"][:4] == (2, math.inf, None, math.inf)
 
 
+def test_where_there_is_nothing_to_generate_a_token_costs_nothing() -> None:
+    metric = OrderNatsMetric(["a"])
+    metric.update("a", *(torch.tensor([0]) for _ in range(4)))
+    assert metric.compute()["a"] == OrderCost(1, 0.0, None, 0.0, 0.0, 0, 0)
+
+
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 @pytest.mark.parametrize("shards", [[FIRST, SECOND], [[], FIRST + SECOND]])
 def test_every_process_finds_the_same(shards: list[Shard]) -> None:
     # Real processes are in test_frontier_metric.py; what both metrics share is what gathers.
     def gather(value: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
+        calls.append(value)
         found = [torch.cat(metric.outcomes or [value[:0]]) for metric in others]
         assert {(part.dtype, part.shape[1]) for part in (value, *found)} == {(torch.float64, 5)}
         return found
 
+    calls: list[torch.Tensor] = []
     metrics = [OrderNatsMetric(CELLS, dist_sync_fn=gather, distributed_available_fn=lambda: True) for _ in shards]
     others = [OrderNatsMetric(CELLS) for _ in shards]
     for metric, other, shard in zip(metrics, others, shards, strict=True):
         feed(metric, shard)
         feed(other, shard)
-    for metric in metrics:
-        assert metric.compute() == EXPECTED
+    for times in (1, 2):
+        for metric in metrics:
+            assert metric.compute() == EXPECTED
+        assert len(calls) == times * len(metrics), "nobody leaves the others waiting"
