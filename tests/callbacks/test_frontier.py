@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,19 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash
+from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash, wrapped_in
+from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding import options as options_module
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import IID, P2, Blocks, ConfidenceThreshold, LeftToRight, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.metrics.statistics import wilson
 from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import OutcomeStore, read_outcomes, read_rows
 from lightning_mdm.trainer import Trainer
@@ -149,9 +154,23 @@ def test_the_first_problems_are_meant_not_those_of_low_index(
 
     data = Lines(n_test=N_TEST, **FEW)
     frontier = Frontier(fit_policies=[TopMargin()], fit_budgets=[1], fit_problems=2, examples=1)
-    trainer(tmp_path, frontier, max_steps=1, val_check_interval=1).fit(network(), data)
-    assert [problems for _, problems, _, _ in decoded] == [[17, 25]]
-    assert [example.problem for example in frontier.examples] == [17]
+    trainer(tmp_path, frontier, max_steps=2, val_check_interval=1).fit(network(), data)
+    assert [problems for _, problems, _, _ in decoded] == [[17, 25]] * 2, "at both validations"
+    assert [example.problem for example in frontier.examples] == [17], "of the last one"
+    decoded.clear()
+    trainer(tmp_path, Frontier([TopMargin()], [1])).sweep(Answering(Omniscient(data)), data)
+    (row,) = read_rows(tmp_path / "frontier.csv")
+    assert "source" in json.loads(row.options), "a task of one's own"
+
+
+def test_nothing_is_left_of_an_earlier_loop(tmp_path: Path, decoded: list[tuple[str, list[int], str, int]]) -> None:
+    """With the same callback, a training that asks for no policies decodes nothing."""
+    data, callback = few_problems(), Frontier([TopMargin()], [1])
+    trainer(tmp_path, callback).sweep(Answering(Omniscient(data)), data)
+    assert decoded
+    decoded.clear()
+    trainer(tmp_path, callback, max_steps=1, val_check_interval=1).fit(network(), data)
+    assert not decoded
 
 
 # What is decoded, and what is not decoded again.
@@ -384,6 +403,17 @@ def test_a_policy_of_ones_own_is_decoded_again_when_its_file_has_changed(
     assert len(decoded) == n, "a namesake is another policy"
 
 
+@dataclass(frozen=True)
+class Wrapping(LeftToRight):
+    """A policy of one's own that holds another."""
+
+    inner: UnmaskingPolicy = Blocks(TopMargin(), 4)  # noqa: RUF009 (frozen)
+
+
+def test_policies_are_found_however_deep_they_are_wrapped() -> None:
+    assert wrapped_in(Wrapping()) == [Wrapping().inner, TopMargin()]
+
+
 def test_an_option_that_rows_call_something_else_is_refused(tmp_path: Path) -> None:
     data, policy = few_problems(), own_policy(tmp_path / "mine_c.py", option="token_temperature")
     with pytest.raises(ValueError, match=r"policy Mine: rows of results call something else token_temperature; give"):
@@ -443,6 +473,46 @@ def results_in(run_dir: Path) -> list[Any]:
     return sorted((r.policy, r.T, r.n, r.correct, r.nfe_mean, r.nfe_min, r.nfe_max, r.tokens_per_forward) for r in rows)
 
 
+def test_a_cell_that_another_sweep_left_half_decoded_is_not_published(tmp_path: Path) -> None:
+    data = few_problems()
+    sweep(tmp_path, Omniscient(data), data, policies=[TopMargin()])
+    (file,) = (tmp_path / "cells").glob("*-T1-*/outcomes.rank0.jsonl")
+    file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
+    sweep(tmp_path, Omniscient(data), data, policies=[TopMargin()], budgets=[4])
+    assert [row.T for row in read_rows(tmp_path / "frontier.csv")] == [4]
+    assert {o.T for o in read_outcomes(tmp_path / "outcomes.csv")} == {4}
+
+
+def test_cells_of_other_problems_are_not_published(tmp_path: Path) -> None:
+    """Not even if they hold all of these and more."""
+    more, data = few_problems(N_TEST + 1), few_problems()
+    sweep(tmp_path, Omniscient(more), more, policies=[TopMargin()])
+    denoiser = Omniscient(more)  # the same weights
+    with pytest.warns(UserWarning, match="had rows of other test problems of word_problems, which give way to these"):
+        sweep(tmp_path, denoiser, data, policies=[TopMargin()])
+    assert [(row.T, row.n) for row in read_rows(tmp_path / "frontier.csv")] == [(T, N_TEST) for T in BUDGETS]
+
+
+def test_the_orders_of_another_selector_go_and_the_heuristics_stay(tmp_path: Path) -> None:
+    law = HopChain(chain=6, free=2, given=2)
+    data = HopChainProblems(law, n_validation=4, n_test=4, batch_size=2, eval_batch_size=4)
+
+    def sweep(seed: int, split: Any, *policies: UnmaskingPolicy) -> list[tuple[str, str]]:
+        torch.manual_seed(seed)
+        net = SelectorConfig(width=8, heads=2, mlp_width=8)
+        module = OrderModule(law.n_tokens, law, selector=net, budgets=[2], samples=2, validation_samples=1)
+        trainer(tmp_path, Frontier(policies, [2])).sweep(module, data, split=split)
+        assert {(o.split, o.policy) for o in read_outcomes(tmp_path / "outcomes.csv")} == {
+            (row.split, row.policy) for row in read_rows(tmp_path / "frontier.csv")
+        }
+        return [(row.split, row.policy) for row in read_rows(tmp_path / "frontier.csv")]
+
+    assert sweep(0, "validation", TopMargin(), Learned()) == [("validation", "top_margin"), ("validation", "learned")]
+    assert sweep(1, "test", TopMargin()) == [("test", "top_margin"), ("validation", "top_margin")]
+    rows = sweep(1, "validation", IID())
+    assert rows == [("validation", "iid"), ("validation", "top_margin"), ("test", "top_margin")]
+
+
 def test_both_splits_stay_and_an_older_checkpoint_goes(tmp_path: Path) -> None:
     data = few_problems()
     sweep(tmp_path, Omniscient(data), data, split="validation")
@@ -471,7 +541,18 @@ def test_the_batch_size_changes_no_outcome(tmp_path: Path, temperature: float) -
         sweep(tmp_path / str(size), network().denoiser, data, decoding=decoding, seeds=[0, 1])
         found.append(outcomes_in(tmp_path / str(size)))
     assert found[0] == found[1] == found[2]
+    noise = [[(o.policy, o.T, o.tokens, o.answer) for o in found[0] if o.seed == seed] for seed in (0, 1)]
+    assert len(noise[0]) == len(noise[1]) == 4 * N_TEST
+    assert noise[0] != noise[1] or not temperature
     assert len({o.answer for o in found[0]} | {o.tokens for o in found[0]}) > 1, "nothing that could differ"
+
+
+def test_what_is_searched_with_decides_its_steps_itself(tmp_path: Path) -> None:
+    data = few_problems()
+    for name, search in (("plain", False), ("searched", True)):
+        policies, decoding = [TopMargin(), ConfidenceThreshold()], DecodingOptions(search=search)
+        sweep(tmp_path / name, Omniscient(data), data, policies=policies, budgets=[2], decoding=decoding)
+        assert [row.adaptive for row in read_rows(tmp_path / name / "frontier.csv")] == [search, True]
 
 
 def test_problems_that_do_not_fit_are_counted_in_the_rows(tmp_path: Path) -> None:
@@ -492,12 +573,16 @@ def test_another_datamodule_is_refused(tmp_path: Path) -> None:
         trainer(tmp_path, Frontier([TopMargin()], [1])).test(Answering(torch.nn.Linear(1, 1)), Plain())
 
 
-def test_the_hash_is_of_names_types_and_values() -> None:
+def test_the_hash_is_of_names_types_shapes_and_values() -> None:
     net = torch.nn.Linear(2, 2)
     twin = torch.nn.Linear(2, 2)
     twin.load_state_dict(net.state_dict())
     assert weights_hash(net) == weights_hash(twin)
     assert weights_hash(net) != weights_hash(torch.nn.Sequential(net))
+    flat = torch.nn.Linear(2, 2)
+    flat.load_state_dict(net.state_dict())
+    flat.weight = torch.nn.Parameter(net.weight.detach().reshape(1, 4))
+    assert weights_hash(net) != weights_hash(flat), "another shape"
     assert weights_hash(net) != weights_hash(twin.double())
     with torch.no_grad():
         net.bias[0] += 1e-7

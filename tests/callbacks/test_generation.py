@@ -171,7 +171,7 @@ def test_what_is_wrong_in_the_thought_reaches_the_answer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["I do not know", "#### 11"])
-def test_an_answer_in_the_thought_is_none(folder: Path, answer: str) -> None:
+def test_an_answer_in_the_thought_is_none(tmp_path: Path, folder: Path, answer: str) -> None:
     data = made(folder)
     problems = data.problems("test")
     denoiser = Knowing(data)
@@ -183,6 +183,11 @@ def test_an_answer_in_the_thought_is_none(folder: Path, answer: str) -> None:
     assert found[0].text == f"{thought} {answer}"
     grade = data.grade(problems[0], found[0].graded)
     assert (grade.correct, grade.answer) == (False, answer.removeprefix("#### ") if "####" in answer else None)
+    trainer(tmp_path, Frontier([TopMargin()], [5])).sweep(Answering(denoiser), data)
+    trainer(tmp_path, Predictions(steps=5)).predict(Answering(denoiser), data, return_predictions=False)
+    (outcome,) = (row for row in read_outcomes(tmp_path / "outcomes.csv") if row.problem == problems[0].index)
+    line = json.loads((tmp_path / "predictions.rank0.jsonl").read_text("utf-8").splitlines()[0])
+    assert (outcome.correct, outcome.answer) == (line["correct"], line["answer"]) == (False, grade.answer)
 
 
 def test_a_causal_net_writes_both_parts_token_by_token(folder: Path) -> None:

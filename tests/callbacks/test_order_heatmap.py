@@ -17,6 +17,7 @@ from lightning_mdm.callbacks import order_heatmap as heatmap_module
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.data.hop_chain import HopChainProblems
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
@@ -130,6 +131,22 @@ def test_steps_are_logged_without_tensorboard(tmp_path: Path, drawn: Drawn) -> N
     run.validate(order_module(), data(), verbose=False)
     assert 1 <= run.callback_metrics["val/selector_steps@T=3"] <= 3
     assert not drawn
+
+
+def test_steps_are_those_of_the_greedy_rule_at_the_first_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, int, int]] = []
+    nfe = iter([[2, 3], [1]])  # of three problems in two batches
+
+    def fake(trainer: L.Trainer, module: OrderModule, policy: Any, canvas: Any, budget: int, seed: int = 0) -> Any:
+        asked.append((policy, budget, len(canvas.index_B)))
+        return SimpleNamespace(nfe_B=torch.tensor(next(nfe)))
+
+    monkeypatch.setattr(OrderHeatmap, "decode", staticmethod(fake))
+    run = trainer(tmp_path, OrderHeatmap(problems=3, budgets=[4]))
+    run.validate(order_module(prices=[2.0, 0.0]), data(), verbose=False)
+    assert asked == [(Learned(price=2.0), 4, 2), (Learned(price=2.0), 4, 1)]
+    found = [run.callback_metrics[f"val/{name}selector_steps@T=4"] for name in ("fewest_", "", "most_")]
+    assert found == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("averaged_first", [True, False])

@@ -15,8 +15,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lightning_mdm.callbacks.order_nats import OrderNats
+from lightning_mdm.callbacks.runs import planned, runs_of
 from lightning_mdm.data.batch import collate
 from lightning_mdm.data.datamodule import ProblemDataModule
+from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.likelihood import true_token_nats
@@ -38,10 +40,10 @@ def data(eval_batch_size: int = 3, **options: Any) -> HopChainProblems:
     return HopChainProblems(LAW, n_validation=4, n_test=N, batch_size=2, eval_batch_size=eval_batch_size, **options)
 
 
-def order_module(seed: int = 0) -> OrderModule:
+def order_module(seed: int = 0, **options: Any) -> OrderModule:
     torch.manual_seed(seed)
     net = SelectorConfig(width=8, heads=2, mlp_width=8)
-    return OrderModule(LAW.n_tokens, LAW, selector=net, budgets=[2, 3], samples=2, validation_samples=1)
+    return OrderModule(LAW.n_tokens, LAW, selector=net, budgets=[2, 3], samples=2, validation_samples=1, **options)
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,14 @@ def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_first_problems_only(tmp_path: Path) -> None:
-    (row,) = evaluate(tmp_path, [TopMargin()], [2], n_problems=1)
+    (row,) = evaluate(tmp_path / "one", [TopMargin()], [2], n_problems=1)
     assert (row.n, row.nats_sem) == (1, None)
+    (row,) = evaluate(tmp_path / "two", [IID()], [2], n_problems=2)
+    problems = data()
+    canvas = collate([problems.encoder(problem) for problem in problems.problems("test")], 0)  # type: ignore[misc]
+    nats_B, _ = true_token_nats(law_denoiser(LAW), IID(), canvas, problems.token_space, steps=2)
+    assert row.nats == pytest.approx(float(nats_B[:2].mean()), abs=1e-9)
+    assert abs(row.nats - float(nats_B[-2:].mean())) > 1.0, "the last ones would show"
 
 
 def test_all_policies_are_compared_the_learned_ones_where_there_is_a_selector(tmp_path: Path) -> None:
@@ -143,11 +151,20 @@ def test_all_policies_are_compared_the_learned_ones_where_there_is_a_selector(tm
         evaluate(tmp_path / "again", [TopMargin(), P2()], [2])
 
 
+def test_the_learned_order_is_run_at_every_price_it_was_trained_with() -> None:
+    module, facts = order_module(prices=[0.5, 0.0, 2.0]), SplitFacts(data(), "test")
+    runs = runs_of(planned("", [Learned(), TopMargin()], [2], [0]), True, module, facts)
+    assert [run.policy for run in runs] == [*(Learned(price=price) for price in (0.5, 0.0, 2.0)), TopMargin()]
+
+
 def test_a_task_without_a_known_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = few_problems()
     rows = evaluate(tmp_path, [TopMargin()], [4], module=Answering(Omniscient(problems)), problems=problems)
     assert [(row.n, row.optimum) for row in rows] == [(N_TEST, None)]
     assert 0.0 < rows[0].nats_per_token < 0.1, "an end of the sequence is a token like any other"
+    examples = [problems.encode(problem) for problem in problems.problems("test")]
+    tokens = sum(len(example.given) - sum(example.given) for example in examples if example is not None)
+    assert rows[0].nats_per_token == pytest.approx(rows[0].nats * N_TEST / tokens), "not those of the question"
     assert "optimum" not in capsys.readouterr().out
 
 
@@ -174,8 +191,10 @@ def test_nothing_while_fitting_and_nothing_without_budgets(tmp_path: Path, monke
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("evaluated")
 
+    callback = OrderNats([TopMargin()], [2])
+    trainer(tmp_path / "before", callback).sweep(Answering(law_denoiser(LAW)), data())
     monkeypatch.setattr("lightning_mdm.callbacks.order_nats.true_token_nats", never)
-    run = trainer(tmp_path, OrderNats([TopMargin()], [2]), max_steps=1, val_check_interval=1)
+    run = trainer(tmp_path, callback, max_steps=1, val_check_interval=1)
     run.fit(order_module(), data())
     trainer(tmp_path, OrderNats()).sweep(Answering(law_denoiser(LAW)), data())
     assert not (tmp_path / "order_nats.csv").exists()
@@ -194,6 +213,15 @@ def test_the_other_split_stays_and_older_weights_go(tmp_path: Path) -> None:
     assert [(row.split, row.policy) for row in rows] == [
         ("test", "top_margin"), ("test", "learned"), ("validation", "top_margin"),
     ]  # fmt: skip
+
+
+def test_what_is_of_another_task_or_denoiser_goes(tmp_path: Path) -> None:
+    class Other(HopChainProblems):
+        task = "other_chain"
+
+    evaluate(tmp_path, [TopMargin()], [2], split="validation")
+    (row,) = evaluate(tmp_path, [TopMargin()], [2], problems=Other(LAW, n_validation=4, n_test=N))
+    assert row.task == "other_chain", "with the same formula"
     problems = few_problems()
     rows = evaluate(tmp_path, [TopMargin()], [2], module=Answering(Omniscient(problems)), problems=problems)
     assert [row.task for row in rows] == ["word_problems"]

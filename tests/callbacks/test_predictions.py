@@ -62,6 +62,16 @@ def test_the_oracle_needs_an_answer_to_read(tmp_path: Path) -> None:
         predict(tmp_path / "own", data=own, policy=Oracle(), steps=4)
 
 
+def test_the_noise_is_that_of_the_seed(tmp_path: Path) -> None:
+    drawn = DecodingOptions(token_temperature=9.0)
+    texts = [
+        [line["text"] for line in predict(tmp_path / str(k), steps=1, seed=seed, decoding=drawn)]
+        for k, seed in enumerate((0, 1, 0))
+    ]
+    assert texts[0] != texts[1]
+    assert texts[0] == texts[2]
+
+
 def test_an_answer_that_ends_at_once_is_none(tmp_path: Path) -> None:
     closing = DecodingOptions(end_of_sequence="close")
     for line in predict(tmp_path, right=False, steps=48, policy=LeftToRight(), decoding=closing):

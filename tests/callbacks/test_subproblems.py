@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.callbacks.subproblems import Subproblems, bins_of, predicted
+from lightning_mdm.callbacks.runs import Run
+from lightning_mdm.callbacks.subproblems import Subproblems, bins_of, commit_rows, predicted, subproblem_rows
 from lightning_mdm.data.batch import collate
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
@@ -28,6 +30,7 @@ from lightning_mdm.decoding.policies import IID, POLICIES, GivenOrder, LeftToRig
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.laws.nae_sat import NaeSat
+from lightning_mdm.metrics.subproblems import SubproblemMetric
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.laws import law_denoiser
@@ -38,6 +41,7 @@ from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.puzzles.sudoku import from_text
 from runs import Answering, few_problems, trainer
 from sudokus import sees
+from test_subproblem_report import COMMIT, LOSS
 
 SURE = 3.0  # logit of the digit that it says, others 0
 
@@ -289,6 +293,82 @@ def test_options_are_checked() -> None:
     twice = Subproblems([TopMargin(), TopMargin()])
     with pytest.raises(ValueError, match=r"subproblems.policies: a policy occurs twice"):
         trainer(Path("nowhere"), twice).analyse(Answering(LoneSingles(problems)), problems)
+
+
+def test_rows_by_hand() -> None:
+    """Numbers of masked tokens up to twelve are in bins of two."""
+    one, two = kinds = data().subproblem_kinds[:2]
+    metric = SubproblemMetric(["a"], len(kinds), 12)
+    metric.update(
+        torch.tensor([0, 0, 0, 1]), torch.tensor([1, 2, 2, 12]), torch.tensor([1.0, 2.0, 6.0, 4.0]),
+        torch.tensor([True, False, True, True]),
+    )  # fmt: skip
+    metric.add_commits("a", [[(0, 4, False), (0, 4, False)], [(0, 2, True), (1, 2, True)]])
+    metric.add_commits("a", [[(1, 1, False)]])
+    denoised, committed = metric.compute()
+    where = ("sudoku", "test", "1f0c")
+    assert [
+        (r.kind, r.ready, r.fewest_masked, r.most_masked, r.n, r.nats, r.nats_sem, r.accuracy)
+        for r in subproblem_rows(where, "cpu", kinds, denoised)
+    ] == [
+        (one.name, one.ready, 1, 2, 3, 3.0, pytest.approx(statistics.stdev([1.0, 2.0, 6.0]) / 3**0.5), 2 / 3),
+        (two.name, two.ready, 11, 12, 1, 4.0, None, 1.0),
+    ]
+    rows = commit_rows(where, "cpu", kinds, "{}", True, Run(IID(), 3, 7), committed["a"])
+    assert [(r.kind, r.fewest_masked, r.most_masked, r.n, r.wrong, r.first_mistakes) for r in rows] == [
+        (one.name, 1, 2, 1, 1, 0.5), (one.name, 3, 4, 2, 0, 0.0), (two.name, 1, 2, 2, 1, 0.5),
+    ]  # fmt: skip
+    assert {(r.policy, r.T, r.seed, r.problems, r.failed, r.adaptive) for r in rows} == {("iid", 3, 7, 2, 1, True)}
+
+
+def test_what_is_logged_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
+    problems = data()
+    run = trainer(tmp_path, Subproblems([IID(), TopMargin()], [9], masks=2))
+    run.analyse(Answering(LoneSingles(problems)), problems)
+    losses, rows = read_subproblems(tmp_path / "subproblems.csv"), read_commits(tmp_path / "commits.csv")
+    expected: dict[str, float] = {}
+    for kind in {row.kind for row in losses}:
+        own = [row for row in losses if row.kind == kind]
+        n, name = sum(row.n for row in own), kind.replace(",", "").replace(" ", "_")
+        expected[f"subproblem_nats/{name}"] = sum(row.n * row.nats for row in own) / n
+        expected[f"subproblem_accuracy/{name}"] = sum(row.n * row.accuracy for row in own) / n
+    some_failed = []
+    for policy in ("iid", "top_margin"):
+        met = [row for row in rows if row.policy == policy]
+        n, unready = sum(row.n for row in met), [row for row in met if not row.ready]
+        firsts = sum(row.first_mistakes for row in unready)
+        expected[f"ready_share@T=9/{policy}"] = 1.0 - sum(row.n for row in unready) / n
+        expected[f"mistakes_per_token@T=9/{policy}"] = sum(row.wrong for row in met) / n
+        expected[f"unready_first_mistakes@T=9/{policy}"] = firsts / met[0].failed
+        some_failed.append(firsts > 0.0 and 0 < met[0].failed < met[0].problems)
+    assert any(some_failed)
+    found = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("test/")}
+    assert found == {f"test/{name}": pytest.approx(value, rel=1e-6) for name, value in expected.items()}, "in float32"
+
+
+def test_of_another_split_what_other_selectors_unmasked_goes(tmp_path: Path) -> None:
+    def rows(split: str, *selectors: str | None) -> list[CommitRow]:
+        said = [{"selector": selector} if selector else {} for selector in selectors]
+        return [replace(COMMIT, split=split, options=json.dumps(options)) for options in said]
+
+    callback = Subproblems()
+    for split, selectors in (("validation", ("aa", "bb", None)), ("test", ("bb", None))):
+        callback.split = split
+        callback.publish(tmp_path, [replace(LOSS, split=split)], rows(split, *selectors))
+    assert read_commits(tmp_path / "commits.csv") == [*rows("test", "bb", None), *rows("validation", "bb", None)]
+    callback.publish(tmp_path, [replace(LOSS, split="test", checkpoint="2f0c")], [])
+    assert [row.split for row in read_subproblems(tmp_path / "subproblems.csv")] == ["test"], "of older weights"
+
+
+def test_nothing_is_left_of_an_earlier_loop(tmp_path: Path) -> None:
+    """With the same callback, a training that asks for no analysis has none."""
+    problems = data()
+    callback = Subproblems([TopMargin()], [5], masks=1, n_problems=2)
+    trainer(tmp_path, callback).analyse(Answering(LoneSingles(problems)), problems)
+    module = DenoiserModule(4, TransformerConfig(layers=1, width=8, heads=2, mlp_width=8, positions=16))
+    run = trainer(tmp_path, callback, max_steps=1, val_check_interval=1)
+    run.fit(module, problems)
+    assert not any("subproblem" in name for name in run.callback_metrics)
 
 
 @pytest.mark.parametrize("longest", [1, 9, 10, 12, 64, 300])
