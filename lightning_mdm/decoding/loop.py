@@ -34,6 +34,7 @@ from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 
 EndOfSequence = Literal["as_tokens", "close"]
+NO_NUMBERS = "the denoiser gave logits that are not finite numbers; has its training diverged?"
 
 
 class DecodingError(RuntimeError):
@@ -146,14 +147,15 @@ def decode(
             taken = chosen_AL.sum(-1).tolist()  # the loop's one look at the device: the shapes to come follow from it
         else:
             outside = outside | (chosen_AL.sum() != sum(taken))
-        if 0 in taken and not logits_AQV.isnan().any():
+        if 0 in taken:
+            if bool(say_nothing(logits_AQV)):  # of which no policy could make anything
+                raise DecodingError(NO_NUMBERS)
             raise DecodingError(f"policy {policy.name} chose no position at step {step}; are its scores numbers?")
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
         logits_NV = logits_AQV.flatten(0, 1)[slot_N]
-        # The largest is no number where any is none, infinite where a token is infinitely likely or none is possible.
-        broken = broken | ~logits_NV.amax(-1).isfinite().all()
+        broken = broken | say_nothing(logits_NV)
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
         drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
         active = active.filled(
@@ -163,8 +165,8 @@ def decode(
 
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
     if bool(outside | broken):
-        if bool(broken | logits_AQV.isnan().any()):  # of which no policy could make anything
-            raise DecodingError("the denoiser gave logits that are not finite numbers; has its training diverged?")
+        if bool(broken | say_nothing(logits_AQV)):
+            raise DecodingError(NO_NUMBERS)
         raise DecodingError(
             f"policy {policy.name} chose positions that were not masked, or not as many as it takes; are its scores "
             "numbers?"
@@ -184,6 +186,12 @@ def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: E
         raise ValueError(f"guidance={guidance}: give 0 (none) or a finite number above")
     if guidance and policy.sequential:
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
+
+
+def say_nothing(logits_NV: Tensor) -> Tensor:
+    """Whether any of these logits are such that no token could be drawn from them: one bool, on their device."""
+    # The largest is no number where any is none, infinite where a token is infinitely likely or none is possible.
+    return ~logits_NV.amax(-1).isfinite().all()
 
 
 def largest_budget(budgets: Sequence[int], steps: int) -> int:

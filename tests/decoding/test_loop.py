@@ -213,7 +213,11 @@ def test_a_temperature_is_positive_and_finite(token_temperature: float) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("sampler", [Argmax(), Temperature(1.0)], ids=["argmax", "drawn"])
-@pytest.mark.parametrize("policy", [IID(), Entropy(), Blocks(Entropy(), 1)], ids=["iid", "ranked", "in_blocks"])
+@pytest.mark.parametrize(
+    "policy",
+    [IID(), Entropy(), Blocks(Entropy(), 1), Blocks(Entropy(), 2)],
+    ids=["iid", "ranked", "in_blocks", "in_one"],
+)
 def test_logits_that_say_nothing_are_refused(value: float, sampler: TokenSampler, policy: UnmaskingPolicy) -> None:
     """Not a number, infinitely likely, or nothing possible: of none of these could a token be drawn."""
 
