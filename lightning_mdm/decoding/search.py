@@ -62,6 +62,7 @@ class CostRecorder(TokenSampler):
         self.nats_BL = torch.zeros_like(tokens_BL, dtype=torch.float64)
         self.other_BLK = tokens_BL[:, :, None].repeat(1, 1, OTHERS)
         self.other_nats_BLK = torch.full_like(self.other_BLK, torch.inf, dtype=torch.float64)
+        self.drawn_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
 
     def draw(self, logits_NV: Tensor, uniform_N: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         best_N1 = logits_NV.argmax(-1, keepdim=True)  # the lowest id among equals, as without looking back
@@ -69,6 +70,7 @@ class CostRecorder(TokenSampler):
         others = min(OTHERS, logits_NV.shape[-1] - 1)
         found_NK = logits_NV.scatter(-1, best_N1, -torch.inf).topk(others, dim=-1)
         self.nats_BL[row_N, position_N] = nats_N1[:, 0]
+        self.drawn_BL[row_N, position_N] = True
         self.other_BLK[row_N, position_N, :others] = found_NK.indices
         gap_NK = logits_NV.gather(-1, best_N1).double() - found_NK.values.double()
         self.other_nats_BLK[row_N, position_N, :others] = nats_N1 + gap_NK
@@ -85,6 +87,7 @@ class Attempt:
         nats_L: float64, what each cost then.
         other_LK: int64, the next likelier tokens.
         other_nats_LK: float64, what each would have cost; infinite where there is none, or none that is its to try.
+        drawn_L: bool, the positions that hold a token which its own run has drawn for them.
     """
 
     token_L: Tensor
@@ -92,6 +95,7 @@ class Attempt:
     nats_L: Tensor
     other_LK: Tensor
     other_nats_LK: Tensor
+    drawn_L: Tensor
 
     @cached_property
     def nats(self) -> float:
@@ -108,15 +112,10 @@ class Attempt:
         by_step_S = torch.zeros(self.steps + 1, dtype=torch.float64).index_add(0, self.step_L, self.nats_L)
         return F.pad(by_step_S.cumsum(0)[:-1], (1, 0))[self.step_L]
 
-    @cached_property
-    def unmasked_L(self) -> Tensor:
-        """The positions that hold a token which was drawn for them, bool."""
-        return (self.step_L > 0) & self.other_nats_LK[:, 0].isfinite()
-
     @property
     def most_at_once(self) -> int:
         """How many positions its fullest step unmasked, those that were closed left out."""
-        return int(F.pad(self.step_L[self.unmasked_L].bincount(), (0, 1)).max())
+        return int(F.pad(self.step_L[self.drawn_L].bincount(), (0, 1)).max())
 
     def cut_short(self, budget: int) -> bool:
         """Whether several positions were unmasked at the last step of a budget, at which all are that are left."""
@@ -163,7 +162,7 @@ class Branch:
     @property
     def at_once(self) -> int:
         """How many positions were unmasked at the step that it branches off, those that were closed left out."""
-        return int((self.attempt.unmasked_L & (self.attempt.step_L == self.step)).sum())
+        return int((self.attempt.drawn_L & (self.attempt.step_L == self.step)).sum())
 
     @property
     def token_L(self) -> Tensor:
@@ -285,7 +284,7 @@ def recorded(run: DecodeRun, canvas: Canvas, begun: Begun) -> tuple[Trace, list[
     """A decode run, and what it cost."""
     costs = CostRecorder(canvas.tokens_BL)
     trace = run(canvas=canvas, token_sampler=costs, begun=begun)
-    parts = (trace.tokens_BL, trace.order.step_BL, costs.nats_BL, costs.other_BLK, costs.other_nats_BLK)
+    parts = (trace.tokens_BL, trace.order.step_BL, costs.nats_BL, costs.other_BLK, costs.other_nats_BLK, costs.drawn_BL)
     # Each row's own: an open branch is not to keep the other rows in memory.
     return trace, [Attempt(*(value.clone() for value in row)) for row in zip(*(p.cpu() for p in parts), strict=True)]
 
@@ -297,4 +296,4 @@ def joined(branch: Branch, attempt: Attempt) -> Attempt:
     step_L = torch.where(attempt.step_L > 0, at + attempt.step_L, origin.step_L.clamp(max=at))
     nats_L = torch.where(branch.filled_L, origin.nats_L, attempt.nats_L)
     nats_L[position] = origin.other_nats_LK[position, branch.rank]
-    return Attempt(attempt.token_L, step_L, nats_L, attempt.other_LK, attempt.other_nats_LK)
+    return Attempt(attempt.token_L, step_L, nats_L, attempt.other_LK, attempt.other_nats_LK, attempt.drawn_L)

@@ -481,6 +481,30 @@ def looked_back(
     return best.tokens, [best.step.get(i, 0) for i in range(length)], steps - left
 
 
+class HalfKnown(Unsure):
+    """``Unsure``, but at every other position one token alone is possible."""
+
+    def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        logits_BQV, hidden_BLD = super().__call__(tokens_BL, valid_BL, query_BQ)
+        known_BQ1 = (query_BQ % 2 == 1)[:, :, None]
+        other_BQV = torch.arange(logits_BQV.shape[-1]) != 2 + query_BQ[:, :, None] % 3
+        return DenoiserOutput(logits_BQV.masked_fill(known_BQ1 & other_BQV, -torch.inf), hidden_BLD)
+
+
+@pytest.mark.parametrize("policy", [IID(), Blocks(ConfidenceThreshold(0.3), 3), KLASS(0.4, 0.6, 1)], ids=str)
+def test_a_position_with_one_possible_token_is_unmasked_like_any_other(policy: UnmaskingPolicy) -> None:
+    space, went_on = TokenSpace(6, eos_id=None, pad_id=0), 0
+    for seed in range(20):
+        denoiser, canvas = HalfKnown(6, seed=seed), rows([[None] * 6], pad=0, index=[seed])
+        for steps in (6, 7, 9):
+            trace = SEARCHING.decode(denoiser, policy, canvas, space, steps, 0)
+            tokens, order, nfe = looked_back(denoiser, policy, canvas, space, steps, "as_tokens")
+            assert (trace.tokens_BL[0].tolist(), trace.order.step_BL[0].tolist()) == (tokens, order), (seed, steps)
+            assert int(trace.nfe_B) == nfe, (seed, steps)
+            went_on += nfe > max(order)
+    assert went_on > 5
+
+
 @pytest.mark.parametrize("end", ["as_tokens", "close"])
 @pytest.mark.parametrize(
     "policy",
@@ -540,7 +564,8 @@ def attempt_of(step: list[int], others: list[tuple[int, float]], positions: int 
     for rank, (token, nats) in enumerate(others):
         others_LK[:positions, rank], nats_LK[:positions, rank] = token, nats
     ones_L = torch.ones(length, dtype=torch.float64)
-    return Attempt(torch.zeros(length, dtype=torch.int64), torch.tensor(step), ones_L, others_LK, nats_LK)
+    zeros_L = torch.zeros(length, dtype=torch.int64)
+    return Attempt(zeros_L, torch.tensor(step), ones_L, others_LK, nats_LK, ones_L.bool())
 
 
 def test_of_equally_cheap_branches_the_first_is_followed_first() -> None:
