@@ -42,8 +42,8 @@ class ConfidenceFactor(UnmaskingPolicy):
         ascending_BL = odds_BL.sort(dim=-1).values
         doubt_BL = torch.where(ascending_BL.isfinite(), ascending_BL / (1.0 + ascending_BL), 1.0)  # 1 - c_n
         n_L = torch.arange(1, odds_BL.shape[1] + 1, device=odds_BL.device)
-        # The left side grows with n, so the n that satisfy it are the first ones.
-        enough_BL = ((n_L + 1) * doubt_BL < self.factor) & ascending_BL.isfinite()
+        # The left side grows with n, so the n that satisfy it are the first ones; more than are masked are all of them.
+        enough_BL = (n_L + 1) * doubt_BL < self.factor
         n_B = enough_BL.sum(-1).clamp(min=1)
         return top_n(-odds_BL, state.masked_BL, n_B, state.uniform_BL(Stream.TIE))
 
