@@ -6,20 +6,24 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from shutil import copyfile
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Timer
 
 from lightning_mdm.cli import main
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.parsing import plainly
-from lightning_mdm.starting_point import check_model
+from lightning_mdm.starting_point import check_model, check_objective, check_time, checkpoint_path
 from runs import REPOSITORY, last, program, refused, saved, tiny
 
 
@@ -190,6 +194,7 @@ def test_the_nets_of_a_checkpoint_are_compared_however_they_are_written() -> Non
     of_class = {"class_path": "lightning_mdm.nets.transformer.TransformerConfig", "init_args": {"heads": 2}}
     for net in ({"heads": 2}, of_class):
         check_model(options(net=net), trained, Path("last.ckpt"))
+    check_model(options(), {}, Path("last.ckpt"))  # one that says nothing of what was trained
     of_class["init_args"] = {"heads": 1}
     for changes, message in (
         ({"net": {"heads": 1}}, "model.net.heads=1, but ckpt_path=last.ckpt was trained with 2"),
@@ -219,6 +224,41 @@ def test_a_training_asks_for_time_to_go_on_with(
         assert contents(own) == before
     program(*fit, "--trainer.max_time", "00:00:00:03")
     assert saved(own)[0] > stopped
+
+
+@pytest.mark.parametrize(
+    ("given", "behind", "enough"),
+    [(60, 59.5, True), (60, 60.0, False), (60, 60.5, False), (60, None, True), (None, 1e9, True)],
+)
+def test_time_is_left_where_less_than_all_is_spent(given: float | None, behind: float | None, enough: bool) -> None:
+    timer = Timer(None if given is None else timedelta(seconds=given))
+    checkpoint = {} if behind is None else {"callbacks": {timer.state_key: {"time_elapsed": {"train": behind}}}}
+    refusal = pytest.raises(ValueError, match=r"trainer\.max_time: last\.ckpt has trained for 60 seconds, .* of 60 ")
+    with nullcontext() if enough else refusal:
+        check_time(SimpleNamespace(callbacks=[SimpleNamespace(), timer]), checkpoint, Path("last.ckpt"))
+
+
+def test_nets_that_read_from_left_to_right_are_told_from_those_that_read_in_any_order() -> None:
+    kinds = {
+        "autoregressive.AutoregressiveModule": {"net": {}, "objective": "next_token"},
+        "denoiser.Module": {"net": {}},
+    }
+    (causal, next_token), (masked, any_order) = kinds.items()
+    for configured, trained in ((causal, next_token), (masked, any_order), (causal, {}), (masked, {})):
+        check_objective(configured, trained, Path("last.ckpt"))
+    for configured, trained, held in ((causal, any_order, "a masked denoiser"), (masked, next_token, "an autoreg")):
+        with pytest.raises(ValueError, match=f"ckpt_path=last.ckpt holds {held}.*: give the configuration that it was"):
+            check_objective(configured, trained, Path("last.ckpt"))
+
+
+def test_checkpoints_that_are_no_files_are_left_to_lightning(tmp_path: Path) -> None:
+    for given in ("best", "hpc", "s3://bucket/last.ckpt", "registry:model:version:2"):
+        for fitting in (True, False):
+            assert checkpoint_path(Namespace(ckpt_path=given, run_dir=str(tmp_path)), fitting=fitting) is None
+    config = Namespace(ckpt_path="last", run_dir=str(tmp_path))
+    assert checkpoint_path(config, fitting=True) is None, "of a training that is only beginning there is none"
+    with pytest.raises(ValueError, match=f"ckpt_path=last: no such file as {tmp_path}/checkpoints/last.ckpt"):
+        checkpoint_path(config, fitting=False)
 
 
 @pytest.mark.parametrize("command", ["sweep", "fit"])
