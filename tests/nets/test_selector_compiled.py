@@ -47,3 +47,19 @@ def test_one_compilation_serves_all_prices(monkeypatch: pytest.MonkeyPatch) -> N
     assert not any(isinstance(value, float) for inputs in told for value in inputs)
     assert [float(cast(Tensor, inputs[5])) for inputs in told] == [0.01, 0.5]
     torch._dynamo.reset()
+
+
+def test_room_for_programs_is_made_and_never_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in ((8, compilation.PROGRAMS), (1000, 1000)):
+        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", before)
+        compilation.for_shapes_that_vary()
+        assert torch._dynamo.config.recompile_limit == after
+
+
+def test_within_what_is_being_compiled_a_function_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(compilation, "compiled_once", lambda function: asked.append(function) or len)
+    assert compilation.compiled(sum) is len
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert compilation.compiled(sum) is sum
+    assert asked == [sum]
