@@ -105,3 +105,12 @@ def test_mix_is_splitmix64() -> None:
 def test_seeds_beyond_64_bits_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="64 bits"):
         RowNoise(seed, torch.tensor([0]))
+
+
+def test_of_each_kind_of_draw_the_latest_are_kept_and_no_others() -> None:
+    noise = RowNoise(9, torch.tensor([7, 0]), ahead=2)
+    for step in range(20):
+        for stream in (Stream.TIE, Stream.SELECT):
+            noise.uniform_BL(stream, step, 6)
+        noise.uniform_B(Stream.TIE, step)
+    assert sorted(noise._drawn) == [(Stream.TIE, 9, 1), (Stream.TIE, 9, 6), (Stream.SELECT, 9, 6)]

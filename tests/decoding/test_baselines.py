@@ -178,6 +178,12 @@ def test_frequent_tokens_and_late_positions_wait() -> None:
     # Places are those of the canvas: when the middle is gone, the last position is no nearer.
     p = [[0.2, 0.4, 0.1, 0.1, 0.1, 0.1], [0.0, 0.01, 0.99, 0, 0, 0], [0.0, 0.1, 0.9, 0, 0, 0]]
     assert fixed(PCSampler(decay=0.8).informed(Facts()), p, steps=3).order.step_BL.tolist() == [[2, 1, 3]]
+    # Nor is it farther for what is given in between.
+    apart = rows([[None, 1, 1, None]], pad=0)
+    p = [[0.1, 0.9, 0, 0, 0, 0], *[[1.0, 0, 0, 0, 0, 0]] * 2, [0.0, 0.1, 0.9, 0, 0, 0]]  # 2.70; 4.14 e^-0.3 = 3.07
+    given = decode(Fixed(torch.tensor(p).double().log()), PCSampler(decay=0.3).informed(Facts()), apart, SIX, steps=2)
+    assert given.order.step_BL.tolist() == [[2, 0, 0, 1]]
+    p = [[0.0, 0.01, 0.99, 0, 0, 0]] * 2
     # Far from the beginning too: of equally calibrated positions the first comes first.
     far = fixed(PCSampler().informed(Facts()), [p[1]] * 600, steps=600)
     assert far.order.step_BL.tolist() == [list(range(1, 601))]
@@ -221,6 +227,8 @@ def test_the_divergence_is_that_of_the_definition() -> None:
     assert divergence(one, half).tolist() == pytest.approx([math.log(2)])
     assert divergence(half, one).tolist() == [math.inf]
     assert divergence(one, one).tolist() == [0.0]
+    many = torch.randn(1000, 7, generator=generator, dtype=torch.float64)
+    assert bool((divergence(many, many + torch.rand(1000, 1, generator=generator)) >= 0.0).all()), "for all rounding"
 
 
 def test_a_policy_sees_the_predictions_that_it_remembers() -> None:
@@ -327,6 +335,16 @@ def test_the_oracle_takes_what_is_right_at_once_and_else_the_surest() -> None:
     assert (policy.adaptive, policy.reads, policy.label, policy.options) == (True, {"response"}, "oracle", {})
 
 
+def test_what_one_task_knows_does_not_stay_with_a_policy_that_another_informs() -> None:
+    ranked, frequent = GivenOrder(), PCSampler()
+    first = ranked.informed(Responses())
+    assert isinstance(first.facts, Responses)
+    assert frequent.informed(Responses()).surprise_V is not None
+    assert ranked.facts is frequent.surprise_V is None
+    assert type(first.informed(ByProblem()).facts) is ByProblem
+    assert isinstance(first.facts, Responses)
+
+
 def test_the_oracle_is_refused_where_tokens_are_drawn() -> None:
     canvas, policy = rows([[None] * 4], pad=0), Oracle().informed(Responses())
     DecodingOptions().decode(Mixing(6), policy, canvas, SIX, 2, 0)
@@ -379,6 +397,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: Blocks(GivenOrder()), "policy=GivenOrder: what it knows is of the whole canvas"),
         (lambda: Blocks(Autoregressive()), "policy=Autoregressive: it takes one token per step, in blocks or not"),
         (lambda: Blocks(Oracle()), "policy=Oracle: what it knows is of the whole canvas"),
+        (lambda: Blocks(Blocks()), "policy=Blocks: blocks of blocks divide the budget twice; give one block_length"),
     ],
 )
 def test_wrong_options_are_named(build: object, message: str) -> None:
@@ -396,3 +415,34 @@ def test_at_rest_is_from_step_to_step() -> None:
 def test_a_probability_of_just_the_threshold_is_enough() -> None:
     p = [[0.5, 0.5, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0], [0.4, 0.4, 0.2, 0, 0, 0]]
     assert fixed(ConfidenceThreshold(0.5), p, steps=3).order.step_BL.tolist() == [[1, 1, 2]]
+
+
+def fixed_sizes(policy: UnmaskingPolicy, p: Sequence[Sequence[float]], steps: int) -> list[int]:
+    """How many positions with fixed probabilities are unmasked at each step."""
+    return [int(step_set.sum()) for step_set in fixed(policy, p, steps).order.sets()]
+
+
+def test_a_doubt_of_just_the_factor_is_too_much() -> None:
+    even = [[0.5, 0.5, 0, 0, 0, 0]] * 3  # (n + 1) (1 - c): 1, 1.5, 2
+    assert [fixed_sizes(ConfidenceFactor(factor), even, 4)[0] for factor in (1.5, 1.51, 2.0, 2.01)] == [1, 2, 2, 3]
+
+
+def test_a_probability_or_a_divergence_of_just_the_bound_is_not_at_rest() -> None:
+    even = [[0.5, 0.5, 0, 0, 0, 0]] * 3
+    assert fixed_sizes(KLASS(0.5, 0.01, 1), even, 5) == [1, 1, 1]
+    assert fixed_sizes(KLASS(0.49, 0.01, 1), even, 5) == [1, 2]
+    two = TokenSpace(2, eos_id=None, pad_id=0)
+    for divergence_bound, order in ((math.log(2.0), [1, 2, 3]), (math.log(2.0) + 1e-9, [1, 2, 2])):
+        script = [[0.9, 0.5, 0.5], [0.9, 1.0, 1.0], [0.9, 1.0, 1.0]]  # log 2 nats at the second step
+        trace = decode(Scripted(script), KLASS(0.6, divergence_bound, 1), rows([[None] * 3], pad=0), two, steps=5)
+        assert sorted(trace.order.step_BL[0].tolist()) == order
+
+
+def test_log_probabilities_rank_what_is_certain_to_the_last_digit() -> None:
+    gap_L = torch.tensor([50.0, 60.0, 55.0], dtype=torch.float64)
+    logits_LV = torch.zeros(3, 6, dtype=torch.float64).index_fill(-1, torch.tensor([2, 3, 4, 5]), -torch.inf)
+    logits_LV[:, 0] = gap_L
+    assert logits_LV.softmax(-1)[:, 0].tolist() == [1.0] * 3
+    policy = Noisy("log_probability", coefficient=0.0, quota="even")
+    order = decode(Fixed(logits_LV), policy, rows([[None] * 3], pad=0), SIX, steps=3).order
+    assert order.step_BL.tolist() == [[3, 1, 2]]

@@ -102,6 +102,16 @@ def test_rows_are_padded_to_a_power_of_two_and_queries_to_a_multiple(
     torch.testing.assert_close(out.hidden_BLD, expected.hidden_BLD)
 
 
+def test_rows_of_another_length_have_a_graph_of_their_own() -> None:
+    plain = net()
+    replayed = Graphed(plain, Again())
+    for length in (40, 50, 40):
+        tokens_BL = torch.randint(40, (2, length), generator=torch.Generator().manual_seed(length))
+        inputs = tokens_BL, torch.ones_like(tokens_BL, dtype=torch.bool), torch.arange(32).expand(2, -1)
+        torch.testing.assert_close(replayed(*inputs).logits_BQV, plain(*inputs).logits_BQV)
+    assert list(replayed.graphs) == [(2, 40, 32), (2, 50, 32)]
+
+
 def test_what_a_replay_gave_stays_when_another_follows() -> None:
     replayed = Graphed(net(), Again())
     tokens_BL = torch.randint(40, (4, LONGEST), generator=torch.Generator().manual_seed(0))
@@ -154,7 +164,11 @@ def test_graphs_are_kept_for_as_long_as_a_net_and_its_weights(monkeypatch: pytes
     moved = graphs.graphed(first)
     assert moved is not kept
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: True)
-    assert graphs.graphed(first) is not moved, "products of another type"
+    halved = graphs.graphed(first)
+    assert halved is not moved, "products of another type"
+    assert graphs.graphed(first) is halved
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.float8_e5m2)
+    assert graphs.graphed(first) is not halved, "and of a third one"
     before = len(graphs._kept)
     del first
     gc.collect()

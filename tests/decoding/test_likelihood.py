@@ -32,7 +32,7 @@ from lightning_mdm.decoding.policies import (
     TopProbability,
 )
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Rows
+from lightning_mdm.decoding.state import Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from lightning_mdm.output import DenoiserOutput
@@ -224,3 +224,37 @@ def test_the_loop_says_where_it_draws() -> None:
     )
     assert sorted(noting.drawn) == [tuple(place) for place in (trace.order.step_BL > 0).nonzero().tolist()]
     assert all(int(trace.tokens_BL[place]) == token for place, token in noting.drawn.items())
+
+
+def test_nats_of_float32_logits_are_summed_in_float64() -> None:
+    def low(*asked: Tensor) -> DenoiserOutput:
+        return DenoiserOutput(Mixing(6)(*asked).logits_BQV.float())
+
+    def high(*asked: Tensor) -> DenoiserOutput:
+        return DenoiserOutput(low(*asked).logits_BQV.double())
+
+    canvas, space = random_rows(7, vocab_size=6, pad=0, longest=9, seed=3), TokenSpace(6, eos_id=None, pad_id=0)
+    (low_B, _), (high_B, _) = (true_token_nats(f, LeftToRight(), canvas, space, steps=3) for f in (low, high))
+    assert low_B.dtype == torch.float64
+    assert low_B.equal(high_B)
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])
+def test_log_probabilities_of_a_prediction_are_those_of_its_masked_positions(precision: torch.dtype) -> None:
+    """Also from what confidence leaves, if that was asked for before."""
+    generator = torch.Generator().manual_seed(0)
+    logits_BQV = (4.0 * torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)).to(precision)
+    logits_BQV[:, :, 5] = -torch.inf
+    masked_BL = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 1, 0, 0]]).bool()
+    query_BQ, token_BL = torch.tensor([[1, 3, 4], [2, 0, 1]]), torch.tensor([[5, 2, 5, 0, 4], [5, 5, 3, 5, 5]])
+    expected = [[0.0] * 5 for _ in range(2)]
+    for row, slot in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        position = int(query_BQ[row, slot])
+        log_V = logits_BQV[row, slot].double().log_softmax(-1)
+        expected[row][position] = float(log_V[token_BL[row, position]])
+    prediction = Prediction(logits_BQV, query_BQ, 5)
+    first_BL = prediction.log_prob_BL(token_BL, masked_BL)
+    assert prediction.confidence_BLF[masked_BL][:, 0].tolist() == prediction.top_probability_BL[masked_BL].tolist()
+    for log_BL in (first_BL, prediction.log_prob_BL(token_BL, masked_BL)):
+        assert log_BL.dtype == torch.promote_types(precision, torch.float32)
+        assert log_BL.tolist() == [pytest.approx(row, rel=1e-5, abs=1e-6) for row in expected]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -25,8 +26,8 @@ from lightning_mdm.decoding.policies import (
     TopProbability,
 )
 from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
-from lightning_mdm.decoding.state import DecodingState, Prediction
-from lightning_mdm.decoding.tokens import Argmax, Temperature, TokenSampler
+from lightning_mdm.decoding.state import Begun, DecodingState, Prediction
+from lightning_mdm.decoding.tokens import Argmax, Temperature, TokenSampler, token_sampler
 from lightning_mdm.orders.budget import StepBudget
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
@@ -110,6 +111,14 @@ def test_an_empty_batch_gives_an_empty_trace(isolate_rows: bool) -> None:
     trace = decode(Mixing(40), IID(), repeated([None, None], 0, pad=0), SPACE, steps=3, isolate_rows=isolate_rows)
     assert list(trace.tokens_BL.shape) == [0, 2]
     assert trace.forward_passes == 0
+
+
+def test_rows_decoded_apart_leave_the_canvas_as_it_was() -> None:
+    canvas = random_rows(4, vocab_size=40, pad=0, longest=9, seed=1)
+    before_BL = canvas.tokens_BL.clone()
+    trace = decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, isolate_rows=True)
+    assert canvas.tokens_BL.equal(before_BL)
+    assert not trace.tokens_BL.equal(before_BL)
 
 
 def test_only_given_tokens_of_the_canvas_are_read() -> None:
@@ -265,9 +274,12 @@ def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: f
         given_BL = state.valid_BL & ~state.canvas_BL
         alone_BL = state.tokens_BL.masked_fill(given_BL, SPACE.mask_id)
         query_BQ = prediction.query_BQ
-        told, untold = (
-            Mixing(40)(tokens_BL, state.valid_BL, query_BQ).logits_BQV for tokens_BL in (state.tokens_BL, alone_BL)
+        (told, hidden_BLD), (untold, _) = (
+            Mixing(40)(tokens_BL, state.valid_BL, query_BQ) for tokens_BL in (state.tokens_BL, alone_BL)
         )
+        assert prediction.hidden_BLD is not None
+        assert hidden_BLD is not None
+        assert prediction.hidden_BLD.equal(hidden_BLD), "a selector reads what everything given says"
         expected = told + guidance * (told - untold)
         allowed = torch.tensor([token for token in range(40) if token not in SPACE.forbidden])
         torch.testing.assert_close(prediction.logits_BQV[..., allowed], expected[..., allowed])
@@ -332,3 +344,59 @@ def test_tokens_are_drawn_at_their_temperature() -> None:
         drawn_N = Temperature(temperature).draw(p.log().expand(n, -1), uniform_N, none_N, none_N)
         weight = p ** (1.0 / temperature)
         assert_follows(Counter(drawn_N.tolist()), dict(enumerate((weight / weight.sum()).tolist())))
+
+
+def test_float32_logits_are_divided_by_the_temperature_in_float64() -> None:
+    logits_NV = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    first_N = (logits_NV.double() / 0.7).softmax(-1)[:, 0]
+    none_N = torch.zeros(200, dtype=torch.int64)
+    for off, token in ((-1e-12, 0), (1e-12, 1)):
+        assert Temperature(0.7).draw(logits_NV, first_N + off, none_N, none_N).tolist() == [token] * 200
+
+
+def test_a_temperature_of_zero_is_the_likeliest_token_and_any_other_its_own() -> None:
+    assert [token_sampler(t) for t in (0.0, 0.5, 2.0)] == [Argmax(), Temperature(0.5), Temperature(2.0)]
+
+
+def test_the_last_step_is_that_of_the_largest_budget_of_the_rows() -> None:
+    """And the steps of a row end with its own."""
+    seen: list[tuple[int, bool, list[int], list[int]]] = []
+
+    def watch(state: DecodingState, prediction: Prediction, chosen_AL: Tensor) -> None:
+        seen.append((state.step, state.is_last, state.budget_B.tolist(), state.steps_left_B.tolist()))
+
+    canvas = repeated([None] * 4, 2, pad=0)
+    begun = Begun(torch.zeros_like(canvas.prompt_BL), torch.tensor([1, 3]))
+    decode(Mixing(40), TopMargin(), canvas, SPACE, steps=5, begun=begun, observers=[watch])
+    assert seen == [(1, False, [1, 3], [1, 3]), (2, False, [3], [2]), (3, True, [3], [1])]
+
+
+def test_a_row_without_numbers_is_the_denoisers_fault_and_not_the_policys() -> None:
+    """It takes nothing, so that its logits are not among those that tokens are drawn from."""
+
+    def broken(*asked: Tensor) -> DenoiserOutput:
+        out = Mixing(40)(*asked)
+        out.logits_BQV[0, 0, 9] = torch.nan
+        return out
+
+    with pytest.raises(RuntimeError, match="logits that are not finite numbers"):
+        decode(broken, Entropy(), repeated([None] * 3, 2, pad=0), SPACE, steps=9)
+
+
+@pytest.mark.parametrize("isolate_rows", [False, True])
+def test_statistics_are_compiled_where_that_is_asked_for(isolate_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        asked.append(function.__name__)
+        return function
+
+    monkeypatch.setattr("lightning_mdm.decoding.state.compiled", compiled)
+    canvas = repeated([None, None], 1, pad=0)
+    for compile_statistics, names in ((False, []), (True, ["top_margin"])):
+        options = DecodingOptions(compile_statistics=compile_statistics, isolate_rows=isolate_rows)
+        options.decode(Mixing(40), TopMargin(), canvas, SPACE, 2, 0)
+        assert asked == names
+        plain = DecodingOptions(isolate_rows=isolate_rows)
+        assert options.describe(TopMargin()) == plain.describe(TopMargin()), "how fast, not what"
+    assert DecodingOptions(cuda_graphs=True).describe(TopMargin()) == DecodingOptions().describe(TopMargin())

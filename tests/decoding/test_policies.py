@@ -151,6 +151,15 @@ def test_names_and_options_describe_a_policy() -> None:
     assert wrapped.options == {"policy": {"name": "confidence_threshold", "threshold": 0.7}, "block_length": 4}
 
 
+def test_a_policy_without_options_is_the_published_one() -> None:
+    assert [kind().label for kind in POLICIES] == [
+        "iid", "top_probability", "top_margin", "entropy", "noisy-margin-gumbel-0.5-False-linear",
+        "pc_sampler-0.25-10.0", "left_to_right", "dilated-2", "confidence_threshold-0.9", "confidence_factor-1.0",
+        "entropy_bounded-0.1", "klass-0.6-0.015-2", "blocks-top_margin-8", "given_order", "oracle",
+        "learned-greedy-1.0-0.0", "autoregressive",
+    ]  # fmt: skip
+
+
 def test_a_policy_is_bound_to_a_selector_without_changing_what_it_is() -> None:
     policy, selector = Learned("sampled", beta=0.5, price=2.0), ToySelector()
     bound = policy.bound(selector)
