@@ -137,20 +137,20 @@ class Recording:
     Args:
         denoiser: the other one.
         mask_id: of the mask token.
-        everywhere: whether it is to be asked about every position, in place of as many as are masked.
+        widest: the largest canvas, if it is to be asked about all of it in place of what is masked.
     """
 
-    def __init__(self, denoiser: object, mask_id: int, everywhere: bool = False) -> None:
+    def __init__(self, denoiser: object, mask_id: int, widest: int | None = None) -> None:
         self.denoiser = denoiser
         self.mask_id = mask_id
-        self.everywhere = everywhere
+        self.widest = widest
         self.calls: list[list[int]] = []
 
     def __call__(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
         self.calls.append(tokens_BL[:, 0].tolist())
         masked_BL = tokens_BL == self.mask_id
         assert bool(masked_BL.any(-1).all()), "a finished row was evaluated"
-        most = tokens_BL.shape[1] if self.everywhere else int(masked_BL.sum(-1).max())
+        most = int(masked_BL.sum(-1).max()) if self.widest is None else self.widest
         assert query_BQ.shape[1] == most, "more positions were queried than are asked about"
         assert all(len(set(row)) == len(row) for row in query_BQ.tolist()), "a position was queried twice"
         return self.denoiser(tokens_BL, valid_BL, query_BQ)

@@ -92,6 +92,8 @@ class Frontier(EvaluationCallback):
         for name, number in {"fit_problems": fit_problems, "examples": examples}.items():
             if number < 0:
                 raise ValueError(f"frontier.{name}={number}: give a number of problems, at least 0")
+        for policy in (*(policies or ()), *fit_policies):
+            decoding.check(policy)
         self.all_policies = policies is None
         self.runs = planned("frontier.", policies, budgets, seeds)
         self.fit_runs = planned("frontier.fit_", fit_policies, fit_budgets, (0,))
@@ -113,7 +115,8 @@ class Frontier(EvaluationCallback):
         self.active = []
         if runs:
             self.facts = SplitFacts(problems_of(trainer), split)
-            self.active = runs_of(runs, all_policies, module, self.facts, self.decoding.search)
+            stays = self.decoding.unmasked_stays
+            self.active = runs_of(runs, all_policies, module, self.facts, self.decoding.search, stays)
         self.metric = FrontierMetric([run.name for run in self.active]).to(module.device)
         self.cells, self.done, self.examples = {}, {run.name: set() for run in self.active}, []
         if trainer.sanity_checking or not self.active:

@@ -72,6 +72,8 @@ class OrderNats(EvaluationCallback):
         self.runs = planned("order_nats.", policies, budgets, seeds)
         if told := [policy.name for policy in policies or () if "response" in policy.reads]:
             raise ValueError(f"order_nats.policies={told}: an order that reads the answer gives it no likelihood")
+        if revising := [policy.name for policy in policies or () if policy.revises]:
+            raise ValueError(f"order_nats.policies={revising}: tokens that are masked again have no likelihood")
         self.n_problems = n_problems
         self.active: list[Run] = []
         self.wanted: set[int] = set()
@@ -82,7 +84,7 @@ class OrderNats(EvaluationCallback):
         if idle or not self.runs:
             return
         self.facts = SplitFacts(problems_of(trainer), split)
-        self.active = runs_of(self.runs, self.all_policies, module, self.facts, standing=True)
+        self.active = runs_of(self.runs, self.all_policies, module, self.facts, unmasked_stays=True)
         self.split = problems_of(trainer).split_name(split)
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}

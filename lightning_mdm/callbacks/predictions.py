@@ -39,6 +39,7 @@ class Predictions(Callback):
     ) -> None:
         if steps < 1:
             raise ValueError(f"predictions.steps={steps}: a step budget is at least 1")
+        decoding.check(policy)
         self.policy = policy
         self.steps = steps
         self.seed = seed

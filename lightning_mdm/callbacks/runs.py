@@ -109,7 +109,7 @@ def runs_of(
     module: L.LightningModule,
     facts: SplitFacts,
     searching: bool = False,
-    standing: bool = False,
+    unmasked_stays: bool = False,
 ) -> list[Run]:
     """The runs to make: the one answer to which policies a module can run on the problems of a split.
 
@@ -117,15 +117,12 @@ def runs_of(
     trained with, those that follow an order only where the task knows one, those that read the answer not by
     themselves, and a sequential one only with a causal net, which in turn runs nothing else. A sequential policy takes
     one step per token: it is run once, with the smallest budget that is enough for every problem, unless what is left
-    of larger ones is used for ``searching``. Where what is unmasked has to stay, for that or because it is followed
-    step by step (``standing``), no policy is run that may mask it again.
+    of larger ones is used for ``searching``. Where ``unmasked_stays`` no policy is run that may mask it again.
 
     Raises:
-        ValueError: a policy asked for that a causal net cannot run or that may mask again what has to stay, no budget
-            that is enough for a sequential one, or one too small for all parts of a response or for which no order was
-            learned.
+        ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
+            one too small for all parts of a response or for which no order was learned.
     """
-    standing = standing or searching
     for run in runs:
         facts.data.budgets(run.steps)
     causal = isinstance(denoiser_of(module), CausalDenoiser)
@@ -134,7 +131,7 @@ def runs_of(
             run for run in runs
             if run.policy.sequential == causal
             and not (run.policy.learned and selector_of(module, run.steps) is None)
-            and not (run.policy.revises and standing)
+            and not (run.policy.revises and unmasked_stays)
             and not ("order" in run.policy.reads and not facts.ordered)
             and "response" not in run.policy.reads
         ]  # fmt: skip
@@ -147,12 +144,6 @@ def runs_of(
         raise ValueError(
             f"policy {type(other).__name__}: a causal net knows nothing to the right of the first masked token, so it "
             "runs no policy but Autoregressive; choose that, or a masked denoiser"
-        )
-    if standing and (revising := [run.policy for run in runs if run.policy.revises]):
-        why = "looking back (search=True)" if searching else "what is computed here"
-        raise ValueError(
-            f"policy {type(revising[0]).__name__}: it may mask again what it has unmasked, and {why} follows an order "
-            "in which that stays; choose other policies"
         )
     if not sequential:
         return list(runs)

@@ -102,6 +102,13 @@ class Subproblems(EvaluationCallback):
         ):
             if value is not None and value < least:
                 raise ValueError(f"subproblems.{name}={value}: give at least {least}")
+        for policy in (*(policies or ()), *fit_policies):
+            decoding.check(policy)
+            if policy.revises:
+                raise ValueError(
+                    f"subproblems: policy {type(policy).__name__} may mask tokens again, and what is analysed is an "
+                    "order in which they stay; choose others"
+                )
         self.policies = policies
         self.budgets = budgets
         self.seeds = seeds
@@ -140,7 +147,7 @@ class Subproblems(EvaluationCallback):
         seeds = [0] if fitting else self.seeds
         if data.one_answer:
             runs = planned("subproblems.", policies, budgets, seeds)
-            self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search, standing=True)
+            self.runs = runs_of(runs, all_policies, module, self.facts, self.decoding.search, unmasked_stays=True)
         self.metric = SubproblemMetric([run.name for run in self.runs], len(self.kinds), longest).to(module.device)
         most = self.fit_problems if fitting else self.n_problems
         self.wanted = {problem.index: problem for problem in data.problems(split)[:most]}

@@ -56,16 +56,13 @@ class Active:
             noise, left=masked_BL.sum(-1).tolist(), budgets=begun.budget_B.tolist(),
         )  # fmt: skip
 
-    def query_AQ(self, everywhere: bool) -> Tensor:
-        """The masked positions of every row, ascending, shorter rows filled up with others; or all there are."""
-        if everywhere:
-            return torch.arange(self.masked_AL.shape[1], device=self.masked_AL.device).repeat(len(self.masked_AL), 1)
-        return positions_of(self.masked_AL, max(self.left))
+    def query_AQ(self, widest: int | None) -> Tensor:
+        """The masked positions of every row, ascending, shorter rows filled up with others.
 
-    @property
-    def filled_AL(self) -> Tensor:
-        """bool, the positions of the canvas that hold a token."""
-        return self.canvas_AL & ~self.masked_AL
+        Args:
+            widest: of the largest canvas, to list the positions of the canvas in place of the masked ones.
+        """
+        return positions_of(self.masked_AL, max(self.left)) if widest is None else positions_of(self.canvas_AL, widest)
 
     def unfinished(self) -> Active:
         """Those of the rows that have something masked."""
@@ -139,7 +136,6 @@ class Active:
         masked_AL = self.masked_AL | again_AL
         return replace(
             self, tokens_AL=self.tokens_AL.masked_fill(again_AL, mask_id), masked_AL=masked_AL,
-            step_AL=self.step_AL.masked_fill(again_AL, 0),
             left=masked_AL.sum(-1).tolist(),  # how many they are is the policy's choice: another look
         )  # fmt: skip
 

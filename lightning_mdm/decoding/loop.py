@@ -93,7 +93,8 @@ def decode(
 
     Raises:
         ValueError: a budget below 1 or, of a row that was begun, above ``steps``; an unknown ``end_of_sequence``,
-            ``close`` without such a token; guidance below 0, infinite, or of a policy for causal nets.
+            ``close`` without such a token or of a policy that masks tokens again; guidance below 0, infinite, or of a
+            policy for causal nets.
         DecodingError: the policy chose positions that were not masked, none at all, or another number than it says; the
             denoiser gave logits that are not finite numbers.
     """
@@ -122,13 +123,14 @@ def decode(
     forbidden = torch.tensor(space.forbidden, dtype=torch.int64, device=tokens_BL.device)
     outside = broken = torch.zeros((), dtype=torch.bool, device=tokens_BL.device)
     forward_passes, evaluations = 0, 2 if guidance else 1
+    widest = max(active.canvas_AL.sum(-1).tolist(), default=0) if policy.weighs_filled else None
     for step in range(1, budget + 1):
         if 0 in active.left:
             tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)
             active = active.unfinished()
         if not active.left:
             break
-        query_AQ = active.query_AQ(everywhere=policy.weighs_filled)
+        query_AQ = active.query_AQ(widest)
         logits_AQV, hidden_ALD = guided(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
         nfe_B = nfe_B.index_add(0, active.rows_A, torch.full_like(active.rows_A, evaluations))
         forward_passes += evaluations
@@ -137,7 +139,7 @@ def decode(
         state = active.state(step, step == budget)
         chosen_AL = policy(state, prediction)
         outside = outside | (chosen_AL & ~(active.canvas_AL if policy.revises else active.masked_AL)).any()
-        again = (active.filled_AL & ~chosen_AL, space.mask_id) if policy.revises else None
+        again = (state.filled_BL & ~chosen_AL, space.mask_id) if policy.revises else None
         chosen_AL = chosen_AL & active.masked_AL
         for observer in observers:
             observer(state, prediction, chosen_AL)
@@ -167,9 +169,9 @@ def decode(
     if bool(outside | broken):
         if bool(broken | say_nothing(logits_AQV)):
             raise DecodingError(NO_NUMBERS)
+        which = "outside of the canvas" if policy.revises else "that were not masked"
         raise DecodingError(
-            f"policy {policy.name} chose positions that were not masked, or not as many as it takes; are its scores "
-            "numbers?"
+            f"policy {policy.name} chose positions {which}, or not as many as it takes; are its scores numbers?"
         )
     if any(active.left):
         raise DecodingError(f"policy {policy.name} left positions masked after its last step")
@@ -182,10 +184,20 @@ def check_options(policy: UnmaskingPolicy, space: TokenSpace, end_of_sequence: E
         raise ValueError(f"end_of_sequence={end_of_sequence!r}: choose one of {', '.join(get_args(EndOfSequence))}")
     if end_of_sequence == "close" and space.eos_id is None:
         raise ValueError("end_of_sequence='close': this task has no end-of-sequence token; choose 'as_tokens'")
+    check_closing(policy, end_of_sequence)
     if not 0.0 <= guidance < math.inf:
         raise ValueError(f"guidance={guidance}: give 0 (none) or a finite number above")
     if guidance and policy.sequential:
         raise ValueError(f"guidance={guidance}: a causal net never saw a masked prompt to be guided away from; give 0")
+
+
+def check_closing(policy: UnmaskingPolicy, end_of_sequence: EndOfSequence) -> None:
+    """Refuse to close a canvas, which is for good, under a policy that may mask its end again."""
+    if policy.revises and end_of_sequence == "close":
+        raise ValueError(
+            f"policy {type(policy).__name__}, end_of_sequence='close': what an end closes is closed for good, and it "
+            "may mask the end again; choose 'as_tokens' or another policy"
+        )
 
 
 def say_nothing(logits_NV: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lightning_mdm.decoding.graphs import graphed
-from lightning_mdm.decoding.loop import EndOfSequence, decode
+from lightning_mdm.decoding.loop import EndOfSequence, check_closing, decode
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.search import search
 from lightning_mdm.decoding.state import Canvas, Denoiser
@@ -58,14 +58,16 @@ class DecodingOptions:
                 "a temperature of 0"
             )
 
-    def decode(
-        self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
-    ) -> Trace:
-        """Decode with these options; see ``lightning_mdm.decoding.loop.decode``.
+    @property
+    def unmasked_stays(self) -> bool:
+        """Whether nothing may be masked again: looking back follows an order, and what is closed is so for good."""
+        return self.search or self.end_of_sequence == "close"
+
+    def check(self, policy: UnmaskingPolicy) -> None:
+        """Refuse a policy that they do not go with.
 
         Raises:
-            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU, for a policy that knows the
-                answer where tokens are drawn, and for looking back with one that masks tokens again.
+            ValueError: it knows the answer and tokens are drawn, or it masks tokens again that have to stay.
         """
         if self.token_temperature and "response" in policy.reads:
             raise ValueError(
@@ -75,8 +77,19 @@ class DecodingOptions:
         if self.search and policy.revises:
             raise ValueError(
                 f"policy {type(policy).__name__}, search=True: looking back follows an order in which what is unmasked "
-                "stays; choose one of them"
+                "stays, and it may mask that again; leave search out, or choose another policy"
             )
+        check_closing(policy, self.end_of_sequence)
+
+    def decode(
+        self, denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, steps: int, seed: int
+    ) -> Trace:
+        """Decode with these options; see ``lightning_mdm.decoding.loop.decode``.
+
+        Raises:
+            ValueError: also for ``cuda_graphs`` of a denoiser that is no net on a GPU, and as ``check``.
+        """
+        self.check(policy)
         if self.cuda_graphs:
             if not isinstance(denoiser, nn.Module):
                 raise ValueError("cuda_graphs=True: the denoiser is no net; leave it out")

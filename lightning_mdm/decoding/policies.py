@@ -152,7 +152,9 @@ class Blocks(UnmaskingPolicy):
                 f"policy={type(self.policy).__name__}: it takes one token per step, in blocks or not; use it alone"
             )
         if self.policy.revises:
-            raise ValueError(f"policy={type(self.policy).__name__}: it weighs the whole canvas anew; use it alone")
+            raise ValueError(
+                f"policy={type(self.policy).__name__}: what it masks again is of the whole canvas; use it alone"
+            )
         if isinstance(self.policy, Blocks):
             raise ValueError("policy=Blocks: blocks of blocks divide the budget twice; give one block_length")
         if self.policy.reads & {"order", "response"}:

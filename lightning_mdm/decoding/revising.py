@@ -1,7 +1,8 @@
 """Policies that mask again what they have unmasked: the remasking baselines.
 
 A step of theirs says which positions of the canvas hold a token when it ends; what held one and is not among them is
-masked again. As many more are unmasked, so that what is masked still falls by the quota of an even spread.
+masked again. As many more are unmasked, if so many are masked, so that these become fewer by the quota of an even
+spread. A row is finished when nothing is masked: a budget beyond the length of its canvas is not spent.
 
 Shapes: B rows, L positions.
 """
@@ -25,9 +26,10 @@ Ranking = Literal["random", "margin", "probability", "entropy"]
 
 
 class RevisingPolicy(UnmaskingPolicy):
-    """A policy whose ``select`` names the positions of the canvas that hold a token after the step.
+    """A policy whose ``select`` names all positions of the canvas that hold a token after the step.
 
-    At least the quota's worth more than before: a row that has something masked would not be finished in time.
+    What is filled and not named is masked again; some of what is masked has to be named. One that looks at the
+    prediction at filled positions says so by ``weighs_filled``.
     """
 
     @property
@@ -42,17 +44,19 @@ class P2(RevisingPolicy):
     A masked position scores the log-probability of its likeliest token, a filled one ``eta`` times that of the token it
     holds, as the denoiser sees it there: their self-planning. What a denoiser says of tokens that it can see it was
     never trained to say, nor was theirs. Their score of a masked position is that of the token drawn for it; here no
-    ranking sees that noise. With ``eta`` = 0 nothing is masked again, and it is top probability.
+    ranking sees that noise. Of equal scores those of filled positions win.
 
     Args:
-        eta: weight of what is filled, >= 0; the larger, the more is masked again.
+        eta: weight of what is filled, > 0; the larger, the more is masked again.
     """
 
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.eta < math.inf:
-            raise ValueError(f"eta={self.eta}: the weight of filled positions is a finite number, at least 0")
+        if not 0.0 < self.eta < math.inf:
+            raise ValueError(
+                f"eta={self.eta}: the weight of filled positions is a finite number above 0; for 0 take TopProbability"
+            )
 
     @property
     def weighs_filled(self) -> bool:
@@ -63,8 +67,9 @@ class P2(RevisingPolicy):
         held_BL = prediction.log_prob_BL(state.tokens_BL, filled_BL).double()
         likeliest_BL = -torch.log1p(prediction.odds_against_best_BL)
         score_BL = torch.where(filled_BL, self.eta * held_BL, likeliest_BL)
+        score_BL = score_BL.clamp(min=torch.finfo(score_BL.dtype).min)  # a token that has become impossible
         n_B = filled_BL.sum(-1) + state.quota_B
-        kept_BL = top_n(score_BL, state.canvas_BL, n_B, state.uniform_BL(Stream.TIE))
+        kept_BL = top_n(score_BL, state.canvas_BL, n_B, state.uniform_BL(Stream.TIE) + filled_BL)
         return kept_BL & ~(score_BL.isnan() & state.canvas_BL).any(-1, keepdim=True)
 
 
@@ -74,8 +79,8 @@ class ReMDM(RevisingPolicy):
 
     From time t to s that is sigma, at most min(1, (1 - alpha_s) / alpha_t) with alpha_t = 1 - t = steps done / T, so
     that nothing is masked by the last step. They toss coins for what is unmasked, too; here it is the even quota and
-    one position for each that is masked again, as many as they unmask on average. Those that have just been masked
-    again wait for the next step. What they do by confidence, ``P2`` does; their loop at a fixed time is left out.
+    one position for each that is masked again, as many as they unmask on average, or all there are. Those that have
+    just been masked again wait for the next step. Their strategies by confidence, switch and loop are left out.
 
     Args:
         eta: >= 0. ``cap``: sigma is ``eta``, or that bound where it is smaller; ``rescale``: ``eta``, at most 1, times
@@ -111,7 +116,7 @@ class ReMDM(RevisingPolicy):
     def sigma_B(self, state: DecodingState) -> Tensor:
         """The probability of masking again, float64 ``[B]``."""
         left_B, done_B = state.steps_left_B - 1, state.budget_B - state.steps_left_B
-        bound_B = (left_B.double() / done_B.clamp(min=1)).clamp(max=1.0)  # before the first step nothing is filled
+        bound_B = (left_B.double() / done_B.clamp(min=1)).clamp(max=1.0)  # nothing is filled before a first step
         return bound_B.clamp(max=self.eta) if self.strategy == "cap" else self.eta * bound_B
 
     def score_BL(self, state: DecodingState, prediction: Prediction) -> Tensor:

@@ -245,7 +245,8 @@ class Prediction:
     def divergence_BL(self, earlier: Prediction) -> Tensor:
         """KL divergence of these distributions from those of an earlier step of the same rows, nats, float64."""
         slot_BQ = torch.arange(earlier.query_BQ.shape[1], device=self.query_BQ.device).expand(earlier.query_BQ.shape)
-        # Masked positions were masked before too; of slots that are none, whose values mean nothing, any will do.
+        # Masked positions were masked before too, where what is unmasked stays; of slots that are none, whose values
+        # mean nothing, any will do.
         place_BQ = earlier.spread(slot_BQ).gather(1, self.query_BQ)
         before_BQV = torch.take_along_dim(earlier.logits_BQV, place_BQ[:, :, None], dim=1)
         return self.spread(categorical.divergence(self.logits_BQV, before_BQV))

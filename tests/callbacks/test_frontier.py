@@ -420,20 +420,20 @@ def test_an_option_that_rows_call_something_else_is_refused(tmp_path: Path) -> N
         trainer(tmp_path, Frontier([policy], [4])).sweep(Answering(Omniscient(data)), data)
 
 
-def test_where_rows_look_back_no_policy_masks_tokens_again(tmp_path: Path) -> None:
-    data, searching = few_problems(), DecodingOptions(search=True)
-    module = Answering(Omniscient(data))
-    found: dict[bool, set[str]] = {}
-    for decoding in (searching, DecodingOptions()):
-        run_dir = tmp_path / str(decoding.search)
+def test_where_what_is_unmasked_stays_no_policy_masks_tokens_again(tmp_path: Path) -> None:
+    data = few_problems()
+    module, searching, closing = Answering(Omniscient(data)), DecodingOptions(search=True), DecodingOptions("close")
+    found: list[set[str]] = []
+    for number, decoding in enumerate((DecodingOptions(), searching, closing)):
+        run_dir = tmp_path / str(number)
         trainer(run_dir, Frontier(budgets=[2], decoding=decoding)).sweep(module, data)
-        found[decoding.search] = {row.policy for row in read_rows(run_dir / "frontier.csv")}
-    assert found[False] - found[True] == {"p2", "remdm"}
-    assert "top_margin" in found[True]
-    with pytest.raises(ValueError, match=r"policy P2: .* and looking back \(search=True\) follows an order in which"):
-        trainer(tmp_path, Frontier([TopMargin(), P2()], [4], decoding=searching)).sweep(
-            Answering(Omniscient(data)), data
-        )
+        found.append({row.policy for row in read_rows(run_dir / "frontier.csv")})
+    assert found[0] - found[1] == found[0] - found[2] == {"p2", "remdm"}
+    assert "top_margin" in found[1] & found[2]
+    with pytest.raises(ValueError, match="policy P2, search=True: looking back follows an order in which"):
+        Frontier([TopMargin(), P2()], [4], decoding=searching)
+    with pytest.raises(ValueError, match="policy P2, end_of_sequence='close': what an end closes is closed for good"):
+        Frontier([], [4], decoding=closing, fit_policies=[P2()])
 
 
 def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:

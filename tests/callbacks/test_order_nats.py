@@ -147,8 +147,8 @@ def test_all_policies_are_compared_the_learned_ones_where_there_is_a_selector(tm
         ValueError, match=r"order_nats.policies=\['oracle'\]: an order that reads the answer gives it no"
     ):
         OrderNats([TopMargin(), Oracle()], [2])
-    with pytest.raises(ValueError, match=r"policy P2: it may mask again .* and what is computed here"):
-        evaluate(tmp_path / "again", [TopMargin(), P2()], [2])
+    with pytest.raises(ValueError, match=r"order_nats.policies=\['p2'\]: tokens that are masked again have no"):
+        OrderNats([TopMargin(), P2()], [2])
 
 
 def test_the_learned_order_is_run_at_every_price_it_was_trained_with() -> None:

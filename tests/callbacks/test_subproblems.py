@@ -157,8 +157,9 @@ def test_all_policies_with_a_step_per_token(tmp_path: Path) -> None:
     assert list(dict.fromkeys(row.policy for row in rows)) == expected
     assert {row.problems for row in rows} == {2}
     assert all("token_frequency" in json.loads(row.options) for row in rows if row.policy == "pc_sampler")
-    with pytest.raises(ValueError, match="policy ReMDM: it may mask again what it has unmasked"):
-        analyse(tmp_path / "again", Answering(LoneSingles(problems)), problems, policies=[ReMDM()])
+    for given in ({"policies": [ReMDM()]}, {"fit_policies": [TopMargin(), ReMDM()]}):
+        with pytest.raises(ValueError, match="subproblems: policy ReMDM may mask tokens again"):
+            Subproblems(**given)
 
 
 def test_the_oracle_trusts_what_is_right_alone(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     Dilated: (Dilated(), Dilated(3)),
     ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
     KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 0.5, 2)),
-    P2: (P2(), P2(0.5), P2(3.0), P2(0.0)),
+    P2: (P2(), P2(0.5), P2(3.0)),
     ReMDM: (ReMDM(0.3), ReMDM(0.6, "rescale", "margin"), ReMDM(1.0, ranking="probability"), ReMDM(ranking="entropy")),
     GivenOrder: (GivenOrder(), GivenOrder("margin")),
     ConfidenceThreshold: (ConfidenceThreshold(0.45), ConfidenceThreshold(0.6), ConfidenceThreshold(1.0)),
@@ -319,7 +319,8 @@ def klass(policy: KLASS, view: View) -> SetLaw:
 def p2(policy: P2, view: View) -> SetLaw:
     """What stands after the step."""
     score = {i: math.log(top(view.p[i])) for i in view.masked}
-    score |= {i: policy.eta * math.log(view.p[i][view.tokens[i]]) for i in view.filled}
+    # Of equal scores those of filled positions win.
+    score |= {i: policy.eta * math.log(view.p[i][view.tokens[i]]) + 10 * SAME for i in view.filled}
     return best(score, len(view.filled) + view.quota)
 
 

@@ -31,8 +31,8 @@ TWO = TokenSpace(2, eos_id=None, pad_id=0)
 @pytest.mark.parametrize(
     ("idle", "plain"),
     [
-        (P2(0.0), TopProbability()), (ReMDM(0.0, ranking="margin"), TopMargin()),
-        (ReMDM(0.0, "rescale", "probability"), TopProbability()), (ReMDM(0.0, ranking="entropy"), Entropy()),
+        (ReMDM(0.0, ranking="margin"), TopMargin()), (ReMDM(0.0, "rescale", "probability"), TopProbability()),
+        (ReMDM(0.0, ranking="entropy"), Entropy()),
     ],
     ids=label,
 )  # fmt: skip
@@ -47,8 +47,8 @@ def test_without_weight_nothing_is_masked_again(idle: UnmaskingPolicy, plain: Un
 
 
 @pytest.mark.parametrize("policy", [P2(), P2(4.0), ReMDM(0.3), ReMDM(1.0, "rescale")], ids=label)
-def test_what_is_masked_falls_by_the_quota_whatever_is_masked_again(policy: UnmaskingPolicy) -> None:
-    """Each row by itself, and as long as enough is masked to make up for what is masked again."""
+def test_what_is_masked_falls_by_the_quota_if_enough_is_masked(policy: UnmaskingPolicy) -> None:
+    """Whatever is masked again, each row by itself."""
     steps, n = 6, 24
     left: list[list[int]] = []
     unmasked: list[list[int]] = []
@@ -72,8 +72,8 @@ def test_what_is_masked_falls_by_the_quota_whatever_is_masked_again(policy: Unma
             quota = -(-before // (steps - step))
             assert unmasked[step][row] == min(before, quota + again)
             short += unmasked[step][row] < quota + again
+    assert bool(short) == isinstance(policy, ReMDM), "coins may mask more again than are masked"
     if isinstance(policy, P2):
-        assert not short, "it takes no more than there is"
         assert [n - sum(quotas[:step]) for step in range(steps)] == [counts[0] for counts in left]
     assert sum(map(sum, unmasked)) > 30 * n, "nothing was masked again: the case is not tested"
     assert trace.order.gaps
@@ -122,6 +122,7 @@ def test_weighing_what_is_filled_favours_likely_tokens() -> None:
     ("build", "message"),
     [
         (lambda: P2(-0.1), "eta=-0.1: the weight of filled positions"),
+        (lambda: P2(0.0), "eta=0.0: .* for 0 take TopProbability"),
         (lambda: P2(float("inf")), "eta=inf"),
         (lambda: P2(float("nan")), "eta=nan"),
         (lambda: ReMDM(1.1), "eta=1.1: what masks again is a probability"),
@@ -129,7 +130,7 @@ def test_weighing_what_is_filled_favours_likely_tokens() -> None:
         (lambda: ReMDM(float("nan")), "eta=nan"),
         (lambda: ReMDM(strategy="conf"), "strategy='conf': choose one of cap, rescale"),
         (lambda: ReMDM(ranking="best"), "ranking='best': choose one of random, margin, probability, entropy"),
-        (lambda: Blocks(P2()), "policy=P2: it weighs the whole canvas anew"),
+        (lambda: Blocks(P2()), "policy=P2: what it masks again is of the whole canvas"),
         (lambda: Blocks(ReMDM()), "policy=ReMDM"),
     ],
 )
@@ -142,6 +143,49 @@ def test_wrong_options_are_named(build: object, message: str) -> None:
 def test_looking_back_wants_tokens_that_stay(policy: UnmaskingPolicy) -> None:
     with pytest.raises(ValueError, match=f"policy {type(policy).__name__}, search=True"):
         DecodingOptions(search=True).decode(Mixing(40), policy, rows([[None]], pad=0), SPACE, 4, 0)
+
+
+@pytest.mark.parametrize("policy", [P2(), ReMDM()], ids=label)
+def test_closing_wants_ends_that_stay(policy: UnmaskingPolicy) -> None:
+    canvas = rows([[None, None]], pad=0)
+    message = f"policy {type(policy).__name__}, end_of_sequence='close': what an end closes"
+    with pytest.raises(ValueError, match=message):
+        decode(Mixing(40), policy, canvas, SPACE, steps=2, end_of_sequence="close")
+    with pytest.raises(ValueError, match=message):
+        DecodingOptions("close").check(policy)
+
+
+def test_certain_tokens_stay_whatever_else_is_certain() -> None:
+    """All equally certain, beyond what a probability can tell: none is masked again for another."""
+    certain = torch.tensor([[0.0, 200.0]] * 6)
+    trace = decode(Fixed(certain), P2(), repeated([None] * 6, 50, pad=0), TWO, steps=4)
+    assert trace.order.step_BL.sort(dim=-1).values.tolist() == [[1, 1, 2, 2, 3, 4]] * 50
+
+
+def test_a_token_that_has_become_impossible_is_the_first_to_go() -> None:
+    def denoiser(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        out = Turning()(tokens_BL, valid_BL, query_BQ)
+        out.logits_BQV[(query_BQ == 0) & (tokens_BL[:, 2:3] == 1)] = torch.tensor(
+            [-torch.inf, 0.0], dtype=torch.float64
+        )
+        return out
+
+    for eta in (1.0, 3.0):
+        trace = decode(denoiser, P2(eta), rows([[None] * 4], pad=0), TWO, steps=4)
+        assert trace.tokens_BL.tolist() == [[1, 1, 1, 1]]
+
+
+def test_what_is_no_number_at_a_filled_position_is_refused() -> None:
+    def broken(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        out = Mixing(40)(tokens_BL, valid_BL, query_BQ)
+        filled_BQ = tokens_BL.gather(1, query_BQ) != SPACE.mask_id
+        out.logits_BQV[filled_BQ] = torch.nan
+        return out
+
+    canvas = rows([[None] * 4], pad=0)
+    with pytest.raises(RuntimeError, match="logits that are not finite numbers"):
+        decode(broken, P2(), canvas, SPACE, steps=3)
+    decode(broken, ReMDM(ranking="margin"), canvas, SPACE, steps=3)  # looks at what is masked alone
 
 
 @pytest.mark.parametrize("policy", [P2(), ReMDM(ranking="margin"), ReMDM(ranking="entropy")], ids=label)
@@ -160,7 +204,7 @@ def test_a_policy_that_names_what_is_no_part_of_the_canvas_is_refused() -> None:
         def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
             return state.valid_BL
 
-    with pytest.raises(RuntimeError, match="positions that were not masked"):
+    with pytest.raises(RuntimeError, match="positions outside of the canvas"):
         decode(Mixing(40), Wrong(), rows([[None, 5, None, None]], pad=0), SPACE, steps=3)
 
 
