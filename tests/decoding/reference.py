@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -110,6 +110,13 @@ def instances() -> list[UnmaskingPolicy]:
 def standing() -> list[UnmaskingPolicy]:
     """Those of them under which what is unmasked stays."""
     return [policy for policy in instances() if not policy.revises]
+
+
+def with_ends(policies: Sequence[UnmaskingPolicy]) -> list[tuple[UnmaskingPolicy, str]]:
+    """Policies with each way to treat an end of sequence that they go with: what is closed is closed for good."""
+    return [
+        (policy, end) for policy in policies for end in ("as_tokens", "close") if end != "close" or not policy.revises
+    ]
 
 
 def label(policy: UnmaskingPolicy) -> str:

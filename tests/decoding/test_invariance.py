@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.reference import instances, label
+from decoding.reference import instances, label, with_ends
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
@@ -79,15 +79,12 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("token_temperature", [0.0, 1.0])
-@pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
-@pytest.mark.parametrize("policy", [*instances(), *NETS], ids=name)
+@pytest.mark.parametrize(("policy", "end_of_sequence"), with_ends([*instances(), *NETS]), ids=name)
 def test_a_row_is_decoded_the_same_in_any_batch(
     policy: UnmaskingPolicy, end_of_sequence: str, token_temperature: float
 ) -> None:
     if token_temperature and "response" in policy.reads:
         pytest.skip("it trusts the likeliest tokens, so it is refused where others may be drawn")
-    if policy.revises and end_of_sequence == "close":
-        pytest.skip("what is closed is closed for good, so it is refused")
     options = DecodingOptions(end_of_sequence, token_temperature)
     length_B = canvas().valid_BL.sum(-1).tolist()
     whole = options.decode(net(), policy, canvas(), SPACE, steps=3, seed=3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding.reference import instances, label
+from decoding.reference import instances, label, with_ends
 from laws import assert_follows
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.options import DecodingOptions
@@ -38,14 +38,11 @@ BUDGETS = [1, 2, 3, 5, 8, 30]
 ON_QUOTA = [TopProbability(), TopMargin(), Entropy(), LeftToRight()]
 
 
-@pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
 @pytest.mark.parametrize("steps", BUDGETS)
-@pytest.mark.parametrize("policy", instances(), ids=label)
+@pytest.mark.parametrize(("policy", "end_of_sequence"), with_ends(instances()), ids=label)
 def test_every_policy_finishes_in_its_budget_and_touches_only_the_canvas(
     policy: UnmaskingPolicy, steps: int, end_of_sequence: str
 ) -> None:
-    if policy.revises and end_of_sequence == "close":
-        pytest.skip("what is closed is closed for good, so it is refused")
     canvas = random_rows(12, vocab_size=40, pad=0, longest=11, seed=steps, row_token=True, least=0)
     given_before = canvas.tokens_BL.clone()
     to_fill_BL = canvas.valid_BL & ~canvas.prompt_BL

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from decoding.reference import instances, label
+from decoding.reference import instances, label, with_ends
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policies import Autoregressive, Blocks, ConfidenceThreshold, GivenOrder, Oracle, TopMargin
@@ -88,13 +88,10 @@ WITH_NET = [Learned(rule).bound(selector()) for rule in ("greedy", "sampled")]
 POLICIES = [p for p in [*instances(), *WITH_NET] if not isinstance(p, ORACLES)]
 
 
-@pytest.mark.parametrize("end_of_sequence", ["as_tokens", "close"])
-@pytest.mark.parametrize("policy", POLICIES, ids=label)
+@pytest.mark.parametrize(("policy", "end_of_sequence"), with_ends(POLICIES), ids=label)
 def test_the_loop_looks_at_the_device_at_most_once_a_step(
     policy: UnmaskingPolicy, end_of_sequence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if policy.revises and end_of_sequence == "close":
-        pytest.skip("what is closed is closed for good, so it is refused")
     canvas = random_rows(6, vocab_size=40, pad=0, longest=12, seed=1, row_token=True, least=5)
     with counted(net() if policy in WITH_NET else Mixing(40), monkeypatch) as looks:
         decode(looks, policy, canvas, SPACE, steps=4, token_sampler=Temperature(), end_of_sequence=end_of_sequence)

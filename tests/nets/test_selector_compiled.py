@@ -49,11 +49,11 @@ def test_one_compilation_serves_all_prices(monkeypatch: pytest.MonkeyPatch) -> N
     torch._dynamo.reset()
 
 
-def test_room_for_programs_is_made_and_never_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_programs_is_made_and_never_taken_away() -> None:
     for before, after in ((8, compilation.PROGRAMS), (1000, 1000)):
-        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", before)
-        compilation.for_shapes_that_vary()
-        assert torch._dynamo.config.recompile_limit == after
+        with torch._dynamo.config.patch(recompile_limit=before):
+            compilation.for_shapes_that_vary()
+            assert torch._dynamo.config.recompile_limit == after
 
 
 def test_within_what_is_being_compiled_a_function_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
