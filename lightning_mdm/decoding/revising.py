@@ -42,9 +42,9 @@ class P2(RevisingPolicy):
     """The most probable positions of the canvas, filled ones among them (path planning; Peng et al., arXiv 2502.03540).
 
     A masked position scores the log-probability of its likeliest token, a filled one ``eta`` times that of the token it
-    holds, as the denoiser sees it there: their self-planning. What a denoiser says of tokens that it can see it was
-    never trained to say, nor was theirs. Their score of a masked position is that of the token drawn for it; here no
-    ranking sees that noise. Of equal scores those of filled positions win.
+    holds, as the denoiser sees it there: their self-planning. (A denoiser that is trained on masked tokens alone was
+    never asked about those that it can see.) Their score of a masked position is that of the token drawn for it; here
+    no ranking sees that noise. Of equal scores those of filled positions win.
 
     Args:
         eta: weight of what is filled, > 0; the larger, the more is masked again.
