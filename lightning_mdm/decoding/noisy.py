@@ -30,6 +30,17 @@ Family = Literal["gumbel", "gaussian"]
 Quota = Literal["linear", "cosine", "even"]
 
 
+def certainty_BL(prediction: Prediction, certainty: Certainty) -> Tensor:
+    """The certainty of every masked position, float64."""
+    if certainty == "margin":
+        return prediction.top_margin_BL
+    if certainty == "entropy":
+        return -prediction.entropy_BL
+    # log p from the odds: where p itself would round to 1 it still ranks.
+    log_p_BL = -torch.log1p(prediction.odds_against_best_BL)
+    return log_p_BL if certainty == "log_probability" else log_p_BL.exp()
+
+
 @dataclass(frozen=True)
 class Noisy(UnmaskingPolicy):
     """The positions of largest certainty plus noise; the defaults are those of Kim et al. on puzzles, at T = 50.
@@ -63,18 +74,8 @@ class Noisy(UnmaskingPolicy):
         uniform_BL = state.uniform_BL(Stream.SELECT)
         noise_BL = -torch.log(-torch.log(uniform_BL)) if self.noise == "gumbel" else torch.special.ndtri(uniform_BL)
         quota_B = self.quota_B(state)
-        score_BL = self.score_BL(prediction) + self.scale_B(state, quota_B)[:, None] * noise_BL
+        score_BL = certainty_BL(prediction, self.certainty) + self.scale_B(state, quota_B)[:, None] * noise_BL
         return top_n(score_BL, state.masked_BL, quota_B, state.uniform_BL(Stream.TIE))
-
-    def score_BL(self, prediction: Prediction) -> Tensor:
-        """The certainty of every masked position, float64."""
-        if self.certainty == "margin":
-            return prediction.top_margin_BL
-        if self.certainty == "entropy":
-            return -prediction.entropy_BL
-        # log p from the odds: where p itself would round to 1 it still ranks.
-        log_p_BL = -torch.log1p(prediction.odds_against_best_BL)
-        return log_p_BL if self.certainty == "log_probability" else log_p_BL.exp()
 
     def scale_B(self, state: DecodingState, quota_B: Tensor) -> Tensor:
         """The factor on the noise, float64."""

@@ -2,9 +2,9 @@
 
 A policy is a frozen record of its options and one method, which sees a ``DecodingState`` and a ``Prediction`` and
 returns a subset of ``state.masked_BL``, non-empty in every row. A few are told what the task knows of a problem, too,
-and a few mask again what they have unmasked (``decoding/revising.py``).
-It knows nothing of the denoiser, of how tokens are drawn or of when a row is finished. Its ranking never sees the token
-sampler's noise, and equal scores are ordered at random.
+and a few mask again what they have unmasked (``decoding/revising.py``). It knows nothing of the denoiser, of how tokens
+are drawn or of when a row is finished. Its ranking never sees the token sampler's noise, and equal scores are ordered
+at random.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class UnmaskingPolicy(ABC):
 
     @property
     def weighs_filled(self) -> bool:
-        """Whether it looks at the prediction at filled positions, too: logits are asked for everywhere then."""
+        """Whether it looks at the prediction at filled positions, too: it asks for logits of the whole canvas then."""
         return False
 
     @property

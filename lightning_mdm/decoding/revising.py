@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.categorical import top_n
+from lightning_mdm.decoding.noisy import Certainty, certainty_BL
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
 
 Strategy = Literal["cap", "rescale"]
-Ranking = Literal["random", "margin", "probability", "entropy"]
+Ranking = Literal["random", Certainty]
 
 
 class RevisingPolicy(UnmaskingPolicy):
@@ -83,11 +84,10 @@ class ReMDM(RevisingPolicy):
     just been masked again wait for the next step. Their strategies by confidence, switch and loop are left out.
 
     Args:
-        eta: >= 0. ``cap``: sigma is ``eta``, or that bound where it is smaller; ``rescale``: ``eta``, at most 1, times
-            the bound.
+        eta: in [0, 1]. ``cap``: sigma is ``eta``, or that bound where it is smaller; ``rescale``: ``eta`` times it.
         strategy: ``cap`` or ``rescale``.
-        ranking: which masked positions are unmasked: any (``random``, theirs), or those of largest ``margin`` of the
-            two likeliest tokens, largest ``probability`` of the likeliest one or least ``entropy``.
+        ranking: which masked positions are unmasked: any (``random``, theirs), or those of largest certainty, by
+            ``margin``, ``probability``, ``log_probability`` or ``entropy`` as in ``Noisy``.
     """
 
     eta: float = 0.1
@@ -109,7 +109,10 @@ class ReMDM(RevisingPolicy):
         filled_BL = state.filled_BL
         kept_BL = filled_BL & (state.uniform_BL(Stream.SELECT) >= self.sigma_B(state)[:, None])
         n_B = state.quota_B + filled_BL.sum(-1) - kept_BL.sum(-1)
-        score_BL = self.score_BL(state, prediction)
+        if self.ranking == "random":
+            score_BL = torch.zeros(filled_BL.shape, dtype=torch.float64, device=filled_BL.device)
+        else:
+            score_BL = certainty_BL(prediction, self.ranking)
         best_BL = top_n(score_BL, state.masked_BL, n_B, state.uniform_BL(Stream.TIE))
         return (kept_BL | best_BL) & ~(score_BL.isnan() & state.masked_BL).any(-1, keepdim=True)
 
@@ -118,13 +121,3 @@ class ReMDM(RevisingPolicy):
         left_B, done_B = state.steps_left_B - 1, state.budget_B - state.steps_left_B
         bound_B = (left_B.double() / done_B.clamp(min=1)).clamp(max=1.0)  # nothing is filled before a first step
         return bound_B.clamp(max=self.eta) if self.strategy == "cap" else self.eta * bound_B
-
-    def score_BL(self, state: DecodingState, prediction: Prediction) -> Tensor:
-        """What masked positions are ranked by, float64."""
-        if self.ranking == "margin":
-            return prediction.top_margin_BL
-        if self.ranking == "probability":
-            return -prediction.odds_against_best_BL
-        if self.ranking == "entropy":
-            return -prediction.entropy_BL
-        return torch.zeros(state.masked_BL.shape, dtype=torch.float64, device=state.masked_BL.device)

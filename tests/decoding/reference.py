@@ -337,7 +337,8 @@ def remdm(policy: ReMDM, view: View) -> SetLaw:
     most = min(Fraction(1), s / (1 - t)) if t < 1 else Fraction(1)
     sigma = min(policy.eta, float(most)) if policy.strategy == "cap" else policy.eta * float(most)
     certainty = {
-        "random": lambda p: 0.0, "margin": margin, "probability": top, "entropy": lambda p: -entropy(p),
+        "random": lambda p: 0.0, "margin": margin, "probability": top, "log_probability": lambda p: math.log(top(p)),
+        "entropy": lambda p: -entropy(p),
     }[policy.ranking]  # fmt: skip
     law: SetLaw = defaultdict(float)
     for size in range(len(view.filled) + 1):

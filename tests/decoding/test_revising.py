@@ -129,7 +129,10 @@ def test_weighing_what_is_filled_favours_likely_tokens() -> None:
         (lambda: ReMDM(-0.1), "eta=-0.1"),
         (lambda: ReMDM(float("nan")), "eta=nan"),
         (lambda: ReMDM(strategy="conf"), "strategy='conf': choose one of cap, rescale"),
-        (lambda: ReMDM(ranking="best"), "ranking='best': choose one of random, margin, probability, entropy"),
+        (
+            lambda: ReMDM(ranking="best"),
+            "ranking='best': choose one of random, margin, probability, log_",
+        ),
         (lambda: Blocks(P2()), "policy=P2: what it masks again is of the whole canvas"),
         (lambda: Blocks(ReMDM()), "policy=ReMDM"),
     ],
