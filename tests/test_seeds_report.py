@@ -18,7 +18,7 @@ from lightning_mdm.outcomes import (
 )
 from lightning_mdm.report.paired import solved_pairs
 from lightning_mdm.report.points import pool_seeds
-from lightning_mdm.report.seeds import join_seeds, without_selector
+from lightning_mdm.report.seeds import join_seeds, with_selector
 from runs import REPOSITORY
 from test_order_report import ROW
 from test_report import POLICIES, N, save, sweep
@@ -42,7 +42,7 @@ def test_every_denoiser_becomes_a_seed(tmp_path: Path) -> None:
     path = join_seeds({seed: [tmp_path / f"seed_{seed}"] for seed in (0, 1)}, tmp_path / "joined")
     joined = read_rows(path / "frontier.csv")
     assert {row.checkpoint for row in joined} == {"aa+bb"}
-    expected = sorted((r.policy, r.T, r.seed, r.correct, without_selector(r.options)) for r in rows)
+    expected = sorted((r.policy, r.T, r.seed, r.correct, with_selector(r.options, None)) for r in rows)
     assert sorted((r.policy, r.T, r.seed, r.correct, r.options) for r in joined) == expected
 
 
@@ -73,4 +73,7 @@ def test_outcomes_and_costs_are_those_of_the_seed(tmp_path: Path) -> None:
 
 
 def test_other_options_stay_in_the_form_of_rows() -> None:
-    assert without_selector('{"price": 2.0, "selector": "ab", "beta": 0.5}') == '{"beta":0.5,"price":2}'
+    options = '{"price": 2.0, "selector": "ab", "beta": 0.5}'
+    assert with_selector(options, None) == '{"beta":0.5,"price":2}'
+    assert with_selector(options, "mine") == '{"beta":0.5,"price":2,"selector":"mine"}'
+    assert with_selector('{"threshold": 0.9}', "mine") == '{"threshold":0.9}'  # a heuristic has none

@@ -1,4 +1,4 @@
-"""Rows of several denoisers of one recipe as the seeds of one, so that reports pool and pair over all of them."""
+"""Rows of several runs of one recipe as the seeds of one, so that reports pool and pair over all of them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from lightning_mdm.outcomes import (
 from lightning_mdm.report.runs import read_runs
 
 
-def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path) -> Path:
-    """Write a run directory in which every denoiser is a seed, with what orders cost in nats where that is known.
+def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | None = None) -> Path:
+    """Write a run directory in which every denoiser, or every order of one, is a seed.
+
+    What orders cost in nats is joined, too, where it is known.
 
     Args:
         parts: by seed, the run directories of its sweeps.
         path: where to write.
+        selector: what the selectors are called in the rows, beside those of other recipes; they are left out where not
+            given.
     """
     runs = {seed: read_runs(list(folders)) for seed, folders in parts.items()}
     checkpoint = "+".join(dict.fromkeys(found.rows[0].checkpoint for found in runs.values()))
@@ -35,13 +39,13 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path) -> Path:
     costs: list[OrderRow] = []
     for seed, found in runs.items():
         for row in found.rows:
-            rows.append(replace(row, checkpoint=checkpoint, seed=seed, options=without_selector(row.options)))
+            rows.append(replace(row, checkpoint=checkpoint, seed=seed, options=with_selector(row.options, selector)))
         for outcome in found.outcomes:
-            options = without_selector(outcome.options)
+            options = with_selector(outcome.options, selector)
             outcomes.append(replace(outcome, checkpoint=checkpoint, seed=seed, options=options))
         for file in (folder / ORDER_NATS for folder in parts[seed]):
             for cost in read_order_rows(file) if file.is_file() else ():
-                options = without_selector(cost.options)
+                options = with_selector(cost.options, selector)
                 costs.append(replace(cost, checkpoint=checkpoint, seed=seed, options=options))
     path.mkdir(parents=True, exist_ok=True)
     if costs:
@@ -51,7 +55,11 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path) -> Path:
     return path
 
 
-def without_selector(options: str) -> str:
-    """The options without the hash of the selector, which differs between denoisers."""
-    kept = {key: value for key, value in json.loads(options).items() if key != "selector"}
+def with_selector(options: str, selector: str | None) -> str:
+    """The options with a name, or nothing, for the hash of the selector, which differs between denoisers."""
+    kept = json.loads(options)
+    if "selector" in kept:
+        del kept["selector"]
+        if selector is not None:
+            kept["selector"] = selector
     return canonical_json(kept)
