@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.outcomes import ORDER_NATS, OrderRow, Row, read_order_rows, read_rows, write_order_rows, write_rows
 from lightning_mdm.outcomes.table import replace_rows
 from runs import REPOSITORY, load_script
+from test_report import save, sweep
 
 CELL = Row(
     task="nae_sat", split="test", checkpoint="exact", policy="iid", options="{}", T=1, seed=0, n=10, correct=0,
@@ -194,3 +201,73 @@ def test_the_strength_that_masks_again_is_the_one_that_solves_most_on_validation
     named = {name for parameters in script.CANDIDATES["remdm"] for name in parameters}
     assert named == {"eta", "ranking"}, "else one of them is in the options of another"
     assert all(parameters.keys() == named for parameters in script.CANDIDATES["remdm"])
+
+
+def module_options(arguments: tuple[str, ...]) -> dict[str, str]:
+    """The module's options among the program's arguments, as they are written there."""
+    return {
+        name.removeprefix("--model."): value
+        for name, value in pairwise(arguments)
+        if name.startswith("--model.") and name != "--model.noise_seed"
+    }
+
+
+def test_the_parts_of_learning_lead_from_the_published_way_to_the_configuration() -> None:
+    script = load_script("order_parts")
+    published, last = (module_options(script.options_of(recipe, 0, 0.1)) for recipe in ("published", "prices"))
+    theirs = OmegaConf.load(REPOSITORY / "configs/gsm8k_aug/fox_2026.yaml").model.init_args
+    for name in ("finishing", "selector.start", "posterior.family", "prices", "estimator"):
+        assert yaml.safe_load(published[name]) == OmegaConf.select(theirs, name), name
+    assert published["posterior.order_temperature"] == "0.1"
+    assert published.keys() == last.keys(), "nothing is left to a default on one side"
+    module = inspect.signature(OrderModule).parameters
+    own = OmegaConf.load(REPOSITORY / script.CONFIG).model.init_args
+    for name in last.keys() - {"posterior.order_temperature"}:
+        wanted = OmegaConf.select(own, name)
+        assert yaml.safe_load(last[name]) == (module[name].default if wanted is None else wanted), name
+
+
+def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_validation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = load_script("order_parts")
+
+    def run_all(stages: list[tuple[str, Any]], clock: Any) -> bool:
+        for _, stage in stages:
+            if isinstance(stage, script.Fit):
+                continue
+            seeds = json.loads(stage.options[stage.options.index("--frontier.seeds") + 1])
+            split = "validation" if "validation" in stage.options else "test"
+            best = "published_0.3" in str(stage.run_dir)
+            learned = "heuristics" not in stage.run_dir.name
+            options = {"selector": "ab", "price": 0.0} if learned else {}
+            found = [
+                replace(
+                    row, split=split, options=json.dumps(options), policy="learned" if learned else row.policy,
+                    accuracy=0.9 if best else row.accuracy,
+                )
+                for row in sweep(tuple(seeds))[0]
+                if row.policy == "iid"
+            ]  # fmt: skip
+            stage.run_dir.mkdir(parents=True, exist_ok=True)
+            save(stage.run_dir, found, [])
+        return True
+
+    monkeypatch.setattr(script, "run_all", run_all)
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(script, "RUNS", tmp_path / "runs")
+    script.main(["--seeds", "1", "2", "--jobs", "1"])
+    rows = read_rows(tmp_path / "rows.csv")
+    assert {(row.policy, json.loads(row.options).get("selector")) for row in rows} == {
+        ("iid", None), *(("learned", recipe) for recipe in script.RECIPES),
+    }  # fmt: skip
+    assert {row.seed for row in rows} == {1, 2}
+    assert {row.accuracy for row in rows if "published" in row.options} == {0.9}
+    tried = {json.loads(row.options)["selector"] for row in read_rows(tmp_path / "validation.csv")}
+    assert tried == {"published, 0.1", "published, 0.3"}
+    decoded = {str(path.parent.relative_to(tmp_path / "runs")) for path in tmp_path.glob("runs/*/seed_*/test")}
+    assert "published_0.3/seed_1" in decoded
+    assert "all_steps_0.3/seed_2" in decoded
+    assert not any("0.1" in name for name in decoded), "it is not decoded on test"
