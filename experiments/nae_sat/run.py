@@ -126,7 +126,8 @@ def publish(part: str, seeds: Sequence[int]) -> list[Row]:
             copyfile(path / name, HERE / name)
     else:
         copyfile(path / ORDER_NATS, HERE / f"{part}_order_nats.csv")
-        copyfile(path / "report.md", HERE / f"{part}.md")
+        text = (path / "report.md").read_text(encoding="utf-8")
+        (HERE / f"{part}.md").write_text(text.replace("(frontier.png)", f"({part}.png)"), encoding="utf-8")
         for kind in ("png", "svg"):
             copyfile(path / f"frontier.{kind}", HERE / f"{part}.{kind}")
     return read_rows(path / "frontier.csv")
