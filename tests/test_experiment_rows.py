@@ -253,6 +253,7 @@ def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_val
             ]  # fmt: skip
             stage.run_dir.mkdir(parents=True, exist_ok=True)
             save(stage.run_dir, found, [])
+            (stage.run_dir / "report.md").touch()
         return True
 
     monkeypatch.setattr(script, "run_all", run_all)
@@ -260,16 +261,17 @@ def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_val
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(script, "RUNS", tmp_path / "runs")
-    script.main(["--seeds", "1", "2", "--jobs", "1"])
+    script.main(["--seeds", "0", "--jobs", "1"])
+    script.main(["--recipes", "published", "all_steps", "--seeds", "2", "--jobs", "1"])
     rows = read_rows(tmp_path / "rows.csv")
-    assert {(row.policy, json.loads(row.options).get("selector")) for row in rows} == {
-        ("iid", None), *(("learned", recipe) for recipe in script.RECIPES),
+    assert {(json.loads(row.options).get("selector"), row.seed) for row in rows if row.policy == "learned"} == {
+        *((recipe, 0) for recipe in script.RECIPES), ("published", 2), ("all_steps", 2),
     }  # fmt: skip
-    assert {row.seed for row in rows} == {1, 2}
+    assert {row.seed for row in rows if row.policy == "iid"} == {0, 1, 2}
     assert {row.accuracy for row in rows if "published" in row.options} == {0.9}
     tried = {json.loads(row.options)["selector"] for row in read_rows(tmp_path / "validation.csv")}
     assert tried == {"published, 0.1", "published, 0.3"}
     decoded = {str(path.parent.relative_to(tmp_path / "runs")) for path in tmp_path.glob("runs/*/seed_*/test")}
-    assert "published_0.3/seed_1" in decoded
+    assert "published_0.3/seed_0" in decoded
     assert "all_steps_0.3/seed_2" in decoded
     assert not any("0.1" in name for name in decoded), "it is not decoded on test"

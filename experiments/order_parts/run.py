@@ -1,10 +1,11 @@
 """What does each part of learning an order bring? From the published way to the one of this project, part by part.
 
-python experiments/order_parts/run.py [--seeds 0 1 2] [--jobs N]
+python experiments/order_parts/run.py [--recipes published prices ...] [--seeds 0 1 2] [--jobs N]
 
 The denoiser of word problems that ships, frozen, and the recipes of ``RECIPES``, each of which has what the one above
 it has and something more. The temperature of the published posterior is chosen on validation with the first seed. What
-is complete is not repeated; what was stopped goes on. A seed is one of the order: of its weights, data and noise.
+is complete is not repeated; what was stopped goes on; and all that is complete is reported. A seed is one of the order:
+of its weights, data and noise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -27,6 +27,7 @@ RUNS = Path("runs/order_parts")
 CONFIG = "configs/word_problems/order.yaml"
 BUDGETS = (2, 3, 4, 6, 8, 16)  # at which the orders are learned
 VALIDATION, TEST = 400, 500
+SEEDS = (0, 1, 2)
 TEMPERATURES = (0.1, 0.3)
 HEURISTICS = (
     "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}, "
@@ -77,6 +78,12 @@ def learn(recipe: str, seed: int, temperature: float, split: str) -> Path:
     return sweep.run_dir
 
 
+def complete(recipe: str, temperature: float) -> dict[int, Path]:
+    """The seeds of a recipe that have decoded the test problems, and where their rows are."""
+    reports = run_of(recipe, 0, temperature).parent.glob("seed_*/test/report.md")
+    return {int(path.parent.parent.name.removeprefix("seed_")): path.parent for path in sorted(reports)}
+
+
 def decoding(split: str, policies: str, seeds: Sequence[int]) -> tuple[str, ...]:
     """What says what is decoded."""
     return (
@@ -106,21 +113,23 @@ def chosen_temperature(seed: int, jobs: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    temperature = chosen_temperature(options.seeds[0], options.jobs)
+    temperature = chosen_temperature(SEEDS[0], options.jobs)
     print(f"temperature of the published posterior: {temperature}", flush=True)
-    pairs = list(product(options.seeds, RECIPES))
-    one = partial(learn, temperature=temperature, split="test")
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = dict(zip(pairs, pool.map(lambda pair: one(pair[1], pair[0]), pairs), strict=True))
-    plain = Sweep(RUNS / "heuristics", (*layers(CONFIG), *decoding("test", HEURISTICS, options.seeds)))
+        pairs = product(options.seeds, options.recipes)
+        list(pool.map(lambda pair: learn(pair[1], pair[0], temperature, "test"), pairs))
+    plain = Sweep(RUNS / "heuristics", (*layers(CONFIG), *decoding("test", HEURISTICS, SEEDS)))
     run_all([("heuristics", plain)], Clock(float("inf")))
+    found = {recipe: complete(recipe, temperature) for recipe in RECIPES}
     joined = [
-        join_seeds({seed: [found[seed, recipe]] for seed in options.seeds}, RUNS / "joined" / recipe, selector=recipe)
-        for recipe in RECIPES
+        join_seeds({seed: [path] for seed, path in of.items()}, RUNS / "joined" / recipe, selector=recipe)
+        for recipe, of in found.items()
+        if of
     ]
     report([str(path) for path in (*joined, plain.run_dir)], str(RUNS / "report"))
     keep(RUNS / "report", HERE)
