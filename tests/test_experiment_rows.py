@@ -216,11 +216,13 @@ def module_options(arguments: tuple[str, ...]) -> dict[str, str]:
 
 def test_the_parts_of_learning_lead_from_the_published_way_to_the_configuration() -> None:
     script = load_script("order_parts")
-    published, last = (module_options(script.options_of(recipe, 0, 0.1)) for recipe in ("published", "prices"))
+    one = {"posterior.order_temperature": 0.1, "learning_rate": 0.5}
+    assert all(candidate.keys() == one.keys() for candidate in script.CANDIDATES)
+    published, last = (module_options(script.options_of(recipe, 0, one)) for recipe in ("published", "prices"))
     theirs = OmegaConf.load(REPOSITORY / "configs/gsm8k_aug/fox_2026.yaml").model.init_args
     for name in ("finishing", "selector.start", "posterior.family", "prices", "estimator"):
         assert yaml.safe_load(published[name]) == OmegaConf.select(theirs, name), name
-    assert published["posterior.order_temperature"] == "0.1"
+    assert (published["posterior.order_temperature"], published["learning_rate"]) == ("0.1", "0.5")
     assert published.keys() == last.keys(), "nothing is left to a default on one side"
     module = inspect.signature(OrderModule).parameters
     own = OmegaConf.load(REPOSITORY / script.CONFIG).model.init_args
@@ -229,7 +231,7 @@ def test_the_parts_of_learning_lead_from_the_published_way_to_the_configuration(
         assert yaml.safe_load(last[name]) == (module[name].default if wanted is None else wanted), name
 
 
-def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_validation(
+def test_the_options_of_the_published_way_are_those_that_solve_most_on_validation(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = load_script("order_parts")
@@ -240,7 +242,7 @@ def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_val
                 continue
             seeds = json.loads(stage.options[stage.options.index("--frontier.seeds") + 1])
             split = "validation" if "validation" in stage.options else "test"
-            best = "published_0.3" in str(stage.run_dir)
+            best = "published_0.3_0.0003" in str(stage.run_dir)
             learned = "heuristics" not in stage.run_dir.name
             options = {"selector": "ab", "price": 0.0} if learned else {}
             found = [
@@ -270,8 +272,8 @@ def test_the_temperature_of_the_published_way_is_the_one_that_solves_most_on_val
     assert {row.seed for row in rows if row.policy == "iid"} == {0, 1, 2}
     assert {row.accuracy for row in rows if "published" in row.options} == {0.9}
     tried = {json.loads(row.options)["selector"] for row in read_rows(tmp_path / "validation.csv")}
-    assert tried == {"published, 0.1", "published, 0.3"}
+    assert tried == {f"order_temperature {t}, learning_rate {rate}" for t in (0.1, 0.3) for rate in (0.0015, 0.0003)}
     decoded = {str(path.parent.relative_to(tmp_path / "runs")) for path in tmp_path.glob("runs/*/seed_*/test")}
-    assert "published_0.3/seed_0" in decoded
-    assert "all_steps_0.3/seed_2" in decoded
-    assert not any("0.1" in name for name in decoded), "it is not decoded on test"
+    assert "published_0.3_0.0003/seed_0" in decoded
+    assert "all_steps_0.3_0.0003/seed_2" in decoded
+    assert not any("0.1" in name or "0.0015" in name for name in decoded), "they are not decoded on test"
