@@ -269,7 +269,7 @@ def test_the_options_of_the_published_way_are_those_that_solve_most_on_validatio
     assert {(json.loads(row.options).get("selector"), row.seed) for row in rows if row.policy == "learned"} == {
         *((recipe, 0) for recipe in script.RECIPES), ("published", 2), ("all_steps", 2),
     }  # fmt: skip
-    assert {row.seed for row in rows if row.policy == "iid"} == {0, 1, 2}
+    assert {row.seed for row in rows if row.policy == "iid"} == {0}
     assert {row.accuracy for row in rows if "published" in row.options} == {0.9}
     tried = {json.loads(row.options)["selector"] for row in read_rows(tmp_path / "validation.csv")}
     assert tried == {f"order_temperature {t}, learning_rate {rate}" for t in (0.1, 0.3) for rate in (0.0015, 0.0003)}
