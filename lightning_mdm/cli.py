@@ -181,6 +181,10 @@ class CLI(LightningCLI):
                     print(f"The {name} starts from the weights in {weights}.")
             return
         checkpoint = read_checkpoint(self.ckpt, option="ckpt_path")
+        # Lightning restores the data after its setup, in which it would make, and announce, what the checkpoint has.
+        name = type(self.datamodule).__qualname__
+        if name in checkpoint:
+            self.datamodule.load_state_dict(checkpoint[name])
         done, total = int(checkpoint["global_step"]), self.trainer.max_steps
         complete = 0 < total <= done
         if not complete:

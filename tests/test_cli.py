@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_mdm import categorical
 from lightning_mdm.cli import main
 from lightning_mdm.compilation import compiled_once
+from lightning_mdm.data import text as text_tasks
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.outcomes import read_rows
@@ -75,6 +76,15 @@ def test_fit_again_resumes_or_says_that_it_is_complete(tmp_path: Path, run_dir: 
     assert step == 6
     assert [path.name for path in last(again).parent.glob("*.ckpt")] == ["last.ckpt"], "a copied directory"
     assert not all(torch.equal(value, saved(run_dir)[1][name]) for name, value in weights.items())
+
+
+def test_a_run_that_resumes_trains_no_tokenizer(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    monkeypatch.setattr(text_tasks, "train_tokenizer", None)
+    options = ["--run_dir", again, "--ckpt_path", "last", "--trainer.max_steps", "5"]
+    program("fit", *tiny(tmp_path), *options)
+    assert saved(again)[0] == 5
 
 
 @pytest.mark.parametrize(("every", "n"), [(2, 4), (2, 3), (3, 2)])
