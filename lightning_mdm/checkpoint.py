@@ -18,10 +18,13 @@ def read_checkpoint(path: str | Path, *, option: str) -> dict[str, Any]:
     Raises:
         ValueError: the file is no checkpoint, or a damaged one.
     """
+    message = f"{option}={path}: this file is no checkpoint, or a damaged one"
+    if Path(path).suffix == ".safetensors":
+        message = f"{option}={path}: this file holds weights and is no checkpoint; give it as model.init_from"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has many words for a file that is none of its own
-        raise ValueError(f"{option}={path}: this file is no checkpoint, or a damaged one") from error
+        raise ValueError(message) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{option}={path}: this file is no checkpoint, or a damaged one")
+        raise ValueError(message)
     return checkpoint

@@ -93,7 +93,7 @@ def checkpoint_path(config: jsonargparse.Namespace, *, fitting: bool) -> Path | 
         if not fitting and config.model is not None and not config.model.init_args.get("init_from"):
             raise ValueError(
                 "ckpt_path is missing, and the weights would be random: give a checkpoint, e.g. "
-                f"--ckpt_path {last_checkpoint(config)}"
+                f"--ckpt_path {last_checkpoint(config)}, or weights by --model.init_from"
             )
         return None
     if given in ("best", "hpc") or "://" in given or given.startswith("registry"):

@@ -24,7 +24,7 @@ from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.parsing import plainly
 from lightning_mdm.starting_point import check_model, check_objective, check_time, checkpoint_path
-from runs import REPOSITORY, last, program, refused, saved, tiny
+from runs import REPOSITORY, SHIPPED, last, program, refused, saved, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +52,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "policy twice": (["--frontier.policies+=TopMargin"], "frontier.policies: a policy occurs twice"),
     "configuration": (["--config", "missing.yaml"], "missing.yaml"),
     "checkpoint": (["--ckpt_path", "missing.ckpt"], "ckpt_path=missing.ckpt: no such file"),
-    "no checkpoint": (["--ckpt_path", "null"], "ckpt_path is missing, and the weights would be random"),
+    "no checkpoint": (["--ckpt_path", "null"], "last.ckpt, or weights by --model.init_from"),
     "no such last": (["--ckpt_path", "last", "--run_dir", "{tmp}/new"], "ckpt_path=last: no such file"),
     "not a checkpoint": (["--ckpt_path", "README.md"], "ckpt_path=README.md: this file is no checkpoint"),
+    "weights": (["--ckpt_path", str(SHIPPED)], "this file holds weights and is no checkpoint; give it as model.init"),
     "split": (["--split", "tset"], "split"),
     "option": (["--frontier.budgts", "[3]"], "--frontier.budgts"),
     "option of the net": (["--model.net.widht", "32"], "--net.widht=32"),

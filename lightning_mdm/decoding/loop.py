@@ -96,7 +96,7 @@ def decode(
             ``close`` without such a token or of a policy that masks tokens again; guidance below 0, infinite, or of a
             policy for causal nets.
         DecodingError: the policy chose positions that were not masked, none at all, or another number than it says; the
-            denoiser gave logits that are not finite numbers.
+            denoiser gave logits of another shape than was asked for, or that are not finite numbers.
     """
     budget = StepBudget(steps).steps
     check_options(policy, space, end_of_sequence, guidance)
@@ -131,7 +131,7 @@ def decode(
         if not active.left:
             break
         query_AQ = active.query_AQ(widest)
-        logits_AQV, hidden_ALD = guided(denoiser, active, query_AQ, space.mask_id, forbidden, guidance)
+        logits_AQV, hidden_ALD = guided(denoiser, active, query_AQ, space, forbidden, guidance)
         nfe_B = nfe_B.index_add(0, active.rows_A, torch.full_like(active.rows_A, evaluations))
         forward_passes += evaluations
 
@@ -152,7 +152,10 @@ def decode(
         if 0 in taken:
             if bool(say_nothing(logits_AQV)):  # of which no policy could make anything
                 raise DecodingError(NO_NUMBERS)
-            raise DecodingError(f"policy {policy.name} chose no position at step {step}; are its scores numbers?")
+            raise DecodingError(
+                f"policy {policy.name} chose no position at step {step}: it has to take at least one of what is masked "
+                "in every row; are its scores numbers?"
+            )
         # Queries ascend within a row, so the chosen ones of [A, Q] and of [A, L] are in the same order.
         slot_N = torch.nonzero_static(chosen_AL.gather(1, query_AQ).flatten(), size=sum(taken))[:, 0]
         row_N, position_N = slot_N // query_AQ.shape[1], query_AQ.flatten()[slot_N]
@@ -214,7 +217,7 @@ def largest_budget(budgets: Sequence[int], steps: int) -> int:
 
 
 def guided(
-    denoiser: Denoiser, active: Active, query_AQ: Tensor, mask_id: int, forbidden: Tensor, guidance: float
+    denoiser: Denoiser, active: Active, query_AQ: Tensor, space: TokenSpace, forbidden: Tensor, guidance: float
 ) -> DenoiserOutput:
     """The denoiser's logits, what may never be sampled at minus infinity, and its hidden states.
 
@@ -222,8 +225,14 @@ def guided(
     there at every step would wait for it.
     """
     logits_AQV, hidden_ALD = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
+    wanted = (*query_AQ.shape, space.vocab_size)
+    if logits_AQV.shape != wanted:
+        raise DecodingError(
+            f"the denoiser gave logits of shape {tuple(logits_AQV.shape)} where {wanted} are due: a row for each "
+            "position that was asked for and a column for each token, with none for the mask"
+        )
     if guidance:
-        alone_AL = active.tokens_AL.masked_fill(~active.canvas_AL & active.valid_AL, mask_id)
+        alone_AL = active.tokens_AL.masked_fill(~active.canvas_AL & active.valid_AL, space.mask_id)
         alone_AQV = denoiser(alone_AL, active.valid_AL, query_AQ).logits_BQV
         moved_AQV = torch.lerp(alone_AQV, logits_AQV, 1.0 + guidance)
         # What one of them excludes is as likely as with the prompt: there is no distance to move it by.

@@ -47,6 +47,7 @@ from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 
 ORDER_OPTIONS = ("family", "net")  # of the posterior
+FORBIDDEN = "forbidden_tokens"  # where a checkpoint says what is never generated
 
 
 class OrderModule(L.LightningModule):
@@ -176,6 +177,7 @@ class OrderModule(L.LightningModule):
         self.final_learning_rate = final_learning_rate
         self.compile_nets = compile
         self.noise_seed = noise_seed
+        self.kept_forbidden: tuple[int, ...] = ()
         self.starts_trained = denoiser_ckpt is not None or not isinstance(net, TransformerConfig)
         self.denoiser = build_denoiser(net, vocab_size)
         if denoiser_ckpt is not None:
@@ -202,8 +204,12 @@ class OrderModule(L.LightningModule):
         if self.compile_nets and stage == "fit":
             compile_blocks(self.denoiser)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[FORBIDDEN] = list(self.forbidden_tokens)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.starts_trained = True
+        self.kept_forbidden = tuple(checkpoint.get(FORBIDDEN, ()))
         for name in ("control_moments", "usual_success"):  # kept by the module itself, and not worth a refusal
             checkpoint["state_dict"].pop(name, None)
 
@@ -263,13 +269,17 @@ class OrderModule(L.LightningModule):
             )
         return f"T{budget}"
 
-    def batch_model(self, batch: Batch, budget: int, price: float) -> BatchModel:
-        """The batch as the estimators see it."""
+    @property
+    def forbidden_tokens(self) -> tuple[int, ...]:
+        """The ids that are never generated: the data's, or without any those that the checkpoint was trained with."""
         data: Any = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
-        forbidden = data.token_space.forbidden if data is not None else ()
+        return self.kept_forbidden if data is None else data.token_space.forbidden
+
+    def batch_model(self, batch: Batch, budget: int, price: float) -> BatchModel:
+        """The batch as the estimators see it, ``forbidden_tokens`` left out of the denoiser's distributions."""
         return BatchModel(
             batch, self.denoiser, not self.joint, self.selector_for(budget), self.posterior_for(budget), budget, price,
-            forbidden, self.compile_nets,
+            self.forbidden_tokens, self.compile_nets,
         )  # fmt: skip
 
     # Training.

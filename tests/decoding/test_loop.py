@@ -202,6 +202,20 @@ def test_a_policy_that_breaks_its_contract_is_named(how: str, message: str, samp
         decode(Mixing(40), Wrong(how), canvas, SPACE, steps=3, token_sampler=sampler)
 
 
+@pytest.mark.parametrize("wrong", ["all positions", "a column for the mask"])
+def test_logits_of_another_shape_are_refused(wrong: str) -> None:
+    """They would be read at other positions, or as tokens that are none."""
+
+    def denoiser(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        net = Mixing(40 if wrong == "all positions" else 41)
+        place_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
+        return net(tokens_BL, valid_BL, place_BL if wrong == "all positions" else query_BQ)
+
+    given = rows([[1, 2, None, None], [3, 4, 5, None]], pad=0)
+    with pytest.raises(RuntimeError, match=r"shape \(2, \d, 4[01]\) where \(2, 2, 40\) are due"):
+        decode(denoiser, TopMargin(), given, SPACE, steps=2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"steps": 0}, "steps=0"), ({"end_of_sequence": "ignore"}, "as_tokens, close")],

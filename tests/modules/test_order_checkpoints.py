@@ -16,6 +16,7 @@ from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import net_from_plain
 from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.vocabulary import TokenSpace
 from modules.orders import (
     CHAIN,
     FROM_CONFIDENCE,
@@ -31,7 +32,7 @@ from modules.orders import (
     state,
     validate,
 )
-from modules.test_denoiser_module import SaveAt, batch, loader, trainer
+from modules.test_denoiser_module import SaveAt, V, batch, loader, trainer
 
 
 class Save(SaveAt):
@@ -72,6 +73,26 @@ def test_a_checkpoint_needs_no_other_file(tmp_path: Path, options: dict[str, Any
     assert loaded.selector_for(2).net.config == module.selector_for(2).net.config
     assert loaded.warm_start_margin == module.warm_start_margin
     fit(loaded, tmp_path, steps=1)  # its denoiser is a trained one
+
+
+def test_what_is_never_generated_is_known_without_the_data(tmp_path: Path, ckpt: str) -> None:
+    class Data(L.LightningDataModule):
+        token_space = TokenSpace(V, eos_id=None, pad_id=0, forbidden=(7, 9))
+
+    module = build(ckpt)
+    assert module.forbidden_tokens == ()
+    module.trainer = trainer(tmp_path)
+    module.trainer.datamodule = Data()
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    module.on_save_checkpoint(checkpoint)
+    loaded = build(ckpt)
+    loaded.on_load_checkpoint(checkpoint)
+    assert loaded.batch_model(batch([3, 14]), 3, 0.0).forbidden == (7, 9) == module.forbidden_tokens
+    again: dict[str, Any] = {}
+    loaded.on_save_checkpoint(again)
+    assert again["forbidden_tokens"] == [7, 9]
+    loaded.on_load_checkpoint({"state_dict": {}})  # of a checkpoint that does not say it
+    assert loaded.forbidden_tokens == ()
 
 
 def test_a_checkpoint_may_say_more_than_there_are_options(tmp_path: Path, ckpt: str) -> None:
