@@ -109,6 +109,7 @@ def save(folder: Path, rows: list[Row], outcomes: list[OutcomeRow] | None) -> Pa
         ("blocks", {"length": 8, "policy": {"name": "threshold", "t": 0.9}}, "blocks(8) of threshold 0.9"),
         ("blocks", {"length": 8, "policy": {"name": "noisy", "scale": 1, "of": None}}, "blocks(8) of noisy scale=1"),
         ("mirror", {"policy": {"name": "blocks", "l": 2, "policy": {"name": "iid"}}}, "mirror of blocks(2) of iid"),
+        ("turns", {"n": 2, "first": {"name": "iid"}, "then": {"name": "p_q"}}, "turns(2) of iid and p q"),
     ],
 )
 def test_display_name(policy: str, options: dict[str, Any], name: str) -> None:
@@ -149,6 +150,11 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     searched = ("iid", '{"end_of_sequence":"close","search":true,"token_temperature":0}')
     assert list(distinct_names([cells[0], searched]).values()) == ["iid", "iid [search=true]"]
     assert distinct_names([searched]) == {searched: "iid"}
+    two = [("told", '{"precision":"16","guidance":2,"told":"response"}'), ("told", '{"precision":"32"}')]
+    assert list(distinct_names(two).values()) == [
+        "told (told the answer) [guidance=2, precision=16]",
+        "told [precision=32]",
+    ]
     learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
     assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
     assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]

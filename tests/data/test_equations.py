@@ -56,7 +56,7 @@ def test_anything_else_is_no_equation(left: str, right: str) -> None:
         (2, "0.5", False, "2"), (Fraction(9, 2), "3.75", False, "4.5"), (Fraction(9, 2), "3.75", True, "4.50"),
         (Fraction(1, 8), "0.2", False, None), (Fraction(1, 8), "0.125", False, "0.125"),
         (Fraction(1, 3), "2", False, None),
-        (3, "12.50", True, "3.00"), (Fraction(3, 2), ".5", False, "1.5"), (0, "5", False, "0"),
+        (3, "12.50", True, "3.00"), (Fraction(3, 2), ".5", False, "1.5"), (0, "5", False, "0"), (0, ".5", False, "0"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_as_the_original(value: int | Fraction, like: str, fixed: bool, text: str | None) -> None:

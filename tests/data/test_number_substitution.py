@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lightning_mdm.data.equations import ANNOTATION, parse_equation, read_number
+from lightning_mdm.data import number_substitution
+from lightning_mdm.data.equations import ANNOTATION, Number, parse_equation, read_number
 from lightning_mdm.data.gsm8k import GSM8K
-from lightning_mdm.data.number_ranges import choices, roundness
-from lightning_mdm.data.number_substitution import drawn, plausible, substitute, template_of, write
+from lightning_mdm.data.number_ranges import Bounds, choices, result_bounds, roundness, same_side
+from lightning_mdm.data.number_substitution import Template, drawn, plausible, substitute, template_of, write
 from lightning_mdm.data.number_tracing import UntraceableError, trace
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.question_numbers import numerals
@@ -154,12 +155,50 @@ def test_of_them_is_no_more_than_all() -> None:
 
 
 def test_where_sizes_are_compared_all_stay_on_their_side_of_a_number_that_stays() -> None:
-    made = variants(problem("A bus holds up to 50 people. 20 boys and 10 girls get on.", "<<20+10=30>> #### 30"))
-    assert len(made) > 100
+    said = (
+        "A bus holds up to 50 people. 20 boys and 10 girls get on.",
+        "Up to 50 people: 20 boys and 10 girls get on.",
+    )
+    made = [variant for prompt in said for variant in variants(problem(prompt, "<<20+10=30>> #### 30"))]
+    assert len(made) > 200
     for variant in made:
         places, boys, girls = (n.value for n in numerals(variant.prompt))
         assert places == 50
         assert girls < boys < boys + girls < places
+
+
+def test_where_nothing_is_compared_a_number_that_stays_is_no_bound() -> None:
+    made = variants(problem("He has 20 pens and 6 cups and buys 8 pens.", "<<20+8=28>> #### 28"))
+    found = [[n.value for n in numerals(variant.prompt)] for variant in made]
+    assert {cups for _, cups, _ in found} == {6}
+    assert min(bought for *_, bought in found) < 6 < max(bought for *_, bought in found)
+
+
+def test_an_answer_is_written_as_the_original_was() -> None:
+    made = variants(problem("Of 50 eggs 20 are brown. What percentage?", "<<20/50*100=40>> #### 40%"))
+    assert len(made) > 50
+    assert all(variant.answer == f"{calculated(variant.response)[-1][1]}%" for variant in made)
+
+
+def test_what_one_place_has_no_decimals_for_is_no_variant() -> None:
+    """The result would be written with three decimals, and the operand that it is with two."""
+    made = variants(problem("He shares 4 pies among 8 for 20 people.", "<<4/8=0.500>> <<0.5*20=10>> #### 10"))
+    assert len(made) > 50
+    assert all(100 * calculated(variant.response)[0][1] % 1 == 0 for variant in made)
+
+
+def test_where_much_is_implausible_less_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+
+    def noted(template: Template, rng: random.Random, share: float) -> list[Number]:
+        shares.append(share)
+        return [number.value for number in template.loose]
+
+    monkeypatch.setattr(number_substitution, "drawn", noted)
+    assert substitute(CLIPS, 0, 0) is None
+    assert shares[0] == 1.0
+    assert shares == sorted(set(shares), reverse=True)
+    assert 0.25 < shares[-1] < 0.3
 
 
 def test_three_shares_that_make_up_a_whole_stay() -> None:
@@ -213,6 +252,29 @@ def test_number_words_and_fractions() -> None:
         ("He has twice her 40 eggs and eats 2/5.", "<<40*2=80>> <<80*2/5=32>> #### 32", [40]),
         ("He has 5/4 of the 40 pies.", "<<40*5/4=50>> #### 50", [40]),
         ("One costs $1 and he buys 30.", "<<1*30=30>> #### 30", [30]),
+        ("He ate 1/4 of 40 pies.", "<<40*1/4=10>> #### 10", [4, 40]),
+        ("He ate 3/14 of the 28 pies.", "<<28*3/14=6>> #### 6", [28]),
+        # One that may be the result instead, which would leave it unused; and a word that is used twice.
+        ("Half of the 24 pens are red. The 12 cups cost $4 each.", "<<24/2=12>> <<12*4=48>> #### 48", [24, 4]),
+        ("He runs 20 miles on six days, and bikes 30.", "<<6*20=120>> <<6*30=180>> <<120+180=300>> #### 300", [20, 30]),
+        # Small parts and their sum may be chance.
+        ("Of 9 pens 4 are red, and 5 others cost $20 each.", "<<9-4=5>> <<5*20=100>> #### 100", [9, 4, 20]),
+        # Beside the people who are said: one less, one more than no equation uses.
+        ("Of his 5 friends one is away; the others pay $40 each.", "<<4*40=160>> #### 160", [40]),
+        ("She invited 20 people, and 21 came with 400 coins each.", "<<21*400=8400>> #### 8400", [400]),
+        # A quarter, in the head, of what two equations have made of three numbers; and 60/20.
+        (
+            "Jo has 20 pens and loses 13, gets 5, breaks some, and buys 50.",
+            "<<20-13=7>> <<7+5=12>> <<12-3=9>> <<9+50=59>> #### 59",
+            [50],
+        ),
+        ("She has 60 figs and 20 nuts. He has bags for $7.", "<<60+20=80>> <<3*7=21>> <<80+21=101>> #### 101", [7]),
+        # Of the two 60 one is a result, and the minutes of an hour come from nowhere else.
+        (
+            "He paints 5 walls of 2 by 3 meters, a meter in 10 minutes. How many hours?",
+            "<<2*3=6>> <<6*10=60>> <<60/60=1>> <<5*1=5>> #### 5",
+            [5, 10],
+        ),
     ],
 )
 def test_what_must_not_change_stays(prompt: str, response: str, kept: list[int]) -> None:
@@ -265,6 +327,8 @@ def test_readings_have_to_agree() -> None:
         ("He has some.", "<<3+4=7>> #### 7", "no number in the question"),
         ("He has 8 and eats 2. What share is it?", "<<2/8=0.25>> #### 1/4", "the answer is a fraction"),
         ("He has 300 and 4.", "<<300+57=357>> #### 357", "comes from nowhere"),
+        ("Her 30 friends and she pay $40.", "<<31*40=1240>> #### 1240", "comes from nowhere"),
+        ("It takes 1% of 400.", "<<400*.99=396>> #### 396", "comes from nowhere"),
         ("First 120% of 50, then 20% more.", "<<50*1.2=60>> #### 60", "comes from nowhere"),  # either percentage
         ("He has $44 in fives and 8.", "<<44/5=8.8>> <<8*5=40>> <<44-40=4>> #### 4", "may have been rounded"),
         ("He has 4 cats and 4 dogs.", "<<4+1=5>> #### 5", "traced into the equations"),
@@ -311,6 +375,9 @@ def test_numbers_stay_as_round_as_they_are(value: int, percent: bool, expected: 
         ("She works 90 minutes.", 23, 360),  # more than an hour has, as before
         ("He works 20 hours a week.", 5, 80),
         ("He works 5 days a week.", 2, 7),
+        ("He works 7 days a week.", 2, 7),  # no more than there are
+        ("This week he runs on 4 days.", 2, 7),
+        ("The tree is 120 years old.", 30, 480),  # nobody is
         ("He gets 30% off.", 10, 95),
         ("It grows by 120%.", 30, 480),
     ],
@@ -319,6 +386,27 @@ def test_what_a_number_may_become(question: str, least: int, most: int) -> None:
     (found,) = numerals(question)
     may = {value for choice in choices([found], [], question) for value in choice}
     assert (min(may), max(may)) == (least, most)
+
+
+def values_of(question: str) -> set[Number]:
+    """What the one number of a question may become, however often it is said."""
+    return {value for choice in choices(numerals(question), [], question) for value in choice}
+
+
+def test_a_number_changes_as_all_its_mentions_may() -> None:
+    assert values_of("He walks 6 miles on six days.") == {*range(2, 13), 20}, "in words, and no more than there are"
+    assert all(value % 5 == 0 for value in values_of("He has 30 pens and gets 30% off."))
+    assert values_of("He walks 1.5 miles.") == {Fraction(k, 2) for k in range(1, 13)} - {1}, "one mile, but two miles"
+
+
+def test_what_a_result_may_become() -> None:
+    assert result_bounds(3, []) == Bounds(1, 18, True)
+    assert result_bounds(5, []) == Bounds(2, 30, True)
+    assert result_bounds(-5, []) == Bounds(-30, -2, True)
+    assert result_bounds(1, []) == Bounds(1, 12, True)
+    assert result_bounds(Fraction(3, 2), []) == Bounds(Fraction(1, 4), 9, False)
+    assert result_bounds(0, []) == Bounds(0, 0, True)
+    assert [n for n in range(12) if same_side(5, [3, 9]).hold(n)] == [4, 5, 6, 7, 8]
 
 
 def test_drawing_changes_something_and_may_change_little() -> None:

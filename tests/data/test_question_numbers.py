@@ -20,6 +20,8 @@ from lightning_mdm.data.question_numbers import constants, numerals, rewritten, 
         ("These 3 scores and the 40 boys and all 4 of them.", ["40"], ["3", "4"]),
         ("It went on for six days, three times as long as her two friends'.", ["six", "three"], []),
         ("A $2000 car of 2000", ["2000"], ["2000"]),
+        ("A 1950 hat and 1,950 pens", ["1,950"], ["1950"]),
+        ("He ate 5/12 of it, not 5/13.", ["5", "12", "5"], ["13"]),
         ("A 1990s 3D set, 1/4th, 20 to 30, 5 x 7", [], ["1990", "3", "1", "4", "20", "30", "5", "7"]),
     ],
 )
@@ -36,6 +38,7 @@ def test_what_stands_around_a_number() -> None:
     above, below, spoken = numerals("3/4 of Three hours")
     assert (above.part, below.part, spoken.part, spoken.spoken) == ("above", "below", "", True)
     assert price.written(Fraction(21, 2)) == "10.50"
+    assert numerals("$12.99")[0].written(Fraction(21, 2)) == "10.50"
     assert (spoken.written(7), spoken.written(23)) == ("Seven", None)
 
 
@@ -58,6 +61,7 @@ def test_articles_go_with_the_number() -> None:
         rewritten(question, zip(numerals(question), texts, strict=True))
         == "an 11-hour walk, a 12-hour walk and an $80 coat"
     )
+    assert rewritten("A 5-hour walk", [(numerals("A 5-hour walk")[0], "11")]) == "An 11-hour walk"
     assert rewritten(question, []) == question
     assert [n for n in range(1, 120) if spoken_with_vowel(str(n))] == [8, 11, 18, *range(80, 90)]
     assert spoken_with_vowel("8,000")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import zlib
 from fractions import Fraction
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_mdm.data import word_problems
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.data.stories import Story, begin
 from lightning_mdm.data.word_problems import WordProblems, content_of, generate, split_of
 from lightning_mdm.data.wordings import DISTRACTORS, MEN, WOMEN
 
@@ -133,6 +136,11 @@ def test_evaluation_splits_hold_no_duplicates_and_do_not_depend_on_the_seed() ->
     assert problems == WordProblems(n_validation=300, seed=2).problems("validation")
 
 
+def test_what_repeats_now_and_then_is_no_end_of_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_problems, "MAX_REPEATS", 10)
+    assert len(WordProblems(n_validation=60).problems("validation")) == 60
+
+
 def test_seed_and_number_change_the_problem() -> None:
     drawn = [generate("train", k, Difficulty(), seed) for k in range(20) for seed in range(3)]
     assert len({p.prompt for p in drawn}) > 55
@@ -168,6 +176,42 @@ def test_every_dial_has_its_effect(option: dict, pattern: str) -> None:
     off = {name: 0.0 for name in option if isinstance(option[name], float)}
     if off:
         assert not re.search(pattern, prompts(Difficulty(**{"comparisons": 0.0, **option, **off})))
+
+
+@pytest.mark.parametrize(
+    ("subject", "told", "expected"),
+    [
+        ("Anna", "Anna", "Give them to her, and 3 more."),
+        ("Ben", "Ben", "Give them to him, and 3 more."),
+        ("Anna and Ben", "Anna and Ben", "Give them to them, and 3 more."),
+        ("Anna", "Dana", "Give the eggs to Anna, and 3 more eggs."),
+        ("Anna", "", "Give the eggs to Anna, and 3 more eggs."),
+    ],
+)
+def test_pronouns_mean_what_the_sentence_before_told_of(subject: str, told: str, expected: str) -> None:
+    story = Story(random.Random(0), "egg", [], mentioned=told)
+    story.add("Give {T} to {O}, and {c} more{m}.", subject=subject, c=3)
+    assert story.sentences == [expected]
+    assert story.mentioned == "", "whoever gives them could be meant as well"
+    story.add("{S} sell{s} {c}.", subject=subject, c=3)
+    assert story.mentioned == subject
+
+
+def test_what_does_not_matter_is_about_other_things() -> None:
+    told: set[str] = set()
+    for seed in range(40):
+        story = Story(random.Random(seed), "egg", ["Ben"])
+        for _ in DISTRACTORS:
+            story.distract(Difficulty(distractors=1.0))
+        assert len(story.sentences) == len(DISTRACTORS)
+        told.update(word for sentence in story.sentences for word in re.findall(r"\w+s\b", sentence))
+    assert {"apples", "books"} < told
+    assert "eggs" not in told
+
+
+def test_people_start_with_at_most_twice_what_is_given_later() -> None:
+    dial = Difficulty(max_value=60, max_operand=9)
+    assert {begin(Story(random.Random(k), "egg", ["Ben"]), dial).value for k in range(400)} == set(range(2, 19))
 
 
 def test_english() -> None:
