@@ -21,6 +21,7 @@ from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.markov_chain import MarkovChainProblems
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.data.sources import ListSource
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import POLICIES, Autoregressive, GivenOrder, Oracle, PCSampler, TopMargin
 from lightning_mdm.laws.hop_chain import HopChain
@@ -174,8 +175,12 @@ def test_an_order_that_the_task_knows_is_followed(tmp_path: Path) -> None:
     assert seen == [list(range(LAW.length, 0, -1))] * 2
 
 
-def test_token_frequencies_are_counted_on_training_problems_and_part_of_the_options(tmp_path: Path) -> None:
+def test_token_frequencies_are_counted_on_training_problems_and_part_of_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = few_problems()
+    more = ListSource(data.training().sample(facts.COUNTED + 20), seed=0)
+    monkeypatch.setattr(data, "training", lambda: more)
     frequency_V = SplitFacts(data, "test").token_frequency()
     assert float(frequency_V.sum()) == pytest.approx(1.0)
     assert bool((frequency_V > 0).all())

@@ -18,7 +18,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import optimization
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule, training_t
-from lightning_mdm.modules.optimization import MOST_RAMP, learning_rate_factor
+from lightning_mdm.modules.optimization import MOST_RAMP, check_rates, learning_rate_factor
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.noise import RowNoise, Stream
@@ -280,6 +280,11 @@ def test_rates_out_of_their_range_are_named(option: str, value: Any) -> None:
             kind(V, NET, **{option: value})
 
 
+def test_rates_at_the_ends_of_their_ranges_are_taken() -> None:
+    check_rates(learning_rate=0.0, warmup_steps=0, final_learning_rate=0.0, betas=(0.0, 0.0), weight_decay=0.0)
+    check_rates(learning_rate=1.0, warmup_steps=1, final_learning_rate=1.0)
+
+
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     factors = [learning_rate_factor(step, total=110, warmup=10, final=0.1) for step in range(130)]
     assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
@@ -287,6 +292,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert factors[60] == pytest.approx(0.55)
     assert factors[110:] == pytest.approx([0.1] * 20)
     assert all(later <= earlier for earlier, later in pairwise(factors[10:]))
+    assert learning_rate_factor(10, total=10, warmup=10, final=0.1) == 1.0, "behind a training of warm-up alone"
 
 
 def test_the_learning_rate_goes_on_after_a_ramp() -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lightning_mdm.laws.hop_chain import HopChain
-from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
+from lightning_mdm.modules.order_checkpoint import keep_order, restore_order, save
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import net_from_plain
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -188,6 +188,7 @@ def test_a_checkpoint_of_other_budgets_or_focus_starts_what_was_seen_anew(tmp_pa
     for other in ({"budgets": [2, 9]}, {"focus": 0.1}, {"focus": 0.0}):
         again = OrderModule.load_from_checkpoint(path, **other)
         assert not again.earlier.usual_success.any()
+        assert float(again.earlier.focus) == pytest.approx(other.get("focus", 0.3)), "what is saved next says so"
         assert again.earlier.control_moments.any() == ("focus" in other)
     for name in [name for name in saved["state_dict"] if name.startswith("earlier.")]:
         saved["state_dict"][name.removeprefix("earlier.")] = saved["state_dict"].pop(name)
@@ -213,7 +214,9 @@ def test_an_order_is_kept_without_its_denoiser(tmp_path: Path) -> None:
     kept, out = tmp_path / "kept" / "order.ckpt", tmp_path / "out" / "last.ckpt"
     keep_order(half.path, kept)
     assert not any(name.startswith("denoiser.") for name in torch.load(kept, weights_only=True)["state_dict"])
+    assert restore_order(kept, Path(denoiser_file(tmp_path, "ckpt")), out)
     assert restore_order(kept, source, out)
+    assert torch.load(out, weights_only=True).keys() == torch.load(half.path, weights_only=True).keys()
     resumed = build(None)
     trainer(tmp_path, max_steps=6).fit(resumed, loader(start=3), ckpt_path=str(out))
     assert same(state(whole), state(resumed))
@@ -222,10 +225,37 @@ def test_an_order_is_kept_without_its_denoiser(tmp_path: Path) -> None:
     save_file(rounded, tmp_path / "rounded.safetensors")
     assert restore_order(kept, tmp_path / "rounded.safetensors", out)
     save_file({name: value + 1.0 for name, value in rounded.items()}, tmp_path / "other.safetensors")
-    assert not restore_order(kept, tmp_path / "other.safetensors", tmp_path / "none.ckpt")
+    save_file({f"{name}_more": value for name, value in rounded.items()}, tmp_path / "renamed.safetensors")
+    for other in ("other", "renamed"):
+        assert not restore_order(kept, tmp_path / f"{other}.safetensors", tmp_path / "none.ckpt")
     assert not (tmp_path / "none.ckpt").exists()
-    kept.write_bytes(kept.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="this file is damaged; remove it to learn the order anew"):
-        restore_order(kept, source, out)
+    for damaged in (kept.read_bytes()[:1000], b"none", b""):
+        kept.write_bytes(damaged)
+        with pytest.raises(ValueError, match="this file is damaged; remove it to learn the order anew"):
+            restore_order(kept, source, out)
     with pytest.raises(ValueError, match="its denoiser is not frozen, so that it cannot be left out"):
         keep_order(order_checkpoint(build(str(source), denoiser="joint"), tmp_path), kept)
+
+
+def test_where_checkpoints_are_is_not_kept(tmp_path: Path) -> None:
+    state = {
+        "hyper_parameters": {"denoiser": "frozen"},
+        "state_dict": {"denoiser.a": torch.ones(2)},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"dirpath": "/home"}, "Timer": {"time_elapsed": 1.0}},
+    }
+    torch.save(state, tmp_path / "last.ckpt")
+    keep_order(tmp_path / "last.ckpt", tmp_path / "order.ckpt")
+    kept = torch.load(tmp_path / "order.ckpt", weights_only=True)
+    assert (kept["callbacks"], kept["state_dict"]) == ({"Timer": {"time_elapsed": 1.0}}, {})
+
+
+def test_what_is_killed_meanwhile_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(state: Any, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    save({"step": 1}, tmp_path / "order.ckpt")
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save({"step": 2}, tmp_path / "order.ckpt")
+    assert torch.load(tmp_path / "order.ckpt", weights_only=True) == {"step": 1}

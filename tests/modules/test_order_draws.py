@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor
 from laws import assert_follows
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.modules import order_module
+from lightning_mdm.modules.denoiser import training_t
 from lightning_mdm.modules.imitation import IMITATED_LOGIT, imitation
 from lightning_mdm.modules.order_batch import BatchModel, StateReading
 from lightning_mdm.modules.order_draws import draw_sets
 from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.order_net import OrderReading
 from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.noise import RowNoise
@@ -27,7 +30,7 @@ from lightning_mdm.objectives.order_model import States
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli
 from lightning_mdm.vocabulary import TokenSpace
-from modules.orders import LAWS, MAX_NORMALISED, RELATIVE, build, fit, validate
+from modules.orders import FROM_CONFIDENCE, LAWS, MAX_NORMALISED, PLAIN, RELATIVE, build, fit, validate
 from modules.test_denoiser_module import V, batch, trainer
 
 
@@ -121,19 +124,27 @@ def test_states_to_imitate_are_those_of_the_iid_schedule(ckpt: str, monkeypatch:
     seen = imitated(monkeypatch)
     module = build(ckpt, posterior=RELATIVE, budgets=[64])
     model = module.batch_model(batch(list(range(400))), 64, 0.0)
-    assert bool(imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).isfinite())
-    ((states, _),) = seen
+    noise = RowNoise(0, model.batch.index_B)
+    for update in (0, 1):
+        assert bool(imitation(model, noise, update, 0.8).isfinite())
+    (states, _), (other, _) = seen
+    assert states.steps_left_S.tolist() == [max(2, math.ceil(64 * t)) for t in training_t(noise, 0, 1e-3).tolist()]
+    for own, another in ((states.masked_SL, other.masked_SL), (states.steps_left_S, other.steps_left_S)):
+        assert not torch.equal(own, another), "every update has states of its own"
     masked_S = states.masked_SL.sum(-1)
     assert sorted(set(masked_S.tolist())) == [1, 2, 3]
     assert 2 <= int(states.steps_left_S.min()) <= int(states.steps_left_S.max()) <= 64
     assert float(torch.corrcoef(torch.stack((masked_S, states.steps_left_S)).double())[0, 1]) > 0.5
 
 
-def test_the_pull_of_the_iid_schedule_is_not_imitated(ckpt: str) -> None:
+@pytest.mark.parametrize(
+    "options", [{"posterior": RELATIVE}, {}, {"selector": FROM_CONFIDENCE}], ids=["selector", "both", "posterior"]
+)
+def test_the_pull_of_the_iid_schedule_is_not_imitated(ckpt: str, options: dict[str, Any]) -> None:
     """It has no part in the distance: an untrained selector has nothing else in its logits."""
     error = []
     for weight in (0.0, 1.0):
-        module = build(ckpt, posterior=RELATIVE, budgets=[64])
+        module = build(ckpt, budgets=[64], **options)
         for net in module.modules():
             if isinstance(net, IIDOffset):
                 net.weight.fill_(weight)
@@ -153,6 +164,21 @@ def test_logits_imitate_the_margin_less_its_threshold(
     ((states, reading),) = seen
     distance_SL = IMITATED_LOGIT * (reading.margin_SL - threshold)
     assert error == pytest.approx(float(distance_SL[states.masked_SL].square().mean()), rel=1e-5)
+
+
+def test_a_posterior_that_imitates_trains_no_denoiser() -> None:
+    """Its evidence is what the denoiser says; to say something else is no way to imitate better."""
+    gradients = []
+    for posterior in (PosteriorConfig(net=PLAIN), RELATIVE):
+        module = build(None, denoiser="joint", posterior=posterior)
+        torch.manual_seed(0)
+        for weight in [*module.selectors.parameters(), *module.posteriors.parameters()]:
+            torch.nn.init.normal_(weight, std=0.2)
+        model = module.batch_model(batch(list(range(8))), 3, 0.0)
+        imitation(model, RowNoise(0, model.batch.index_B), 0, 0.8).backward()
+        gradients.append({name: value.grad for name, value in module.denoiser.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
 def test_scores_imitate_the_margin_itself(ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:

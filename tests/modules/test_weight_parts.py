@@ -35,10 +35,11 @@ def state() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("numbers", [1 << 20, 21_105, 10_000, 5_300])
 def test_what_is_joined_is_what_was_split(tmp_path: Path, numbers: int) -> None:
     original, most_bytes = state(), HEADER_BYTES + 2 * numbers
-    paths = split_weights(original, tmp_path, {"note": "ü"}, most_bytes=most_bytes)
+    folder = tmp_path / "of_its_own" / "parts"
+    paths = split_weights(original, folder, {"note": "ü"}, most_bytes=most_bytes)
     assert len(paths) == max(1, -(-sum(value.numel() for value in original.values()) // numbers))
     assert all(path.stat().st_size <= most_bytes for path in paths)
-    joined, texts = join_weights(tmp_path)
+    joined, texts = join_weights(folder)
     assert texts == {"note": "ü"}
     assert list(joined) == list(original)
     for name, value in original.items():
@@ -56,8 +57,9 @@ def test_too_much_is_refused(tmp_path: Path) -> None:
         split_weights({"a": torch.zeros(21_105)}, tmp_path, {}, most_bytes=HEADER_BYTES + 10_000)
     with pytest.raises(ValueError, match=r"the texts \(long\) take more than"):
         split_weights({}, tmp_path, {"long": "x" * HEADER_BYTES})
-    with pytest.raises(ValueError, match=r"most_bytes=1000: a header may take"):
-        split_weights(state(), tmp_path, {}, most_bytes=1000)
+    for most_bytes in (1000, HEADER_BYTES + 1):
+        with pytest.raises(ValueError, match=rf"most_bytes={most_bytes}: a header may take"):
+            split_weights(state(), tmp_path, {}, most_bytes=most_bytes)
     assert not found_parts(tmp_path)
 
 
@@ -68,6 +70,9 @@ def test_missing_parts_are_noticed_and_earlier_ones_replaced(tmp_path: Path) -> 
     assert len(paths) == 3
     paths[1].unlink()
     with pytest.raises(ValueError, match=r"parts are missing, only part_1_of_3.safetensors, part_3_of_3"):
+        join_weights(tmp_path)
+    paths[2].rename(paths[2].with_name("part_2_of_2.safetensors"))
+    with pytest.raises(ValueError, match=r"parts are missing, only part_1_of_3.safetensors, part_2_of_2"):
         join_weights(tmp_path)
     assert split_weights(state(), tmp_path, {}) == [tmp_path / "part_1_of_1.safetensors"] == found_parts(tmp_path)
 
@@ -95,7 +100,8 @@ def test_parts_say_of_which_net_they_are(tmp_path: Path) -> None:
     denoiser = TransformerDenoiser(5, NET)
     state = {f"denoiser.{name}": value for name, value in denoiser.state_dict().items()}
     torch.save({"state_dict": state, "hyper_parameters": {"net": asdict(NET)}}, tmp_path / "last.ckpt")
-    split_checkpoint(tmp_path / "last.ckpt", tmp_path / "parts", {})
+    split_checkpoint(tmp_path / "last.ckpt", tmp_path / "parts", {"standing": "here"})
+    assert join_weights(tmp_path / "parts")[1]["standing"] == "here"
     weights = join_checkpoint(tmp_path / "parts", tmp_path / "joined")
     assert stored_options(weights) == {"net": asdict(NET)}
     load_denoiser(denoiser, weights, option="init_from", net=NET)
