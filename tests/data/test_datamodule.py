@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,12 +14,16 @@ import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.canvas import TextEncoder, ids
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.problem import Grade, Problem
+from lightning_mdm.data.sources import GeneratorSource
+from lightning_mdm.data.stream import Replica
 from lightning_mdm.data.tokenizer import EOS, PAD
 from lightning_mdm.data.word_problems import WordProblems
 
@@ -114,6 +120,67 @@ def test_training_goes_on_at_a_slot(tmp_path: Path) -> None:
     assert first.seen + second.seen == [[8, 9, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19]]
 
 
+def process(rank: int, world: int, **options: Any) -> Any:
+    """What a task asks of a trainer, as one of several processes has it."""
+    shared = {"rank": rank, "num_replicas": world}
+    options = {"training": True, "overfit_batches": 0, "fast_dev_run": True, "checkpoint_callback": None, **options}
+    return SimpleNamespace(distributed_sampler_kwargs=shared, **options)
+
+
+def test_a_process_takes_its_share_and_counts_those_of_all() -> None:
+    data = words()
+    _ = data.encoder
+    data.trainer = process(1, 2)
+    loader = data.train_dataloader()
+    assert loader.replica == Replica(1, 2)
+    batch = next(iter(loader))
+    assert batch.index_B.tolist() == [4, 5, 6, 7]
+    found = [index for batch in data.val_dataloader() for index in batch.index_B.tolist()]
+    assert found == [problem.index for problem in data.problems("validation")][1::2]
+    for training in (True, False):
+        data.trainer.training = training
+        data.on_before_batch_transfer(batch, 0)
+        assert data.progress.slots == 8, "of both processes, and of training alone"
+
+
+def test_tokenizer_and_canvas_are_those_of_the_first_process() -> None:
+    """All processes ask for them at the same place: later some would wait for others."""
+    first, second, asked = words(seed=3), words(seed=4), list[Any]()
+
+    def broadcast(value: Any) -> Any:
+        asked.append(value)
+        return first.tokenizer.to_str() if isinstance(value, str) else (70, 9)
+
+    second.trainer = process(1, 2, strategy=SimpleNamespace(broadcast=broadcast))
+    second.setup("fit")
+    assert len(asked) == 2
+    assert asked[0] != first.tokenizer.to_str()
+    assert (second.tokenizer.to_str(), second.canvas) == (first.tokenizer.to_str(), (70, 9))
+    assert len(asked) == 2
+
+
+def test_one_process_leaves_the_tokenizer_and_a_dry_run_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, saving = words(), SimpleNamespace(dirpath=tmp_path)
+    _ = data.encoder
+    for rank, dry in ((1, False), (0, True), (0, False)):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        data.trainer = process(rank, 2, fast_dev_run=dry, checkpoint_callback=saving)
+        data.train_dataloader()
+        assert (tmp_path / "tokenizer.json").exists() == (rank == 0 and not dry)
+
+
+def test_misfits_of_an_endless_training_are_said_again_when_they_have_doubled() -> None:
+    data, heard = words(), list[int]()
+    data.trainer = process(0, 1)
+    for left_out in range(8):
+        data.progress.left_out = left_out
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data.on_before_batch_transfer(Batch(*torch.ones(3, 1, 1, dtype=torch.int64).bool(), torch.zeros(1)), 0)
+        heard += [left_out] * len(caught)
+    assert heard == [1, 3, 7]
+
+
 def test_a_second_fit_starts_over_and_overfitting_stays_in_place(tmp_path: Path) -> None:
     data, again, over = words(), Recorder(), Recorder()
     trainer(tmp_path, 2).fit(Recorder(), datamodule=data)
@@ -147,6 +214,7 @@ def test_loading_before_or_after_setup_is_the_same() -> None:
     trained = words(seed=3)
     state = json.loads(json.dumps(trained.state_dict()))
     before, after, longer = words(seed=4), words(seed=4), words(seed=4, response_tokens=90)
+    wider = words(seed=4, prompt_tokens=300)
     before.load_state_dict(state)
     before.setup("test")
     after.setup("test")
@@ -154,7 +222,8 @@ def test_loading_before_or_after_setup_is_the_same() -> None:
     after.load_state_dict(state)
     longer.load_state_dict(state)
     assert before.encoding == after.encoding == trained.encoding
-    assert longer.canvas == (trained.canvas[0], 90)
+    wider.load_state_dict(state)
+    assert (longer.canvas, wider.canvas) == ((trained.canvas[0], 90), (300, trained.canvas[1]))
     with pytest.raises(ValueError, match=r"data.vocab_size=300, but the checkpoint was trained with 512"):
         words(vocab_size=300).load_state_dict(state)
 
@@ -210,6 +279,48 @@ def test_canvas_and_encoding_come_back_as_text() -> None:
         assert data.grade(problem, data.decode(response)).correct
         assert not set(example.tokens) & set(space.forbidden)
     assert data.decode([space.eos_id or 0, 5]) == ""
+    assert data.decode([space.pad_id]) == PAD, "special tokens included"
+
+
+def test_the_canvas_is_as_long_as_its_problems_need() -> None:
+    data = words()
+    problems = [*data.training().sample(300), *data.problems("validation"), *data.problems("test")]
+    lengths = [[len(ids(data.tokenizer, text)) for text in (p.prompt, p.response)] for p in problems]
+    prompt, response = map(max, zip(*lengths, strict=True))
+    assert data.canvas == (prompt, response + 1)
+    for less in ((0, 0), (1, 0), (0, 1)):
+        encode = TextEncoder(data.tokenizer, data.special_ids[0], prompt - less[0], response + 1 - less[1])
+        for problem, (given, generated) in zip(problems, lengths, strict=True):
+            assert (encode(problem) is not None) == (given <= prompt - less[0] and generated <= response - less[1])
+
+
+class Lengthy(WordProblems):
+    """One problem of a split is several times as long as any other."""
+
+    of: str
+
+    def load_problems(self, split: str) -> list[Problem]:
+        first, *others = super().load_problems(split)
+        return [replace(first, prompt=first.prompt * 9) if split == self.of else first, *others]
+
+
+def test_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many training problems as are asked for, and every other one."""
+    asked, sample = list[int](), GeneratorSource.sample
+
+    def noted(source: GeneratorSource, n: int) -> Any:
+        asked.append(n)
+        return sample(source, n)
+
+    monkeypatch.setattr(GeneratorSource, "sample", noted)
+    plain = words(measure_problems=37)
+    plain.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert plain.canvas[0] > 0
+    assert asked == [37, 37]
+    for split in ("validation", "test"):
+        data = Lengthy(n_validation=5, n_test=4, measure_problems=37, tokenizer_path=str(tmp_path / "tokenizer.json"))
+        data.of = split
+        assert data.canvas[0] > 3 * plain.canvas[0]
 
 
 def test_every_digit_is_a_token_and_unused_ids_are_forbidden() -> None:
@@ -297,6 +408,36 @@ def test_problems_are_the_same_whatever_their_encoding() -> None:
     assert len({same, words().problems_hash("validation"), *(data.problems_hash("test") for data in others)}) == 4
 
 
+class Changed(WordProblems):
+    """The first problem of a split is another one."""
+
+    change: dict[str, Any]
+
+    def load_problems(self, split: str) -> list[Problem]:
+        first, *others = super().load_problems(split)
+        return [replace(first, **self.change), *others]
+
+
+class Renamed(WordProblems):
+    task = "renamed"
+
+
+def test_all_of_a_problem_is_part_of_its_fingerprint_and_questions_and_answers_of_its_hash() -> None:
+    state = words().state_dict()
+    found: list[ProblemDataModule] = [Renamed(n_validation=5, n_test=4)]
+    changes = [{}, {"index": 99}, {"prompt": "?"}, {"answer": "7"}, {"response": "#### 7"}, {"depth": 9}]
+    for change in changes:
+        data = Changed(n_validation=5, n_test=4)
+        data.change = change
+        found.append(data)
+    for data in found:
+        data.load_state_dict(state)
+    assert len({data.fingerprint("test") for data in found}) == 7
+    hashes = [data.problems_hash("test") for data in found]
+    assert len(set(hashes[:5])) == 5
+    assert hashes[5] == hashes[6] == hashes[1]
+
+
 def word_level(path: Path, *specials: str) -> str:
     tokens = ["[UNK]", *specials, *"abcdefghij"]
     tokenizer = Tokenizer(models.WordLevel({token: k for k, token in enumerate(tokens)}, "[UNK]"))
@@ -313,6 +454,12 @@ def test_any_tokenizer_file(tmp_path: Path) -> None:
     assert (data.vocab_size, data.token_space.eos_id, data.token_space.pad_id) == (13, 1, 2)
     assert data.token_space.forbidden == (2,)
     assert data.canvas[0] > 8, "neither the file's truncation nor its padding is in force"
+    assert data.train_dataloader().pad_id == 2
+    added = Tokenizer.from_file(word_level(tmp_path / "added.json"))
+    added.add_special_tokens(["</s>"])
+    added.save(str(tmp_path / "added.json"))
+    own = words(tokenizer_path=str(tmp_path / "added.json"))
+    assert (own.vocab_size, own.token_space.eos_id) == (12, 11)
     no_pad = words(tokenizer_path=word_level(tmp_path / "no_pad.json", "</s>"))
     assert (no_pad.token_space.pad_id, no_pad.token_space.forbidden) == (1, ())
     named = words(
@@ -338,6 +485,7 @@ def test_any_tokenizer_file(tmp_path: Path) -> None:
         ({"tokenizer_path": "good.json", "vocab_size": 5}, "data.vocab_size=5: good.json has 12 tokens"),
         ({"eos_token": "</s>"}, "give data.tokenizer_path"),
         ({"vocab_size": 100}, "needs at least 258"),
+        ({"vocab_size": 257}, "needs at least 258"),
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"first_slot": -1}, "data.first_slot=-1"),
         ({"sort_batches": 0}, "data.sort_batches=0"),

@@ -45,7 +45,7 @@ def test_equally_many_batches(n: int, world: int, batch_size: int) -> None:
 
 
 def test_even_batch_size_changes_nothing_without_need() -> None:
-    assert even_batch_size(100, 1, 32) == 32
+    assert even_batch_size(100, 1, 32) == even_batch_size(96, 1, 32) == even_batch_size(64, 2, 32) == 32
     assert even_batch_size(33, 2, 16) == 15
     assert even_batch_size(5, 2, 2) == 3
 

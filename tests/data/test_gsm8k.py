@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from lightning_mdm.data import gsm8k_origins
 from lightning_mdm.data.answers import parse_number
-from lightning_mdm.data.gsm8k import GSM8K
+from lightning_mdm.data.gsm8k import GSM8K, Variants
 from lightning_mdm.data.gsm8k_rows import key, parse_line, parse_record, read_rows
+from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.sources import MixedSource, StreamSource
 from lightning_mdm.data.stream import Progress, Replica, StreamLoader
 
@@ -51,13 +53,26 @@ def training_questions(data: GSM8K) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "row", [parse_record(NATURAL), parse_line(json.dumps(NATURAL)), parse_line(ICOT), parse_record(COT)]
+    "row",
+    [
+        parse_record(NATURAL),
+        parse_line(json.dumps(NATURAL)),
+        parse_line(f"  {json.dumps(NATURAL)}"),
+        parse_line(ICOT),
+        parse_record(COT),
+        parse_record({**COT, "answer": "#### 10"}),
+    ],
 )
 def test_every_form_gives_the_same_problem(row) -> None:
     problem = row.problem(3, "equations")
     assert problem.prompt == "How many?"
     assert problem.response == "<<2+3=5>> <<5*2=10>> #### 10"
     assert (problem.index, problem.answer) == (3, "10")
+
+
+def test_the_answer_stands_behind_the_last_marker() -> None:
+    for row in (parse_record({"question": "q", "answer": "#### 3\n#### 5"}), parse_line("q||#### 3 #### 5")):
+        assert (row.solution, row.answer) == ("#### 3", "5")
 
 
 def test_natural_thoughts() -> None:
@@ -119,8 +134,9 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
         tiny(tmp_path / "other")
     with pytest.raises(ValueError, match=r"train.jsonl' is a file: give its directory"):
         tiny(folder / "train.jsonl")
-    with pytest.raises(ValueError, match="give train, test and perhaps validation"):
-        GSM8K({"train": "x"})
+    for given in ({"train": "x"}, {"train": "x", "test": "x", "dev": "x"}):
+        with pytest.raises(ValueError, match="give train, test and perhaps validation"):
+            GSM8K(given)
     with pytest.raises(ValueError, match=r"data.path.test='none': no such file"):
         GSM8K({"train": str(folder / "train.jsonl"), "test": "none"})
     (folder / "test.jsonl").write_bytes(b"\xff\xfe")
@@ -166,12 +182,14 @@ def test_a_data_set_without_a_test_split_can_be_trained_on(tmp_path: Path) -> No
     assert training_questions(tiny(None, dataset=str(folder), config=None))
 
 
-def test_problems_given_twice_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hub", [False, True])
+def test_problems_given_twice_are_said(tmp_path: Path, hub: bool) -> None:
     folder = write(tmp_path / "data")
     with (folder / "test.jsonl").open("a") as file:
         file.writelines(json.dumps(record(1000 + k)) + "\n" for k in (2, 5))
+    data = tiny(None, dataset=str(folder), config=None) if hub else tiny(folder)
     with pytest.warns(UserWarning, match=r"2 of 9 test problems ask what another one does: intervals and tests"):
-        tiny(folder).problems("test")
+        data.problems("test")
 
 
 def test_without_a_file_validation_is_held_out(tmp_path: Path) -> None:
@@ -182,6 +200,38 @@ def test_without_a_file_validation_is_held_out(tmp_path: Path) -> None:
     assert len(held) + len(training_questions(data)) == 200
     with pytest.raises(ValueError, match="too small to hold out"):
         tiny(write(tmp_path / "small", train=1)).problems("validation")
+
+
+def test_as_many_as_are_wanted_are_held_out_the_first_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny(write(tmp_path / "data", train=200)).problems("validation")
+    monkeypatch.setattr(gsm8k_origins, "N_HELD_OUT", 5)
+    data = tiny(tmp_path / "data")
+    assert data.problems("validation") == whole[:5]
+    assert len(training_questions(data)) == 195
+
+
+def test_of_several_files_of_a_split_the_first_is_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", valid=3)
+    for name in ("icot_train.txt", "valid.txt", "test.txt"):
+        (folder / name).write_text(line(7) + "\n")
+    data = tiny(folder)
+    assert (len(data.problems("validation")), len(data.problems("test"))) == (3, 7)
+    assert len(training_questions(data)) == 57
+
+
+def test_validation_problems_of_equations_need_be_in_no_training_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", valid=3)
+    (folder / "train.jsonl").unlink()
+    (folder / "train.txt").write_text("".join(line(k) + "\n" for k in range(100, 110)))
+    data = tiny(folder)
+    assert len(data.problems("validation")) == 3
+    assert len(training_questions(data)) == 10
+
+
+def test_a_training_file_of_validation_problems_alone_is_refused(tmp_path: Path) -> None:
+    data = tiny(write(tmp_path / "data", train=1, valid=1))
+    with pytest.raises(ValueError, match=r"train.jsonl: no training problem is left beside those of validation"):
+        data.training()
 
 
 def test_files_by_split(tmp_path: Path) -> None:
@@ -313,6 +363,22 @@ def texts(data: GSM8K, slots: Any) -> list[str]:
     """What the slots hold, by the tokens decoded again."""
     examples = data.training().examples(slots, data.encoder)
     return [data.tokenizer.decode(list(example.tokens)) for example, _ in examples]
+
+
+def test_problems_begin_at_different_variants_and_those_without_any_stay() -> None:
+    vary = Variants(1, seed=0)
+    problems = [parse_record(sold(0)).problem(k, "equations") for k in range(20)]
+    assert {vary(problem, 0) is problem for problem in problems} == {True, False}
+    assert all((vary(problem, 0) is problem) != (vary(problem, 1) is problem) for problem in problems)
+    constant = Problem(0, "How many?", "<<2+3=5>> #### 5", "5")
+    assert all(vary(constant, epoch) is constant for epoch in range(4))
+
+
+def test_the_seed_decides_the_word_problems_too(tmp_path: Path) -> None:
+    folder = write_sold(tmp_path / "data")
+    found = [tiny(folder, word_problems_share=0.3, seed=seed).training().sample(20)[35:] for seed in (0, 1)]
+    assert len(found[0]) == len(found[1]) == 6
+    assert found[0] != found[1]
 
 
 def test_variants_take_turns_with_the_original(tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ def test_what_stands_on_the_canvas(folder: Path) -> None:
     assert data.decode([*solution, EOS, 9]) == "Answer: <<12+3=15>> <<15-1=14>>"
     assert data.decode([*solution, *end, EOS]) == "Answer: <<12+3=15>> <<15-1=14>> #### 14"
     assert data.grade(problem, "Answer: <<1+1=2>> #### 14").correct
+    without = encode(PartOfProblem(7, problem.prompt, "#### 14", "14", None, "answer"))
+    assert without is not None
+    said = without.tokens[len(question) : sum(without.given)]
+    assert said == [START, *data.tokenizer.encode("Answer:", add_special_tokens=False).ids]
 
 
 def test_a_problem_is_trained_on_with_all_its_parts_and_decoded_where_its_question_fits(folder: Path) -> None:
@@ -159,7 +163,8 @@ def test_budgets_of_the_stages(folder: Path) -> None:
         made(folder, answer_steps=2).budgets(2)
     assert made(folder).decoding_options == {"stages": "two", "answer_steps": 1}
     assert made(folder, stages="one").decoding_options == {"stages": "one"}
-    assert made(folder).fingerprint("test") != made(folder, stages="one").fingerprint("test")
+    others = [made(folder, stages="one"), made(folder, start_token=None), made(folder, canvas_tokens=200)]
+    assert len({data.fingerprint("test") for data in (made(folder), *others)}) == 4
 
 
 def test_validation_problems_are_not_trained_on(folder: Path) -> None:
@@ -235,10 +240,11 @@ def test_wrong_options_are_refused(folder: Path, options: dict[str, Any], messag
         made(folder, **options)
 
 
-def test_a_tokenizer_that_joins_digits_is_refused(tmp_path: Path, folder: Path) -> None:
-    vocabulary = {"12": 0, "1": 1, "2": 2, "</s>": 3, "<s>": 4}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("1", "2")]))
+@pytest.mark.parametrize("joined", ["12", "2024", "100"])
+def test_a_tokenizer_that_joins_digits_is_refused(tmp_path: Path, folder: Path, joined: str) -> None:
+    tokenizer = Tokenizer(models.BPE({token: k for k, token in enumerate([*"0123456789", "</s>", "<s>"])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_tokens([joined])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"makes one token of '12'; arithmetic is learned digit by digit"):
+    with pytest.raises(ValueError, match=rf"makes one token of '{joined}'; arithmetic is learned digit by digit"):
         made(folder, tokenizer_path=str(tmp_path / "tokenizer.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 
@@ -10,7 +11,7 @@ import pytest
 
 from lightning_mdm.data.batch import Batch, Example
 from lightning_mdm.data.problem import Problem
-from lightning_mdm.data.sources import GeneratorSource, ListSource, Source, StreamSource
+from lightning_mdm.data.sources import GeneratorSource, ListSource, MixedSource, Source, StreamSource
 from lightning_mdm.data.stream import Progress, Replica, StreamLoader
 
 N = 23
@@ -191,6 +192,27 @@ def test_nothing_that_fits_is_an_error(source, message: str) -> None:
         indices(source(), [0], lambda problem: None)
     with pytest.raises(ValueError, match="none of the 23 training problems fits"):
         list_source().fitting(lambda problem: None)
+
+
+def test_a_stream_is_shuffled_from_its_first_problem_to_its_last() -> None:
+    """As its buffer is full, and as it empties."""
+    order = indices(stream_source(), range(N))
+    for part in (order[:16], order[16:], indices(StreamSource(read, 0, shuffle_buffer=N), range(N))):
+        assert part != sorted(part)
+
+
+def test_generated_problems_keep_the_advice_of_their_task() -> None:
+    wider, _ = GeneratorSource(make).fitting(encode, "wider")
+    for source in (wider, wider.expanded(lambda problem: [problem])):
+        with pytest.raises(ValueError, match="do not fit the canvas: wider"):
+            indices(source, [0], lambda problem: None)
+
+
+def test_two_sources_in_one_know_the_misfits_of_both() -> None:
+    both = MixedSource(list_source(), list_source(1), Fraction(1, 2))
+    assert both.fitting(odd_misfits)[1] == 2 * list_source().fitting(odd_misfits)[1] == 10
+    some = MixedSource(list_source(), GeneratorSource(make), Fraction(3, 10))
+    assert [len(some.sample(n)) - N for n in (1, 3, 4, 10)] == [1, 1, 2, 3]
 
 
 def test_what_tokenizers_are_measured_on() -> None:

@@ -7,10 +7,12 @@ import re
 import zlib
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lightning_mdm.data import word_problems
 from lightning_mdm.data.difficulty import Difficulty
@@ -18,6 +20,8 @@ from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.stories import Story, begin
 from lightning_mdm.data.word_problems import WordProblems, content_of, generate, split_of
 from lightning_mdm.data.wordings import DISTRACTORS, MEN, WOMEN
+from lightning_mdm.outcomes import read_rows
+from runs import REPOSITORY, WORD_PROBLEMS
 
 HARD = Difficulty(3, 6, 60, 9, "+-*/", 0.5, 0.7, 0.4, 0.4, 0.5)
 EQUATION = re.compile(r"<<([^=<>]+)=(\d+)>>")
@@ -134,6 +138,14 @@ def test_evaluation_splits_hold_no_duplicates_and_do_not_depend_on_the_seed() ->
     assert len({content_of(p.response) for p in problems}) == len(problems) == 300
     assert len(data.problems("test")) == 200
     assert problems == WordProblems(n_validation=300, seed=2).problems("validation")
+
+
+def test_the_problems_are_those_of_the_published_rows() -> None:
+    options: Any = OmegaConf.to_container(OmegaConf.load(WORD_PROBLEMS))
+    options = options["data"]["init_args"]
+    data = WordProblems(Difficulty(**options["difficulty"]), n_test=options["n_test"])
+    rows = read_rows(REPOSITORY / "experiments" / "word_problems" / "frontier.csv")
+    assert {row.problems for row in rows if row.split == "test"} == {data.problems_hash("test")}
 
 
 def test_what_repeats_now_and_then_is_no_end_of_problems(monkeypatch: pytest.MonkeyPatch) -> None:
