@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash, wrapped_in
@@ -448,6 +450,50 @@ def test_only_missing_cells_are_decoded(tmp_path: Path) -> None:
     assert denoiser.calls == 3 * (1 + 4)
     found = {(row.policy, row.T) for row in read_rows(tmp_path / "frontier.csv")}
     assert found == {("top_margin", 1), ("top_margin", 2), ("top_margin", 4), ("iid", 1), ("iid", 4)}
+
+
+def test_one_process_speaks_and_writes_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, callback = few_problems(), Frontier([TopMargin()], [1, 2])
+    sweep(tmp_path, Omniscient(data), data, policies=[TopMargin()], budgets=[1])
+    (tmp_path / "frontier.csv").unlink()
+    capsys.readouterr()
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    run = trainer(tmp_path, callback)
+    run.sweep(Answering(Omniscient(data)), data)
+    assert run.callback_metrics["test/accuracy@T=2/top_margin"] == 1.0
+    assert not callback.examples
+    assert not (tmp_path / "frontier.csv").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_processes_wait_until_all_have_read_and_until_all_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise one would take what another has just decoded for known, and report what it has not decoded yet."""
+    events: list[str] = []
+    records, append = OutcomeStore.records, OutcomeStore.append
+
+    def read(self: OutcomeStore, *cell: Any) -> Any:
+        events.append("read")
+        return records(self, *cell)
+
+    def written(self: OutcomeStore, *record: Any) -> None:
+        events.append("written")
+        append(self, *record)
+
+    monkeypatch.setattr(OutcomeStore, "records", read)
+    monkeypatch.setattr(OutcomeStore, "append", written)
+    monkeypatch.setattr(Frontier, "publish", lambda self, trainer: events.append("published"))
+    monkeypatch.setattr(SingleDeviceStrategy, "barrier", lambda self, name=None: events.append(str(name)))
+    data = few_problems()
+    sweep(tmp_path, Omniscient(data), data)
+    own = [event for event, _ in itertools.groupby(event for event in events if "None" not in event)]
+    first = own.index("read")
+    assert own[first : own.index("published") + 1] == [
+        "read", "frontier_read", "written", "frontier_written", "published",
+    ]  # fmt: skip
 
 
 def test_a_cell_half_decoded_is_finished(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -136,6 +137,23 @@ def test_what_may_not_stop_yet_goes_on_validating(tmp_path: Path, clock: Second)
     assert run.limit_val_batches == 1.0
 
 
+@pytest.mark.parametrize(
+    ("steps", "epoch", "least", "least_epochs", "enough"),
+    [
+        (2, 0, 3, None, False),
+        (3, 0, 3, None, True),
+        (9, 0, None, 1, False),
+        (9, 1, None, 1, True),
+        (0, 0, None, None, True),
+    ],
+)
+def test_a_training_may_stop_at_its_least_update(
+    steps: int, epoch: int, least: int | None, least_epochs: int | None, enough: bool
+) -> None:
+    fake: Any = SimpleNamespace(global_step=steps, current_epoch=epoch, min_steps=least, min_epochs=least_epochs)
+    assert LastUpdate.enough(fake) == enough
+
+
 def test_a_training_complete_as_its_time_ends_validates_by_its_interval(tmp_path: Path, clock: Second) -> None:
     train(tmp_path, UPDATES, validate=4)
     assert clock.validations == [4]
@@ -148,6 +166,21 @@ def test_a_training_that_ends_by_its_epochs_keeps_its_last_update_and_the_raw_we
         found = by_epochs(tmp_path / str(every), 2, every)
         assert found["global_step"] == 6
         assert not same(found["current_model_state"], found["state_dict"]), "averaged and raw weights"
+
+
+class EnoughAt(Callback):
+    """Tells a training to stop, as a limit of time does."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        trainer.should_stop = trainer.global_step >= self.updates
+
+
+@pytest.mark.parametrize("stops_at", [3, 4])
+def test_without_a_last_epoch_the_end_of_one_is_a_batch_like_any(tmp_path: Path, stops_at: int) -> None:
+    assert by_epochs(tmp_path, -1, 100, EnoughAt(stops_at))["global_step"] == stops_at
 
 
 class StopAt(EarlyStopping):
@@ -230,3 +263,28 @@ def test_what_is_killed_within_its_first_update_leaves_the_checkpoint_it_began_f
     whole, resumed = saved(tmp_path / "whole"), saved(tmp_path / "sliced")
     for part in ("global_step", "current_model_state", "state_dict", "averaging_state", "optimizer_states"):
         assert same(whole[part], resumed[part]), part
+
+
+def test_one_process_moves_and_removes_what_was_kept(tmp_path: Path) -> None:
+    callback, aside = LastUpdate(), tmp_path / "last.final"
+    processes: list[Any] = [
+        SimpleNamespace(checkpoint_callback=ModelCheckpoint(tmp_path, save_last=True), is_global_zero=first)
+        for first in (False, True)
+    ]
+    module = DenoiserModule(5)
+    aside.write_bytes(b"older")
+    for process in processes:
+        callback.stopping = True
+        callback.on_fit_start(process, module)
+        assert not callback.stopping
+        assert aside.exists() != process.is_global_zero
+    aside.write_bytes(b"kept")
+    for process in processes:
+        callback.on_fit_end(process, module)
+        assert (tmp_path / "last.ckpt").exists() == process.is_global_zero
+
+
+def test_a_training_that_keeps_no_last_checkpoint_gets_none(tmp_path: Path) -> None:
+    for saving in (ModelCheckpoint(tmp_path), ModelCheckpoint(save_last=True), None):
+        fake: Any = SimpleNamespace(checkpoint_callback=saving)
+        assert LastUpdate.last(fake) is None

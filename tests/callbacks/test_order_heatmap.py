@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm.callbacks import order_heatmap as heatmap_module
-from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
+from lightning_mdm.callbacks.order_heatmap import OrderHeatmap, Shown
 from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.decoding.learned import Learned
@@ -124,6 +124,15 @@ def test_only_the_first_process_works() -> None:
         fake: Any = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="validate"), is_global_zero=first)
         callback.begin(fake, order_module(), "validation")
         assert (callback.missing > 0) == first
+
+
+def test_what_the_first_process_logs_alone_is_awaited_from_no_other() -> None:
+    callback, logged = OrderHeatmap(), dict[str, Any]()
+    callback.shown = {4: Shown([], [2, 3])}
+    module: Any = SimpleNamespace(log=lambda name, value, **options: logged.update({name: (value, options)}))
+    callback.finish(SimpleNamespace(), module, "val")  # type: ignore[arg-type]
+    assert logged["val/selector_steps@T=4"][0] == 2.5
+    assert [options for _, options in logged.values()] == [{"rank_zero_only": True}] * 3
 
 
 def test_steps_are_logged_without_tensorboard(tmp_path: Path, drawn: Drawn) -> None:

@@ -30,6 +30,7 @@ from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.outcomes import OrderRow, read_order_rows
+from lightning_mdm.trainer import Trainer
 from runs import N_TEST, Answering, Omniscient, few_problems, trainer
 
 LAW = HopChain(chain=6, free=2, given=2)
@@ -198,6 +199,14 @@ def test_nothing_while_fitting_and_nothing_without_budgets(tmp_path: Path, monke
     run.fit(order_module(), data())
     trainer(tmp_path, OrderNats()).sweep(Answering(law_denoiser(LAW)), data())
     assert not (tmp_path / "order_nats.csv").exists()
+
+
+def test_one_process_writes_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    run = trainer(tmp_path, OrderNats([IID()], [2]))
+    run.sweep(Answering(law_denoiser(LAW)), data())
+    assert "test/order_nats@T=2/iid" in run.callback_metrics
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_other_split_stays_and_older_weights_go(tmp_path: Path) -> None:

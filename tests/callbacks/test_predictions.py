@@ -12,6 +12,7 @@ from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, Oracle
 from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.trainer import Trainer
 from runs import N_TEST, Answering, Omniscient, few_problems, trainer
 
 FIELDS = ["problem", "prompt", "text", "answer", "correct", "nfe", "tokens", "steps"]
@@ -99,6 +100,27 @@ def test_files_of_an_earlier_run_on_more_processes_go(tmp_path: Path) -> None:
         (tmp_path / f"predictions.rank{rank}.jsonl").write_text("{}\n")
     predict(tmp_path, steps=1)
     assert [file.name for file in tmp_path.glob("predictions*")] == ["predictions.rank0.jsonl"]
+
+
+def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
+    """Trainers are those of one process of several from now on; none waits for another."""
+    for name, value in (("global_rank", rank), ("world_size", world), ("is_global_zero", rank == 0)):
+        monkeypatch.setattr(Trainer, name, property(lambda self, value=value: value))
+
+
+def test_every_process_writes_a_file_of_its_own_and_the_first_speaks_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = few_problems()
+    for rank, there in ((1, [1, 2]), (0, [0, 1])):
+        (tmp_path / "predictions.rank2.jsonl").write_text("{}\n")
+        as_process(monkeypatch, rank, 2)
+        trainer(tmp_path, Predictions(steps=1)).predict(Answering(Omniscient(data)), data, return_predictions=False)
+        assert sorted(file.name for file in tmp_path.iterdir()) == [f"predictions.rank{own}.jsonl" for own in there]
+        said = capsys.readouterr().out
+        assert (f"Predictions are in {tmp_path / 'predictions.rank*.jsonl'}" in said) == (rank == 0)
+        assert ("Predictions" in said) == (rank == 0)
+    assert lines_in(tmp_path)
 
 
 def test_a_budget_below_one_is_refused() -> None:

@@ -17,10 +17,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
+from lightning_mdm.callbacks import subproblems
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.runs import Run
 from lightning_mdm.callbacks.subproblems import Subproblems, bins_of, commit_rows, predicted, subproblem_rows
-from lightning_mdm.data.batch import collate
+from lightning_mdm.data.batch import Batch, collate
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.nae_sat import NaeSatProblems
@@ -35,10 +36,11 @@ from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.laws import law_denoiser
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.objectives.denoising import response_query
+from lightning_mdm.objectives.denoising import mask_tokens, response_query
 from lightning_mdm.outcomes import CommitRow, SubproblemRow, read_commits, read_rows, read_subproblems
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.puzzles.sudoku import from_text
+from lightning_mdm.trainer import Trainer
 from runs import Answering, few_problems, trainer
 from sudokus import sees
 from test_subproblem_report import COMMIT, LOSS
@@ -86,8 +88,9 @@ def analyse(
     return read_subproblems(run_dir / "subproblems.csv"), read_commits(run_dir / "commits.csv")
 
 
-def test_the_loss_of_each_kind(tmp_path: Path) -> None:
+def test_the_loss_of_each_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = data()
+    monkeypatch.setattr(problems, "split_name", lambda split: f"hard {split}")
     rows, _ = analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=[TopMargin()], masks=16)
     right, wrong = (math.log(math.exp(SURE) + 3) - said for said in (SURE, 0.0))
     assert {row.kind for row in rows} > {"lone single", "hidden single"}
@@ -97,7 +100,7 @@ def test_the_loss_of_each_kind(tmp_path: Path) -> None:
         assert row.nats_sem is None or row.nats_sem < 1e-3
         assert row.accuracy == float(row.kind == "lone single")
         assert row.ready == (row.kind not in ("other cells first", "beyond the strategies"))
-        assert (row.task, row.split, row.device) == ("sudoku", "test", "cpu")
+        assert (row.task, row.split, row.device) == ("sudoku", "hard test", "cpu")
     # Mask probabilities are spread over (0, 1): half of all tokens are asked for.
     tokens = sum(len(problem.response) for problem in problems.problems("test"))
     assert sum(row.n for row in rows) == pytest.approx(16 * tokens / 2, rel=0.1)
@@ -152,6 +155,7 @@ def test_all_policies_with_a_step_per_token(tmp_path: Path) -> None:
     problems = data()
     _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, n_problems=2)
     assert {row.T for row in rows} == {max(len(problem.response) for problem in problems.problems("test"))}
+    assert {row.adaptive for row in rows if row.policy == "iid"} == {False}
     able = [kind() for kind in POLICIES if not kind().sequential and not kind().learned]
     expected = [policy.name for policy in able if "response" not in policy.reads and not policy.revises]
     assert list(dict.fromkeys(row.policy for row in rows)) == expected
@@ -173,7 +177,7 @@ def test_the_oracle_trusts_what_is_right_alone(tmp_path: Path) -> None:
     assert margin.correct < oracle.correct == 12, "with these clues lone singles are enough"
     assert oracle.nfe_max < 12
     _, rows = analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=[Oracle()])
-    assert {row.wrong for row in rows} == {0}
+    assert {(row.wrong, row.adaptive) for row in rows} == {(0, True)}
     facts = SplitFacts(problems, "test")
     for problem in problems.problems("test"):
         assert "".join(str(token + 1) for token in facts.response(problem.index) or ()) == problem.response
@@ -268,6 +272,71 @@ def test_while_fitting_it_shows_in_tensorboard(tmp_path: Path) -> None:
     assert not (tmp_path / "commits.csv").exists(), "rows are for `analyse`"
 
 
+def test_a_training_analyses_what_is_meant_for_it_and_nothing_at_its_sanity_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = TransformerConfig(layers=1, width=8, heads=2, mlp_width=8, positions=16)
+    masked: list[int] = []
+    denoise = Subproblems.denoise
+
+    def noted(self: Subproblems, trainer: L.Trainer, module: L.LightningModule, batch: Batch, draw: int) -> None:
+        masked.extend(batch.index_B.tolist())
+        denoise(self, trainer, module, batch, draw)
+
+    monkeypatch.setattr(Subproblems, "denoise", noted)
+    problems = data()
+    longest = max(len(problem.response) for problem in problems.problems("validation"))
+    asked: dict[str, Any] = {"budgets": [5], "seeds": [3], "n_problems": 1, "masks": 1, "fit_problems": 3}
+    for policies, fit_policies, expected in (
+        ([IID()], [TopMargin()], [f"T={longest}/top_margin"]),
+        (None, [Oracle()], [f"T={longest}/oracle"]),
+    ):
+        masked.clear()
+        callback = Subproblems(policies, fit_policies=fit_policies, **asked)
+        run = trainer(tmp_path, callback, max_steps=1, val_check_interval=1, num_sanity_val_steps=1)
+        run.fit(DenoiserModule(4, net), problems)
+        assert [run.name for run in callback.runs] == expected
+        assert masked == [problem.index for problem in problems.problems("validation")[:3]]
+    law = NaeSat(5, 10)
+    callback = Subproblems([TopMargin()], **asked)
+    run = trainer(tmp_path, callback, max_steps=1, val_check_interval=1, num_sanity_val_steps=0)
+    run.fit(DenoiserModule(law.n_tokens, net), NaeSatProblems(law, n_validation=4, batch_size=2))
+    assert callback.runs == []
+
+
+def test_every_problem_is_masked_in_ways_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its tokens are counted by how many are masked with them."""
+    shares: list[float] = []
+    places: list[tuple[float, ...]] = []
+    counts: list[int] = []
+
+    def noted(tokens_BL: Tensor, response_BL: Tensor, t_B: Tensor, uniform_BL: Tensor, mask_id: int) -> Tensor:
+        shares.extend(t_B.tolist())
+        places.extend(map(tuple, uniform_BL.tolist()))
+        masked_BL = mask_tokens(tokens_BL, response_BL, t_B, uniform_BL, mask_id)
+        counts.extend((masked_BL == mask_id).sum(-1).tolist())
+        return masked_BL
+
+    monkeypatch.setattr(subproblems, "mask_tokens", noted)
+    problems = data()
+    for again in (1, 2):
+        rows, _ = analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=(), masks=3)
+        assert len(shares) == again * 3 * 12
+        assert len(set(shares)) == len(set(places)) == 3 * 12, "the same ones at every evaluation"
+    for first, last in {(row.fewest_masked, row.most_masked) for row in rows}:
+        inside = sum(masked for masked in counts[: 3 * 12] if first <= masked <= last)
+        assert inside == sum(row.n for row in rows if row.fewest_masked == first)
+
+
+def test_one_process_writes_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    problems = data()
+    run = trainer(tmp_path, Subproblems([TopMargin()], [5], masks=1, n_problems=2))
+    run.analyse(Answering(LoneSingles(problems)), problems)
+    assert "test/ready_share@T=5/top_margin" in run.callback_metrics
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("fitted", [False, True])
 def test_nothing_where_there_is_nothing_to_tell(tmp_path: Path, fitted: bool) -> None:
     """Silence while fitting, words in an analysis."""
@@ -359,6 +428,12 @@ def test_of_another_split_what_other_selectors_unmasked_goes(tmp_path: Path) -> 
     assert read_commits(tmp_path / "commits.csv") == [*rows("test", "bb", None), *rows("validation", "bb", None)]
     callback.publish(tmp_path, [replace(LOSS, split="test", checkpoint="2f0c")], [])
     assert [row.split for row in read_subproblems(tmp_path / "subproblems.csv")] == ["test"], "of older weights"
+    (tmp_path / "commits.csv").unlink()
+    callback.split = "validation"
+    callback.publish(tmp_path, [replace(LOSS, split="validation", checkpoint="2f0c")], [])
+    assert [row.split for row in read_subproblems(tmp_path / "subproblems.csv")] == ["validation"], (
+        "half of one is none"
+    )
 
 
 def test_nothing_is_left_of_an_earlier_loop(tmp_path: Path) -> None:
