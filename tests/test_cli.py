@@ -9,20 +9,23 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from shutil import copyfile
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm import categorical
-from lightning_mdm.cli import main
+from lightning_mdm.cli import CLI, main
 from lightning_mdm.compilation import compiled_once
 from lightning_mdm.data import text as text_tasks
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.nets.transformer import Block
 from lightning_mdm.outcomes import read_rows
 from lightning_mdm.parsing import is_given
-from runs import N_TEST, N_VALIDATION, REPOSITORY, SHIPPED, last, program, refused, saved, tiny
+from runs import N_TEST, N_VALIDATION, REPOSITORY, SHIPPED, last, program, refused, saved, tiny, write_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +74,8 @@ def test_fit_again_resumes_or_says_that_it_is_complete(tmp_path: Path, run_dir: 
     step, weights = saved(again)
     assert step == 4
     assert all(torch.equal(value, saved(run_dir)[1][name]) for name, value in weights.items())
-    assert "is at update 4 of 6: resuming there." in program(*options, "--trainer.max_steps", "6")
+    start = ["--model.init_from", tmp_path / "gone.safetensors", "--model.first_update", "3"]  # the checkpoint says it
+    assert "is at update 4 of 6: resuming there." in program(*options, *start, "--trainer.max_steps", "6")
     step, weights = saved(again)
     assert step == 6
     assert [path.name for path in last(again).parent.glob("*.ckpt")] == ["last.ckpt"], "a copied directory"
@@ -117,6 +121,26 @@ def test_a_sweep_takes_the_whole_split_unless_told_on_the_command_line(tmp_path:
 def test_a_sweep_of_nothing_says_so(tmp_path: Path, run_dir: Path) -> None:
     options = [*tiny(tmp_path), "--run_dir", tmp_path / "none", "--ckpt_path", last(run_dir), "--frontier.seeds", "[]"]
     assert "Nothing was decoded: frontier.policies, frontier.budgets or frontier.seeds" in program("sweep", *options)
+
+
+def test_of_several_processes_one_says_where_the_rows_are(capsys: pytest.CaptureFixture[str]) -> None:
+    other: Any = SimpleNamespace(trainer=SimpleNamespace(is_global_zero=False))
+    CLI.after_sweep(other)
+    CLI.after_analyse(other)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("steps", "complete"), [(3, True), (4, True), (5, False), (-1, False)])
+def test_a_training_is_complete_with_its_last_update(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, complete: bool
+) -> None:
+    write_checkpoint(tmp_path / "last.ckpt", step=4)
+    training: Any = SimpleNamespace(
+        config={"fit": Namespace()}, subcommand="fit", ckpt=tmp_path / "last.ckpt",
+        trainer=SimpleNamespace(max_steps=steps, callbacks=[]),
+    )  # fmt: skip
+    CLI.before_fit(training)
+    assert f"is at update 4 of {steps}: {'complete' if complete else 'resuming'}" in capsys.readouterr().out
 
 
 def test_sweep_needs_the_checkpoint_alone(tmp_path: Path, run_dir: Path) -> None:
@@ -261,3 +285,4 @@ def test_tasks_of_ones_own_are_found_in_the_working_directory(
         main(["fit", *map(str, tiny(tmp_path)), "--data", "of_my_own.Mine", "--print_config"])
     assert ended.value.code == 0
     assert "class_path: of_my_own.Mine" in capsys.readouterr().out
+    assert sys.path[-1] == str(tmp_path), "what is there hides nothing"

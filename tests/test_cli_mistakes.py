@@ -17,8 +17,9 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_mdm.cli import main
+from lightning_mdm.cli import main, stopped
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding.policies import POLICIES
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -339,6 +340,16 @@ def test_an_interrupted_training_says_how_to_go_on(
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
     assert ended.value.code == 130, "what a shell says of a program that is interrupted"
     assert "stopped by SIGINT: --ckpt_path last goes on" in capsys.readouterr().err
+
+
+def test_one_process_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank, command, said in ((0, "fit", "--ckpt_path last goes on"), (0, "sweep", "give it again"), (1, "fit", "")):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        with pytest.raises(SystemExit) as ended:
+            stopped([command], KeyboardInterrupt(), signal.SIGINT)
+        assert ended.value.code == 130
+        heard = capsys.readouterr().err
+        assert (said in heard, bool(heard)) == (True, rank == 0)
 
 
 def test_other_exits_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,7 @@ def test_zebra_analysed(tmp_path: Path) -> None:
     program("analyse", *options, "--ckpt_path", "last", "--subproblems.policies=[TopMargin,GivenOrder]")
     rows = read_commits(tmp_path / "commits.csv")
     assert {(row.policy, row.T, row.problems) for row in rows} == {("top_margin", 9, 5), ("given_order", 9, 5)}
+    assert not (tmp_path / "frontier.csv").exists(), "that is for a sweep"
 
 
 def test_the_order_of_nae_sat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
