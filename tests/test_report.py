@@ -260,6 +260,19 @@ def test_what_was_told_the_answers_competes_with_nothing(tmp_path: Path) -> None
     assert "### Accuracy under parallelism" not in alone
 
 
+def test_options_on_which_rows_differ_are_said_once() -> None:
+    rows = sweep()[0]
+    options = [{}, {"selector": "first"}, {"selector": "second", "guidance": 0.5}]
+    mixed = [
+        replace(row, options=json.dumps({**json.loads(row.options), **options[k % 3]})) for k, row in enumerate(rows)
+    ]
+    (line,) = (line for line in report_markdown(mixed, {}).splitlines() if line.startswith("* decoding options"))
+    assert line == (
+        "* decoding options of the loop: `end_of_sequence` = as_tokens, `guidance` = none or 0.5, "
+        "`selector` = none or first or second, `token_temperature` = 0"
+    )
+
+
 def test_pooling_seeds() -> None:
     points = {(point.name, point.T): point for point in pool_seeds(sweep()[0])}
     point = points["iid", 4]

@@ -52,7 +52,7 @@ class ProblemDataModule(L.LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
-    canvas_hint: ClassVar[str] = CANVAS_HINT
+    canvas_hint: str = CANVAS_HINT
     """What to do where problems do not fit the canvas."""
 
     def __init__(

@@ -19,6 +19,7 @@ from lightning_mdm.data.canvas import CanvasEncoder, TextEncoder, ids, measure, 
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.data.questions import read_questions
+from lightning_mdm.data.sources import CANVAS_HINT
 from lightning_mdm.data.stream import StreamLoader
 from lightning_mdm.data.tokenizer import (
     EOS_NAMES,
@@ -218,6 +219,11 @@ class TextDataModule(ProblemDataModule):
         self._special = (eos_id, pad_id)
         prompt_tokens, response_tokens = state_dict["canvas"]
         self._canvas = (self.prompt_tokens or prompt_tokens, self.response_tokens or response_tokens)
+        if self.canvas_hint == CANVAS_HINT and None in (self.prompt_tokens, self.response_tokens):
+            self.canvas_hint = (
+                f"the canvas is the checkpoint's, of {self._canvas[0]} prompt and {self._canvas[1]} response tokens; "
+                "raise data.prompt_tokens and data.response_tokens, or give problems like those of its training"
+            )
 
     def _agreed(self, value: T) -> T:
         """The first process's value on every process."""

@@ -100,7 +100,7 @@ def _what_was_run(rows: Sequence[Row]) -> list[str]:
         f"* {len(rows)} cells, {sum(row.forward_passes for row in rows):,} forward passes in "
         f"{sum(row.seconds for row in rows):,.0f} s on {_joined(row.device for row in rows)}, "
         f"commit {_joined(row.commit for row in rows)}",
-        "* decoding options of the loop: " + "; ".join(dict.fromkeys(_loop(row) for row in rows)),
+        "* decoding options of the loop: " + _loop(rows),
     ]
     if left_out != [0]:
         lines.append(
@@ -209,8 +209,14 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def _loop(row: Row) -> str:
-    return ", ".join(f"`{key}` = {value}" for key, value in loop_options(row.options).items()) or "none recorded"
+def _loop(rows: Sequence[Row]) -> str:
+    """The loop's options, each once; the values of one on which rows differ, ``none`` for rows without it."""
+    found = [loop_options(row.options) for row in rows]
+    values = {
+        name: dict.fromkeys(str(options.get(name, "none")) for options in found)
+        for name in sorted({name for options in found for name in options})
+    }
+    return ", ".join(f"`{name}` = {' or '.join(of)}" for name, of in values.items()) or "none recorded"
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -347,6 +347,19 @@ def test_what_does_not_fit_is_reported_and_left_out() -> None:
         words(prompt_tokens=3).test_dataloader()
 
 
+def test_what_does_not_fit_the_canvas_of_a_checkpoint_is_told_whose_it_is() -> None:
+    state = {**words().state_dict(), "canvas": [3, 9]}
+    asked = "canvas is the checkpoint's, of 3 prompt and 9 response tokens; raise data.prompt_tokens"
+    for options, hint in (
+        ({}, asked),
+        ({"prompt_tokens": 3, "response_tokens": 9}, "canvas: raise data.prompt_tokens"),
+    ):
+        data = words(**options)
+        data.load_state_dict(state)
+        with pytest.warns(UserWarning, match="4 test problem"), pytest.raises(ValueError, match=hint):
+            data.test_dataloader()
+
+
 def test_training_misfits_reach_the_main_process(tmp_path: Path) -> None:
     data = words(prompt_tokens=40, n_validation=40, num_workers=2)
     with pytest.warns(UserWarning, match=r"training|train problem\(s\) do not fit"):
