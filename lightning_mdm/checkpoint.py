@@ -20,7 +20,9 @@ def read_checkpoint(path: str | Path, *, option: str) -> dict[str, Any]:
     """
     message = f"{option}={path}: this file is no checkpoint, or a damaged one"
     if Path(path).suffix == ".safetensors":
-        message = f"{option}={path}: this file holds weights and is no checkpoint; give it as model.init_from"
+        message = f"{option}={path}: this file holds weights and is no checkpoint"
+        if option == "ckpt_path":
+            message += "; give it as model.init_from, or a denoiser's as model.denoiser_ckpt to learn its order"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has many words for a file that is none of its own

@@ -32,6 +32,7 @@ from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.callbacks.subproblems import Subproblems
 from lightning_mdm.checkpoint import read_checkpoint
+from lightning_mdm.data.text import TextDataModule
 from lightning_mdm.decoding.loop import DecodingError
 from lightning_mdm.parsing import Parser, is_given, lists_anew, plainly
 from lightning_mdm.report import report, show_report
@@ -181,9 +182,9 @@ class CLI(LightningCLI):
                     print(f"The {name} starts from the weights in {weights}.")
             return
         checkpoint = read_checkpoint(self.ckpt, option="ckpt_path")
-        # Lightning restores the data after its setup, in which it would make, and announce, what the checkpoint has.
+        # Lightning restores the data after its setup, in which texts would make, and announce, what the checkpoint has.
         name = type(self.datamodule).__qualname__
-        if name in checkpoint:
+        if isinstance(self.datamodule, TextDataModule) and name in checkpoint:
             self.datamodule.load_state_dict(checkpoint[name])
         done, total = int(checkpoint["global_step"]), self.trainer.max_steps
         complete = 0 < total <= done

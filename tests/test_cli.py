@@ -137,7 +137,7 @@ def test_a_training_is_complete_with_its_last_update(
     write_checkpoint(tmp_path / "last.ckpt", step=4)
     training: Any = SimpleNamespace(
         config={"fit": Namespace()}, subcommand="fit", ckpt=tmp_path / "last.ckpt",
-        trainer=SimpleNamespace(max_steps=steps, callbacks=[]),
+        trainer=SimpleNamespace(max_steps=steps, callbacks=[]), datamodule=None,
     )  # fmt: skip
     CLI.before_fit(training)
     assert f"is at update 4 of {steps}: {'complete' if complete else 'resuming'}" in capsys.readouterr().out

@@ -56,7 +56,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no checkpoint": (["--ckpt_path", "null"], "last.ckpt, or weights by --model.init_from"),
     "no such last": (["--ckpt_path", "last", "--run_dir", "{tmp}/new"], "ckpt_path=last: no such file"),
     "not a checkpoint": (["--ckpt_path", "README.md"], "ckpt_path=README.md: this file is no checkpoint"),
-    "weights": (["--ckpt_path", str(SHIPPED)], "this file holds weights and is no checkpoint; give it as model.init"),
+    "weights": (["--ckpt_path", str(SHIPPED)], "this file holds weights and is no checkpoint; give it as model"),
     "split": (["--split", "tset"], "split"),
     "option": (["--frontier.budgts", "[3]"], "--frontier.budgts"),
     "option of the net": (["--model.net.widht", "32"], "--net.widht=32"),

@@ -130,7 +130,6 @@ def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
     for part in ("trained", "longer"):
         assert all(Path(f"{part}.{kind}").is_file() for kind in ("md", "png", "svg"))
         assert f"({part}.png)" in Path(f"{part}.md").read_text(encoding="utf-8"), "its own figure"
-        assert f"({part}.png)" in Path(f"{part}.md").read_text(encoding="utf-8"), "its own figure"
 
 
 def test_published_latents_are_in_the_order_in_which_they_are_written() -> None:

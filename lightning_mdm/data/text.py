@@ -199,7 +199,9 @@ class TextDataModule(ProblemDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the checkpoint's tokenizer and canvas; canvas lengths given as options stay.
+        """Take over the checkpoint's tokenizer and canvas, and say so where problems do not fit that.
+
+        Canvas lengths given as options stay.
 
         Raises:
             ValueError: the options ask for another tokenizer than the one the checkpoint was trained with.
@@ -219,7 +221,7 @@ class TextDataModule(ProblemDataModule):
         self._special = (eos_id, pad_id)
         prompt_tokens, response_tokens = state_dict["canvas"]
         self._canvas = (self.prompt_tokens or prompt_tokens, self.response_tokens or response_tokens)
-        if self.canvas_hint == CANVAS_HINT and None in (self.prompt_tokens, self.response_tokens):
+        if self.canvas_hint == CANVAS_HINT and self.prompt_tokens is self.response_tokens is None:
             self.canvas_hint = (
                 f"the canvas is the checkpoint's, of {self._canvas[0]} prompt and {self._canvas[1]} response tokens; "
                 "raise data.prompt_tokens and data.response_tokens, or give problems like those of its training"

@@ -223,6 +223,9 @@ def guided(
 
     Without guidance one call, with it two. The ids of what may never be sampled are on the device already: to copy them
     there at every step would wait for it.
+
+    Raises:
+        DecodingError: logits of another shape than was asked for.
     """
     logits_AQV, hidden_ALD = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
     wanted = (*query_AQ.shape, space.vocab_size)

@@ -271,7 +271,7 @@ class OrderModule(L.LightningModule):
 
     @property
     def forbidden_tokens(self) -> tuple[int, ...]:
-        """The ids that are never generated: the data's, or without any those that the checkpoint was trained with."""
+        """The ids that are never generated: as the data say, or without data as the checkpoint does, if it does."""
         data: Any = getattr(self.trainer, "datamodule", None) if self._trainer is not None else None
         return self.kept_forbidden if data is None else data.token_space.forbidden
 

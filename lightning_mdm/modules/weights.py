@@ -194,9 +194,10 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load weights after a look at their names and shapes."""
     own = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in state.items()}
-    if not own.keys() & theirs.keys():
-        kinds = sorted({name.split(".")[0] for name in theirs})
-        raise ValueError(f"{where}: these are weights of something else ({', '.join(kinds)}): give another file")
+    kinds, wanted = ({name.split(".")[0] for name in names} for names in (theirs, own))
+    if kinds and not kinds & wanted:
+        found = ", ".join(sorted(kinds))
+        raise ValueError(f"{where}: these are weights of something else ({found}): give another file")
     if own != theirs:
         name = next(n for n in [*own, *theirs] if own.get(n) != theirs.get(n))
         raise ValueError(
