@@ -28,10 +28,8 @@ CONFIG = "configs/word_problems/order.yaml"
 BUDGETS = (2, 3, 4, 6, 8, 16)  # at which the orders are learned
 VALIDATION, TEST = 400, 500
 SEEDS = (0, 1, 2)
-SHIPPED = (
-    "--model.init_from",
-    "experiments/word_problems/order.safetensors",
-)  # a sweep wants one; these do not read it
+# Heuristics do not read an order, but a sweep wants the weights of one.
+SHIPPED = ("--model.init_from", "experiments/word_problems/order.safetensors")
 HEURISTICS = (
     "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}, "
     "{class_path: ConfidenceThreshold, init_args: {threshold: 0.97}}]"

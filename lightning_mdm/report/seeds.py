@@ -58,8 +58,6 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
 def with_selector(options: str, selector: str | None) -> str:
     """The options with a name, or nothing, for the hash of the selector, which differs between denoisers."""
     kept = json.loads(options)
-    if "selector" in kept:
-        del kept["selector"]
-        if selector is not None:
-            kept["selector"] = selector
+    if kept.pop("selector", None) is not None and selector is not None:
+        kept["selector"] = selector
     return canonical_json(kept)
