@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, WeightAveraging
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
@@ -63,6 +64,31 @@ KILLED = re.compile(r"DataLoader worker .* is killed by signal: Terminated")
 
 SUBCOMMANDS = {**LightningCLI.subcommands(), "sweep": {"model", "datamodule"}, "analyse": {"model", "datamodule"}}
 """What a trainer does, and which arguments of its methods are no options."""
+COMMANDS = (*SUBCOMMANDS, "report", "export")
+
+
+class SavedConfig(SaveConfigCallback):
+    """Writes the configuration when the work begins: what is refused leaves that of an earlier run in its place."""
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet: no callback has looked at what there is to do."""
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+    @override
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "validate")
+
+    @override
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "test")
+
+    @override
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "predict")
 
 
 class CLI(LightningCLI):
@@ -79,6 +105,7 @@ class CLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={"callbacks": [LastUpdate()]},
             parser_class=Parser,
+            save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
                 "prog": "lightning",
@@ -235,6 +262,8 @@ def main(args: Sequence[str] | None = None) -> None:
             report_command(given[1:])
         elif given[:1] == ["export"]:
             export_command(given[1:])
+        elif given and not given[0].startswith("-") and given[0] not in COMMANDS:
+            raise ValueError(f"no command {given[0]!r}; there are {', '.join(COMMANDS)}")
         else:
             prefer_kernels_without_plans()
             if os.getcwd() not in sys.path:  # for tasks and policies of one's own; last, so that it hides nothing

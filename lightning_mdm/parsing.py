@@ -40,6 +40,9 @@ def plainly(message: str) -> str:
     """What is wrong, in one line; of an unknown policy also which ones there are."""
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())
     line = " ".join(line for line in lines if line and not FRAME.match(line)) or message
+    line = re.sub(
+        r"Expected a <class 'collections\.abc\.Sequence'>\. Got value: (.+)", r"\1 is no list; write [\1]", line
+    )
     names = ", ".join(policy.__name__ for policy in POLICIES)
     return re.sub(
         r"(polic(?:y|ies)\".*)Expected a dot import path string: (\S+)", rf"\1no policy \2; there are {names}", line

@@ -50,6 +50,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "threshold": (["--frontier.policies", THRESHOLD % "threshold: 8"], "threshold=8.0: a confidence threshold lies in"),
     "option of a policy": (["--frontier.policies", THRESHOLD % "treshold: 0.8"], "'treshold' is not accepted"),
     "budget": (["--frontier.budgets", "[0, 4]"], "frontier.budgets=[0, 4]: a step budget is at least 1"),
+    "budget alone": (["--frontier.budgets", "4"], '"frontier.budgets": 4 is no list; write [4]'),
     "policy twice": (["--frontier.policies+=TopMargin"], "frontier.policies: a policy occurs twice"),
     "configuration": (["--config", "missing.yaml"], "missing.yaml"),
     "checkpoint": (["--ckpt_path", "missing.ckpt"], "ckpt_path=missing.ckpt: no such file"),
@@ -83,11 +84,49 @@ def test_a_mistake_is_one_clear_line_and_costs_nothing(
     assert contents(run_dir) == before
 
 
+LATE: dict[str, tuple[list[str], str]] = {
+    "learned order of a denoiser": (["--frontier.policies", "[TopMargin, Learned]"], "policy Learned"),
+    "order that the task does not know": (["--frontier.policies", "[TopMargin, GivenOrder]"], "policy GivenOrder"),
+    "too few steps": (["--frontier.policies", "[Autoregressive]"], "policy Autoregressive takes one step per token"),
+    "costs of a learned order": (
+        ["--order_nats.budgets", "[2]", "--order_nats.policies", "[Learned]"],
+        "policy Learned",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", LATE)
+def test_what_model_or_data_refuse_is_refused_before_anything_is_decoded_or_replaced(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    extra, message = LATE[mistake]
+    before = contents(run_dir)
+    args = ["sweep", *tiny(tmp_path), "--run_dir", str(run_dir), "--ckpt_path", str(last(run_dir))]
+    refused([*args, *extra], message, capsys)
+    after = contents(run_dir)
+    assert {path: after.pop(path) for path in before} == before
+    assert not any(path.suffix in (".yaml", ".jsonl", ".csv") for path in after)
+
+
+@pytest.mark.parametrize("name", ["frontier.csv", "outcomes.csv", "order_nats.csv"])
+def test_a_damaged_file_of_rows_is_named_before_anything_is_decoded(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    args = ["sweep", *tiny(tmp_path), "--order_nats.budgets", "[2]", "--order_nats.policies", "[IID]"]
+    args = [*args, "--ckpt_path", str(last(run_dir)), "--run_dir", str(tmp_path / "run")]
+    main(args)
+    with open(tmp_path / "run" / name, "a") as file:
+        file.write("half a li")
+    before = contents(tmp_path / "run" / "cells")
+    refused([*args, "--frontier.budgets", "[3]"], f"{name}, line", capsys)
+    assert contents(tmp_path / "run" / "cells") == before
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         ([], "expected \"subcommand\" to be one of"),
-        (["sweeep"], "invalid choice: 'sweeep'"),
+        (["sweeep"], "no command 'sweeep'; there are fit, validate, test, predict, sweep, analyse, report, export"),
         (["report"], "runs"),
         (["report", "missing"], "run missing does not exist: give the directory that a sweep printed"),
         (["report", "configs"], "run configs has no frontier.csv"),

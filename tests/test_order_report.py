@@ -65,6 +65,8 @@ def test_seeds_are_pooled() -> None:
     assert math.isnan(alone.sem)
     with pytest.raises(ValueError, match="there are no rows of what orders cost"):
         order_points([])
+    with pytest.raises(ValueError, match=rf"{ROW.task}.* at T={ROW.T} occurs twice with one seed \(seeds \[0, 0\]\)"):
+        order_points([ROW, replace(ROW, nats=24.5)])
 
 
 def test_seeds_of_fewer_problems_weigh_less() -> None:

@@ -128,6 +128,7 @@ class Frontier(EvaluationCallback):
         self.shown = set(indices[: self.n_examples])
         if fitting:
             return
+        published(Path(trainer.default_root_dir))  # what cannot be joined with is said before hours of decoding
         self.store = OutcomeStore(Path(trainer.default_root_dir) / "cells")
         checkpoint, fingerprint = weights_hash(denoiser_of(module)), data.fingerprint(split)
         self.problems_hash = data.problems_hash(split)
@@ -241,7 +242,7 @@ class Frontier(EvaluationCallback):
     def publish(self, trainer: L.Trainer) -> None:
         """Write rows and outcomes of these problems and weights, and the report, into the run directory."""
         run_dir = Path(trainer.default_root_dir)
-        cells = [cell for cell in self.published() if self.store.done(cell)]
+        cells = [cell for cell in self.cells_to_publish() if self.store.done(cell)]
         rows = [
             frontier_row(cell, self.store.records(cell), len(self.wanted - self.store.done(cell)), self.problems_hash)
             for cell in cells
@@ -258,8 +259,8 @@ class Frontier(EvaluationCallback):
                 and json.loads(row.options).get("selector") in self.selectors
             )
 
-        if (run_dir / "frontier.csv").exists() and (run_dir / "outcomes.csv").exists():
-            before = read_rows(run_dir / "frontier.csv")
+        before, outcomes_before = published(run_dir)
+        if before:
             gone = [row for row in before if (row.task, row.checkpoint, row.split) in own and row.problems]
             if any(row.problems != self.problems_hash for row in gone):
                 rank_zero_warn(
@@ -267,14 +268,14 @@ class Frontier(EvaluationCallback):
                     "to have both, give each sweep a --run_dir of its own"
                 )
             rows += filter(stays, before)
-            outcomes += filter(stays, read_outcomes(run_dir / "outcomes.csv"))
+            outcomes += filter(stays, outcomes_before)
         write_rows(run_dir / "frontier.csv", rows)
         write_outcomes(run_dir / "outcomes.csv", outcomes)
         figure = write_report([run_dir], run_dir).with_name("frontier.png")
         log_frontier(trainer.loggers, rows, figure, trainer.global_step)
         log_cells({self.store.root / cell.label: row for cell, row in zip(cells, rows, strict=False)})
 
-    def published(self) -> list[Cell]:
+    def cells_to_publish(self) -> list[Cell]:
         """This run's cells, and complete ones of earlier sweeps over the same problems with the same weights.
 
         Cells of a selector that this module no longer has are history, and those of other code of the same policy.
@@ -290,3 +291,15 @@ class Frontier(EvaluationCallback):
             and cell.options.get("source") == source.get(cell.policy, cell.options.get("source"))
         ]  # fmt: skip
         return own + earlier
+
+
+def published(run_dir: Path) -> tuple[list[Row], list[OutcomeRow]]:
+    """Rows and outcomes of earlier sweeps into a directory; none where one of the two is missing.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    rows, outcomes = run_dir / "frontier.csv", run_dir / "outcomes.csv"
+    if not rows.exists() or not outcomes.exists():
+        return [], []
+    return read_rows(rows), read_outcomes(outcomes)

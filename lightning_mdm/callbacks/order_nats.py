@@ -85,6 +85,7 @@ class OrderNats(EvaluationCallback):
             return
         self.facts = SplitFacts(problems_of(trainer), split)
         self.active = runs_of(self.runs, self.all_policies, module, self.facts, unmasked_stays=True)
+        published(Path(trainer.default_root_dir))  # what cannot be joined with is said before anything is decoded
         self.split = problems_of(trainer).split_name(split)
         self.metric = OrderNatsMetric([run.name for run in self.active]).to(module.device)
         self.wanted = {problem.index for problem in problems_of(trainer).problems(split)[: self.n_problems]}
@@ -131,13 +132,21 @@ class OrderNats(EvaluationCallback):
                 optimum=optimum[run.steps], device=device, commit=commit_hash(), adaptive=run.policy.adaptive,
             )  # fmt: skip
             rows.append(row)
-        if path.exists():
-            # Another split of the same weights stays; what belongs to other weights is history.
-            rows += [
-                row for row in read_order_rows(path)
-                if (row.task, row.checkpoint) == (data.task, checkpoint) and row.split != self.split
-                and json.loads(row.options).get("selector") in (None, selector)
-            ]  # fmt: skip
+        # Another split of the same weights stays; what belongs to other weights is history.
+        rows += [
+            row for row in published(path.parent)
+            if (row.task, row.checkpoint) == (data.task, checkpoint) and row.split != self.split
+            and json.loads(row.options).get("selector") in (None, selector)
+        ]  # fmt: skip
         write_order_rows(path, rows)
         report_order_nats(rows, path.parent)
         log_order_nats(trainer.loggers, rows, trainer.global_step)
+
+
+def published(run_dir: Path) -> list[OrderRow]:
+    """What earlier loops have left in a directory.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return read_order_rows(run_dir / ORDER_NATS) if (run_dir / ORDER_NATS).exists() else []

@@ -120,8 +120,9 @@ def runs_of(
     of larger ones is used for ``searching``. Where ``unmasked_stays`` no policy is run that may mask it again.
 
     Raises:
-        ValueError: a policy asked for that a causal net cannot run, no budget that is enough for a sequential one, or
-            one too small for all parts of a response or for which no order was learned.
+        ValueError: a policy asked for that a causal net cannot run, or that asks for a selector or an order where there
+            is none; no budget that is enough for a sequential one, or one too small for all parts of a response or for
+            which no order was learned.
     """
     for run in runs:
         facts.data.budgets(run.steps)
@@ -137,6 +138,13 @@ def runs_of(
         ]  # fmt: skip
         runs = [priced for run in runs for priced in at_every_price(run, module)]
     else:
+        for run in runs:
+            run.policy.bound(selector_of(module, run.steps))  # which refuses a module that has learned no order
+            if "order" in run.policy.reads and not facts.ordered:
+                raise ValueError(
+                    f"policy {type(run.policy).__name__}: the task knows no order of its {facts.split} problems; "
+                    "choose another policy or another task"
+                )
         warn_of_prices(runs, module)
     sequential = [run for run in runs if run.policy.sequential]
     if causal and len(sequential) < len(runs):

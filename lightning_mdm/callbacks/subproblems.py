@@ -139,6 +139,7 @@ class Subproblems(EvaluationCallback):
                 f"subproblems.policies: a problem of {data.task} has several right answers, so no token of a policy "
                 "can be called wrong; leave them out for the denoiser's losses alone"
             )
+        published(Path(trainer.default_root_dir))  # what cannot be joined with is said before anything is decoded
         self.facts, self.split = SplitFacts(data, split), data.split_name(split)
         longest = self.facts.longest_response
         all_policies = self.policies is None and not fitting
@@ -248,28 +249,39 @@ class Subproblems(EvaluationCallback):
         """Write rows and figure into the run directory and print the table; other splits of the same weights stay."""
         own = {(row.task, row.checkpoint) for row in losses}
         selectors = {selector_in(row) for row in commits} | {None}
-        if (run_dir / SUBPROBLEMS).exists() and (run_dir / COMMITS).exists():
-            losses = losses + [
-                row for row in read_subproblems(run_dir / SUBPROBLEMS)
-                if (row.task, row.checkpoint) in own and row.split != self.split
-            ]  # fmt: skip
-            decoded = set(map(analysed, commits))
-            gone = {
-                row.policy for row in read_commits(run_dir / COMMITS)
-                if (row.task, row.checkpoint) in own and row.split == self.split and analysed(row) not in decoded
-            }  # fmt: skip
-            if gone:
-                rank_zero_warn(
-                    f"{run_dir} had an analysis of {self.split} problems with {', '.join(sorted(gone))}, which gives "
-                    "way to this one; to have both, give each a --run_dir of its own"
-                )
-            commits = commits + [
-                row for row in read_commits(run_dir / COMMITS)
-                if (row.task, row.checkpoint) in own and row.split != self.split and selector_in(row) in selectors
-            ]  # fmt: skip
+        losses_before, commits_before = published(run_dir)
+        losses = losses + [
+            row for row in losses_before if (row.task, row.checkpoint) in own and row.split != self.split
+        ]
+        decoded = set(map(analysed, commits))
+        gone = {
+            row.policy for row in commits_before
+            if (row.task, row.checkpoint) in own and row.split == self.split and analysed(row) not in decoded
+        }  # fmt: skip
+        if gone:
+            rank_zero_warn(
+                f"{run_dir} had an analysis of {self.split} problems with {', '.join(sorted(gone))}, which gives "
+                "way to this one; to have both, give each a --run_dir of its own"
+            )
+        commits = commits + [
+            row for row in commits_before
+            if (row.task, row.checkpoint) in own and row.split != self.split and selector_in(row) in selectors
+        ]  # fmt: skip
         write_subproblems(run_dir / SUBPROBLEMS, losses)
         write_commits(run_dir / COMMITS, commits)
         report_subproblems(losses, commits, run_dir)
+
+
+def published(run_dir: Path) -> tuple[list[SubproblemRow], list[CommitRow]]:
+    """What earlier analyses have left in a directory; nothing where one of the two files is missing.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    losses, commits = run_dir / SUBPROBLEMS, run_dir / COMMITS
+    if not losses.exists() or not commits.exists():
+        return [], []
+    return read_subproblems(losses), read_commits(commits)
 
 
 def analysed(row: CommitRow) -> tuple[object, ...]:

@@ -81,6 +81,8 @@ def parse_line(line: str) -> Row:
     Raises:
         ValueError: the line is malformed, or there is no answer that is a number.
     """
+    if not line.strip():
+        raise ValueError("the line is empty")
     if line.lstrip().startswith("{"):
         try:
             record = json.loads(line)

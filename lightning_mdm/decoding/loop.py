@@ -96,7 +96,7 @@ def decode(
             ``close`` without such a token or of a policy that masks tokens again; guidance below 0, infinite, or of a
             policy for causal nets.
         DecodingError: the policy chose positions that were not masked, none at all, or another number than it says; the
-            denoiser gave logits of another shape than was asked for, or that are not finite numbers.
+            denoiser gave logits of another shape than was asked for, or that are not finite numbers, or a tensor alone.
     """
     budget = StepBudget(steps).steps
     check_options(policy, space, end_of_sequence, guidance)
@@ -225,9 +225,14 @@ def guided(
     there at every step would wait for it.
 
     Raises:
-        DecodingError: logits of another shape than was asked for.
+        DecodingError: logits of another shape than was asked for, or no ``DenoiserOutput``.
     """
-    logits_AQV, hidden_ALD = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
+    output = denoiser(active.tokens_AL, active.valid_AL, query_AQ)
+    if isinstance(output, Tensor):  # which would fall apart into its rows
+        raise DecodingError(
+            "the denoiser gave a tensor: give DenoiserOutput(logits), with hidden states if it has some"
+        )
+    logits_AQV, hidden_ALD = output
     wanted = (*query_AQ.shape, space.vocab_size)
     if logits_AQV.shape != wanted:
         raise DecodingError(

@@ -54,7 +54,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
 
     Raises:
-        ValueError: when there is no row.
+        ValueError: no row, or or one seed of a cell that occurs twice.
     """
     rows = list(rows)
     if not rows:
@@ -76,6 +76,9 @@ def optimum_curve(points: Iterable[OrderPoint]) -> dict[int, float]:
 
 
 def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:
+    seeds = [row.seed for row in rows]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
     n = sum(row.n for row in rows)
     sems = [row.nats_sem for row in rows if row.nats_sem is not None]
     return OrderPoint(

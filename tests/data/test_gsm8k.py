@@ -95,7 +95,7 @@ def test_natural_thoughts() -> None:
         ('{"question": "q", "answer": 2}', r"no text in field 'answer'"),
         ('{"question": "q", "answer": "2"}', r"no #### before an answer"),
         ('{"question": "q", "answer": "#### "}', r"the answer '' is no number"),
-        ("", r"neither a JSON object nor"),
+        ("", r"the line is empty"),
     ],
 )
 def test_a_bad_line_is_named_or_skipped_and_counted(tmp_path: Path, bad: str, message: str) -> None:

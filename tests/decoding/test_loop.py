@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decoding.reference import instances, label, with_ends
 from laws import assert_follows
-from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.loop import DecodingError, decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
     IID,
@@ -214,6 +214,17 @@ def test_logits_of_another_shape_are_refused(wrong: str) -> None:
     given = rows([[1, 2, None, None], [3, 4, 5, None]], pad=0)
     with pytest.raises(RuntimeError, match=r"shape \(2, \d, 4[01]\) where \(2, 2, 40\) are due"):
         decode(denoiser, TopMargin(), given, SPACE, steps=2)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_tensor_is_no_output(n: int) -> None:
+    """Of two rows it would come apart into logits and hidden states."""
+
+    def denoiser(tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> Tensor:
+        return Mixing(40)(tokens_BL, valid_BL, query_BQ).logits_BQV
+
+    with pytest.raises(DecodingError, match=r"the denoiser gave a tensor: give DenoiserOutput\(logits\)"):
+        decode(denoiser, TopMargin(), rows([[1, None]] * n, pad=0), SPACE, steps=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
