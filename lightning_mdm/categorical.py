@@ -53,6 +53,15 @@ def top_margin(logits_NV: Tensor) -> Tensor:
     return (1.0 - ratio_NV.amax(-1).double()) / (1.0 + ratio_NV.sum(-1).double())
 
 
+def top_log_ratio(logits_NV: Tensor) -> Tensor:
+    """Logit of the likeliest token minus that of the second, nats, float64 ``[N]``; infinite where it is the only one.
+
+    Needs V >= 2.
+    """
+    _, gap_NV = gaps(logits_NV)
+    return -gap_NV.amax(-1).double()
+
+
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy in nats, float64 ``[N]``; a logit of minus infinity contributes nothing."""
     _, gap_NV, ratio_NV = against_best(logits_NV)

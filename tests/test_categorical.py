@@ -21,6 +21,7 @@ from lightning_mdm.categorical import (
     positions_of,
     sample_categorical,
     token_losses,
+    top_log_ratio,
     top_margin,
     top_n,
 )
@@ -42,7 +43,7 @@ class Named(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("statistic", [certainty, odds_against_best, top_margin, entropy])
+@pytest.mark.parametrize("statistic", [certainty, odds_against_best, top_log_ratio, top_margin, entropy])
 def test_statistics_can_be_compiled_without_writing_the_vocabulary(statistic: Callable[[Tensor], object]) -> None:
     """A compiler joins comparisons, exponentials and sums; what is written by index it has to write in full."""
     with Named() as named:
@@ -109,6 +110,7 @@ def test_statistics_match_their_definitions(dtype: torch.dtype, tolerance: float
     ranked = [sorted(row, reverse=True) for row in p]
     expected = {
         odds_against_best: [(1.0 - row[0]) / row[0] for row in ranked],
+        top_log_ratio: [first - second for first, second, *_ in (sorted(row, reverse=True) for row in logits.tolist())],
         top_margin: [row[0] - row[1] for row in ranked],
         entropy: [-sum(q * math.log(q) for q in row if q > 0.0) for row in p],
     }
@@ -134,7 +136,7 @@ def test_all_statistics_at_once_are_those_one_by_one(dtype: torch.dtype) -> None
 
 def test_statistics_of_low_precision_logits_are_those_of_their_float32_values() -> None:
     logits = logits_with_holes(torch.bfloat16)
-    for statistic in (odds_against_best, top_margin, entropy):
+    for statistic in (odds_against_best, top_log_ratio, top_margin, entropy):
         assert statistic(logits).equal(statistic(logits.float()))
 
 
@@ -214,14 +216,14 @@ def test_float32_logits_are_sampled_in_float64() -> None:
     assert sample_categorical(logits.expand(2, -1), uniform).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("statistic", [odds_against_best, top_margin, entropy])
+@pytest.mark.parametrize("statistic", [odds_against_best, top_log_ratio, top_margin, entropy])
 def test_statistics_have_the_gradients_of_their_definitions(statistic: Callable[[Tensor], Tensor]) -> None:
     generator = torch.Generator().manual_seed(0)
     logits_NV = torch.randn(5, 6, generator=generator, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(statistic, (logits_NV,))
 
 
-@pytest.mark.parametrize("statistic", [odds_against_best, top_margin, entropy])
+@pytest.mark.parametrize("statistic", [odds_against_best, top_log_ratio, top_margin, entropy])
 def test_tokens_of_probability_zero_have_no_gradient_and_spoil_none(statistic: Callable[[Tensor], Tensor]) -> None:
     logits_NV = torch.tensor([[0.5, -torch.inf, 0.2, -1.0], [80.0, -torch.inf, 0.0, -300.0]], requires_grad=True)
     (1e3 * statistic(logits_NV).sum()).backward()

@@ -20,7 +20,7 @@ from lightning_mdm.decoding.places import Autoregressive, Dilated, PCSampler
 from lightning_mdm.decoding.policy import Fact, RankedPolicy, SelectorNet, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.revising import P2, ReMDM
 from lightning_mdm.decoding.state import DecodingState, Prediction
-from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor
+from lightning_mdm.decoding.sure import KLASS, ConfidenceFactor, Prophet
 from lightning_mdm.noise import Stream
 from lightning_mdm.orders.budget import entropy_bounded
 
@@ -216,6 +216,7 @@ POLICIES: tuple[type[UnmaskingPolicy], ...] = (
     ConfidenceFactor,
     EntropyBounded,
     KLASS,
+    Prophet,
     Blocks,
     P2,
     ReMDM,

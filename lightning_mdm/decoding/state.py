@@ -238,6 +238,11 @@ class Prediction:
         return self.statistic(categorical.top_margin)
 
     @cached_property
+    def top_log_ratio_BL(self) -> Tensor:
+        """Logit of the likeliest token minus that of the second, nats, float64."""
+        return self.statistic(categorical.top_log_ratio)
+
+    @cached_property
     def best_token_BL(self) -> Tensor:
         """The likeliest token, int64; the lowest id among equals."""
         return self.spread(self.logits_BQV.argmax(-1))

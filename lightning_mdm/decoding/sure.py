@@ -96,3 +96,43 @@ class KLASS(UnmaskingPolicy):
             ready_BL = ready_BL & (later.divergence_BL(earlier) < self.divergence)
             later = earlier
         return torch.where(ready_BL.any(-1, keepdim=True), ready_BL, best_BL)
+
+
+@dataclass(frozen=True)
+class Prophet(UnmaskingPolicy):
+    """The quota's worth of most confident positions, until all that is left is sure enough to go at once.
+
+    That is, until the mean logit gap, of the likeliest token to the second, reaches a bound: ``early`` in the first
+    third of the steps (before 0.33 of T), ``middle`` up to 0.67 of T, ``late`` from there on (Li et al., arXiv
+    2508.19982). They take the mean over five positions at which they expect the answer, filled or not; here it is over
+    what is masked, since no place of an answer is known in advance. Adaptive.
+
+    Args:
+        early: nats, >= 0, likewise ``middle`` and ``late``. The defaults are theirs, for models of 8B parameters.
+    """
+
+    early: float = 7.5
+    middle: float = 5.0
+    late: float = 2.5
+
+    def __post_init__(self) -> None:
+        for name in ("early", "middle", "late"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"{name}={getattr(self, name)}: the gap of logits to reach is at least 0 nats")
+
+    @property
+    def adaptive(self) -> bool:
+        return True
+
+    @property
+    def hurries(self) -> bool:
+        return True  # by the budget's quota, until what is left is sure
+
+    def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
+        best_BL = top_n(-prediction.odds_against_best_BL, state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
+        gap_BL = prediction.top_log_ratio_BL.masked_fill(~state.masked_BL, 0.0)
+        gap_B = gap_BL.sum(-1) / state.masked_BL.sum(-1)
+        spent_B = (state.budget_B - state.steps_left_B + 1).double() / state.budget_B
+        late_B = torch.where(spent_B < 0.67, gap_B >= self.middle, gap_B >= self.late)
+        sure_B = torch.where(spent_B < 0.33, gap_B >= self.early, late_B)
+        return torch.where(sure_B[:, None], state.masked_BL, best_BL)

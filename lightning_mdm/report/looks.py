@@ -30,6 +30,7 @@ KNOWN = {
     "confidence_factor": (BLUE, "h"),
     "entropy_bounded": (ORANGE, "P"),
     "klass": ("#7A0A66", ">"),
+    "prophet": ("#A88B00", "h"),
     "blocks": ("#3D5AFE", "s"),
     "p2": ("#14707A", "D"),
     "remdm": ("#86B5B0", "X"),

@@ -38,6 +38,7 @@ from lightning_mdm.decoding.policies import (
     Noisy,
     Oracle,
     PCSampler,
+    Prophet,
     ReMDM,
     TopMargin,
     TopProbability,
@@ -64,6 +65,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
     Dilated: (Dilated(), Dilated(3)),
     ConfidenceFactor: (ConfidenceFactor(), ConfidenceFactor(1.8)),
     KLASS: (KLASS(0.4, 0.6, 1), KLASS(0.0, 0.5, 2)),
+    Prophet: (Prophet(), Prophet(1.2, 0.9, 0.6), Prophet(2.0, 0.5, 1.5), Prophet(0.0)),
     P2: (P2(), P2(0.5), P2(3.0)),
     ReMDM: (ReMDM(0.3), ReMDM(0.6, "rescale", "margin"), ReMDM(1.0, ranking="probability"), ReMDM(ranking="entropy")),
     GivenOrder: (GivenOrder(), GivenOrder("margin")),
@@ -80,6 +82,7 @@ VARIANTS: dict[type[UnmaskingPolicy], tuple[UnmaskingPolicy, ...]] = {
         Blocks(Dilated(), 3),
         Blocks(PCSampler(), 3),
         Blocks(KLASS(0.4, 0.6, 1), 3),
+        Blocks(Prophet(1.2, 0.9, 0.6), 3),
         Blocks(Learned("greedy", beta=2.0), 2).bound(ToySelector()),
         Blocks(Learned("sampled"), 3).bound(ToySelector()),
         Blocks(Learned("greedy"), 2).bound(ToySelector(finish=0.5)),
@@ -323,6 +326,16 @@ def klass(policy: KLASS, view: View) -> SetLaw:
     return {frozenset(rest): 1.0} if rest else best({i: top(view.p[i]) for i in view.masked}, view.quota)
 
 
+def prophet(policy: Prophet, view: View) -> SetLaw:
+    ranked = [sorted(view.p[i], reverse=True) for i in view.masked]
+    gaps = [math.log(first / second) if second else math.inf for first, second, *_ in ranked]
+    share = Fraction(view.budget - view.steps_left + 1, view.budget)
+    bound = policy.early if share < 0.33 else policy.middle if share < 0.67 else policy.late
+    if sum(gaps) / len(gaps) >= bound:
+        return {frozenset(view.masked): 1.0}
+    return best({i: top(view.p[i]) for i in view.masked}, view.quota)
+
+
 def p2(policy: P2, view: View) -> SetLaw:
     """What stands after the step."""
     score = {i: math.log(top(view.p[i])) for i in view.masked}
@@ -442,6 +455,7 @@ SET_LAWS: dict[type[UnmaskingPolicy], Callable[..., Any]] = {
     Dilated: dilated,
     ConfidenceFactor: confidence_factor,
     KLASS: klass,
+    Prophet: prophet,
     P2: p2,
     ReMDM: remdm,
     GivenOrder: given_order,

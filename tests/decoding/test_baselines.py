@@ -30,6 +30,7 @@ from lightning_mdm.decoding.policies import (
     Noisy,
     Oracle,
     PCSampler,
+    Prophet,
     TopMargin,
     TopProbability,
 )
@@ -218,6 +219,38 @@ def test_what_is_confident_and_at_rest_is_taken_together() -> None:
     assert order.step_BL.tolist() == [[1, 2, 3, 3, 4, 5]], "all that qualify at once, then one by one"
 
 
+def with_gaps(gap: Sequence[float]) -> list[list[float]]:
+    """Probabilities of which the likeliest token's logit is so much above the second's."""
+    return [[1.0 / (1.0 + math.exp(-g)), 1.0 / (1.0 + math.exp(g)), 0, 0, 0, 0] for g in gap]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "taken"),
+    [
+        ((1.74, 9.0, 9.0), [8]),
+        ((1.76, 1.16, 9.0), [2, 6]),
+        ((1.76, 1.17, 0.74), [2, 2, 4]),
+        ((1.76, 1.17, 0.76), [2, 2, 2, 2]),
+    ],
+)
+def test_what_is_left_goes_together_once_it_is_sure_on_average(
+    bounds: tuple[float, float, float], taken: list[int]
+) -> None:
+    p = with_gaps([4.0, 3.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.5])  # means of what is left: 1.75, 1.17, 0.75, 0.5
+    assert fixed_sizes(Prophet(*bounds), p, steps=4) == taken
+
+
+def test_how_sure_it_has_to_be_changes_at_0_33_and_0_67_of_the_steps() -> None:
+    p = with_gaps([1.0] * 100)
+    assert fixed_sizes(Prophet(1.1, 0.9, 1.1), p, steps=100) == [*[1] * 32, 68]
+    assert fixed_sizes(Prophet(1.1, 1.1, 0.9), p, steps=100) == [*[1] * 66, 34]
+
+
+def test_one_possible_token_is_sure_beyond_every_bound() -> None:
+    p = [[1.0, 0, 0, 0, 0, 0], *with_gaps([0.1] * 5)]
+    assert fixed_sizes(Prophet(1e300, 1e300, 1e300), p, steps=6) == [6]
+
+
 def test_the_divergence_is_that_of_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 50, 7, generator=generator, dtype=torch.float64).softmax(-1)
@@ -365,7 +398,7 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
     assert [set(fact) for fact in needs.values()] == [
         {"token_frequency"}, {"order"}, {"token_frequency"}, set(), set(),
     ]  # fmt: skip
-    assert [p.adaptive for p in (ConfidenceFactor(), KLASS(), Dilated(), Blocks(KLASS()))] == [True] * 4
+    assert [p.adaptive for p in (ConfidenceFactor(), KLASS(), Prophet(), Dilated(), Blocks(KLASS()))] == [True] * 5
     assert [p.adaptive for p in (Noisy(), PCSampler(), GivenOrder(), Autoregressive())] == [False] * 4
     assert [p.memory for p in (KLASS(), KLASS(history=3), Blocks(KLASS()), TopMargin())] == [2, 3, 2, 0]
     assert [p.sequential for p in (Autoregressive(), Noisy(), Blocks(Noisy()))] == [True, False, False]
@@ -390,6 +423,9 @@ def test_what_a_policy_needs_and_whether_it_adapts() -> None:
         (lambda: KLASS(1.0), "threshold=1.0"),
         (lambda: KLASS(divergence=0.0), "divergence=0.0"),
         (lambda: KLASS(history=0), "history=0"),
+        (lambda: Prophet(early=-0.1), "early=-0.1: the gap of logits to reach is at least 0 nats"),
+        (lambda: Prophet(middle=math.nan), "middle=nan"),
+        (lambda: Prophet(late=-1.0), "late=-1.0"),
         (lambda: Dilated(1), "base=1"),
         (lambda: PCSampler(-1.0), "decay=-1.0"),
         (lambda: PCSampler(clip=0.0), "clip=0.0"),

@@ -155,8 +155,8 @@ def test_a_policy_without_options_is_the_one_that_its_rows_name() -> None:
     assert [kind().label for kind in POLICIES] == [
         "iid", "top_probability", "top_margin", "entropy", "noisy-margin-gumbel-0.5-False-linear",
         "pc_sampler-0.25-10.0", "left_to_right", "dilated-2", "confidence_threshold-0.9", "confidence_factor-1.0",
-        "entropy_bounded-0.1", "klass-0.6-0.015-2", "blocks-top_margin-8", "p2-1.0", "remdm-0.1-cap-random",
-        "given_order", "oracle", "learned-greedy-1.0-0.0", "autoregressive",
+        "entropy_bounded-0.1", "klass-0.6-0.015-2", "prophet-7.5-5.0-2.5", "blocks-top_margin-8", "p2-1.0",
+        "remdm-0.1-cap-random", "given_order", "oracle", "learned-greedy-1.0-0.0", "autoregressive",
     ]  # fmt: skip
 
 
