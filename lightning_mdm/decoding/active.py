@@ -28,6 +28,8 @@ class Active:
         step_AL: int64, the step at which each position was filled; 0 where it was not.
         budget_A: int64, the steps that each row may take.
         noise: random numbers of these rows.
+        mask_id: of the mask token.
+        closing_id: of the token after which everything masked is closed with it, at no cost; ``None`` closes nothing.
         left: how many positions each row has masked, on the host; ``budgets`` the steps that each may take, likewise.
         earlier: the predictions of the steps before, the latest first, as many as the policy remembers.
     """
@@ -40,21 +42,23 @@ class Active:
     step_AL: Tensor
     budget_A: Tensor
     noise: RowNoise
+    mask_id: int
+    closing_id: int | None
     left: list[int]
     budgets: list[int]
     earlier: tuple[Prediction, ...] = ()
 
     @classmethod
-    def all_of(cls, canvas: Canvas, begun: Begun, mask_id: int, noise: RowNoise) -> Active:
-        """All rows, before the first step."""
+    def all_of(cls, canvas: Canvas, begun: Begun, noise: RowNoise, mask_id: int, closing_id: int | None) -> Active:
+        """All rows, before the first step; what earlier runs have filled may close some of them."""
         canvas_BL = canvas.valid_BL & ~canvas.prompt_BL
         masked_BL = canvas_BL & ~begun.filled_BL
         tokens_BL = canvas.tokens_BL.masked_fill(masked_BL, mask_id)
         rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
         return cls(
             rows_B, tokens_BL, masked_BL, canvas_BL, canvas.valid_BL, torch.zeros_like(tokens_BL), begun.budget_B,
-            noise, left=masked_BL.sum(-1).tolist(), budgets=begun.budget_B.tolist(),
-        )  # fmt: skip
+            noise, mask_id, closing_id, left=masked_BL.sum(-1).tolist(), budgets=begun.budget_B.tolist(),
+        ).closed(0)  # fmt: skip
 
     def query_AQ(self, widest: int | None) -> Tensor:
         """The masked positions of every row, ascending, shorter rows filled up with others.
@@ -69,17 +73,12 @@ class Active:
         left = [n for n in self.left if n]
         budgets = [budget for budget, n in zip(self.budgets, self.left, strict=True) if n]
         kept_A = torch.nonzero_static(self.masked_AL.any(-1), size=len(left))[:, 0]
-        rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A = (
-            value[kept_A]
-            for value in (
-                self.rows_A, self.tokens_AL, self.masked_AL, self.canvas_AL, self.valid_AL, self.step_AL, self.budget_A,
-            )
+        return replace(
+            self, rows_A=self.rows_A[kept_A], tokens_AL=self.tokens_AL[kept_A], masked_AL=self.masked_AL[kept_A],
+            canvas_AL=self.canvas_AL[kept_A], valid_AL=self.valid_AL[kept_A], step_AL=self.step_AL[kept_A],
+            budget_A=self.budget_A[kept_A], noise=self.noise.rows(kept_A), left=left, budgets=budgets,
+            earlier=tuple(prediction.rows(kept_A) for prediction in self.earlier),
         )  # fmt: skip
-        earlier = tuple(prediction.rows(kept_A) for prediction in self.earlier)
-        noise = self.noise.rows(kept_A)
-        return Active(
-            rows_A, tokens_AL, masked_AL, canvas_AL, valid_AL, step_AL, budget_A, noise, left, budgets, earlier
-        )
 
     def put_back(self, tokens_BL: Tensor, step_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The batch's tokens and steps with those of these rows in their places."""
@@ -106,9 +105,8 @@ class Active:
         chosen_AL: Tensor,
         taken: list[int],
         step: int,
-        eos_id: int | None,
         earlier: tuple[Prediction, ...],
-        again: tuple[Tensor, int] | None,
+        again_AL: Tensor | None,
     ) -> Active:
         """The rows after a step.
 
@@ -117,9 +115,8 @@ class Active:
             chosen_AL: bool, some of what is masked.
             taken: how many that are in each row.
             step: its number.
-            eos_id: of the token after which everything masked is closed with it, at no cost; ``None`` closes nothing.
             earlier: the predictions to remember.
-            again: bool ``[A, L]``, filled positions to mask again, and the id of the mask token.
+            again_AL: bool, filled positions to mask again; ``None`` where nothing ever is.
         """
         left = [before - now for before, now in zip(self.left, taken, strict=True)]
         step_AL = self.step_AL.masked_fill(chosen_AL, step)
@@ -127,25 +124,25 @@ class Active:
             self, tokens_AL=tokens_AL, masked_AL=self.masked_AL & ~chosen_AL, step_AL=step_AL, left=left,
             earlier=earlier,
         )  # fmt: skip
-        if again is not None:
-            filled = filled.masked_again(*again)
-        return filled if eos_id is None else filled.closed(step, eos_id)
+        return (filled if again_AL is None else filled.masked_again(again_AL)).closed(step)
 
-    def masked_again(self, again_AL: Tensor, mask_id: int) -> Active:
+    def masked_again(self, again_AL: Tensor) -> Active:
         """The rows with some of their filled positions masked."""
         masked_AL = self.masked_AL | again_AL
         return replace(
-            self, tokens_AL=self.tokens_AL.masked_fill(again_AL, mask_id), masked_AL=masked_AL,
+            self, tokens_AL=self.tokens_AL.masked_fill(again_AL, self.mask_id), masked_AL=masked_AL,
             left=masked_AL.sum(-1).tolist(),  # how many they are is the policy's choice: another look
         )  # fmt: skip
 
-    def closed(self, step: int, eos_id: int) -> Active:
-        """The rows with everything masked behind an end-of-sequence closed with it at a step."""
-        ended_AL = ((self.tokens_AL == eos_id) & self.canvas_AL).cumsum(-1) > 0
+    def closed(self, step: int) -> Active:
+        """The rows, where a token closes: with everything masked behind one closed with it, at a step."""
+        if self.closing_id is None:
+            return self
+        ended_AL = ((self.tokens_AL == self.closing_id) & self.canvas_AL).cumsum(-1) > 0
         closed_AL = self.masked_AL & ended_AL
         masked_AL = self.masked_AL & ~ended_AL
         return replace(
-            self, tokens_AL=self.tokens_AL.masked_fill(closed_AL, eos_id), masked_AL=masked_AL,
+            self, tokens_AL=self.tokens_AL.masked_fill(closed_AL, self.closing_id), masked_AL=masked_AL,
             step_AL=self.step_AL.masked_fill(closed_AL, step),
             left=masked_AL.sum(-1).tolist(),  # how many were closed is in the tokens: another look
         )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Canvas, Denoiser, Rows
+from lightning_mdm.decoding.state import Canvas, Denoiser
 from lightning_mdm.decoding.tokens import TokenSampler
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.vocabulary import TokenSpace
@@ -35,14 +35,7 @@ class _TrueTokens(TokenSampler):
 
 
 def true_token_nats(
-    denoiser: Denoiser,
-    policy: UnmaskingPolicy,
-    canvas: Canvas,
-    space: TokenSpace,
-    *,
-    steps: int,
-    seed: int = 0,
-    isolate_rows: bool = False,
+    denoiser: Denoiser, policy: UnmaskingPolicy, canvas: Canvas, space: TokenSpace, *, steps: int, seed: int = 0
 ) -> tuple[Tensor, Trace]:
     """-log-likelihood of every row's own tokens, nats, float64 ``[B]``, and the order that it was summed along.
 
@@ -56,7 +49,6 @@ def true_token_nats(
         space: mask token, and what may never be sampled; a true token among these costs infinitely many nats.
         steps: the budget T >= 1.
         seed: seed of all noise.
-        isolate_rows: one row after the other; see ``lightning_mdm.decoding.loop.decode``.
 
     Raises:
         ValueError: a budget below 1, or a policy that masks tokens again: a sequence has many ways then.
@@ -67,14 +59,6 @@ def true_token_nats(
             f"policy {type(policy).__name__}: it may mask tokens again, so that no order gives a sequence its "
             "likelihood; choose another"
         )
-    # Rows apart are apart from here on: inside of ``decode`` each would be row 0 of a canvas that is not this one.
-    if isolate_rows and len(canvas.index_B) > 0:
-        alone = [
-            true_token_nats(denoiser, policy, Rows.alone(canvas, row), space, steps=steps, seed=seed)
-            for row in range(len(canvas.index_B))
-        ]
-        nats_B = torch.cat([nats_1 for nats_1, _ in alone])
-        return nats_B, Trace.stacked([trace for _, trace in alone], canvas.tokens_BL)
     true_tokens = _TrueTokens(canvas.tokens_BL)
     trace = decode(denoiser, policy, canvas, space, steps=steps, token_sampler=true_tokens, seed=seed)
     return true_tokens.nats_B, trace

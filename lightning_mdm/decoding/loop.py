@@ -7,7 +7,8 @@ fills these. A policy that revises may have filled positions masked again. Rows 
 What happens to a row depends on nothing but the row: its noise is keyed by its problem, and no operation mixes rows.
 What is left is rounding: a matrix kernel may sum in another order for another batch shape, which could flip two scores
 closer than that. In float32 on the CPU the tests see none. It decides between positions that the net cannot tell apart
-(a canvas without any given token, say), and it may differ on other devices; ``isolate_rows=True`` excludes it anywhere.
+(a canvas without any given token, say), and it may differ on other devices; ``isolate_rows`` of ``DecodingOptions``
+excludes it anywhere.
 
 Shapes: B rows, A active rows, L positions, Q queried positions per row, V vocabulary.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_mdm.decoding.active import Active
 from lightning_mdm.decoding.policy import UnmaskingPolicy
-from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Denoiser, Prediction, Rows
+from lightning_mdm.decoding.state import Begun, Canvas, DecodingState, Denoiser, Prediction
 from lightning_mdm.decoding.tokens import Argmax, TokenSampler
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
@@ -63,7 +63,6 @@ def decode(
     seed: int = 0,
     observers: Sequence[Observer] = (),
     guidance: float = 0.0,
-    isolate_rows: bool = False,
     compile_statistics: bool = False,
 ) -> Trace:
     """Fill every position of ``canvas`` that is neither given nor padding, in at most ``steps`` denoiser calls.
@@ -84,8 +83,6 @@ def decode(
         guidance: w >= 0; above 0 a step evaluates the denoiser twice, with everything given and with all of it masked,
             and decodes from the logits (1 + w) with - w without (classifier-free guidance, which needs no training of
             its own here: Nie et al., arXiv 2410.18514). Both count.
-        isolate_rows: decode one row after the other, cut to its own length, so that the same kernels run on the same
-            shapes whatever the batch: slower, and immune to rounding on any device.
         compile_statistics: compute confidence, margin and entropy through ``torch.compile``, which reads the logits
             twice where the plain operations read and write them ten times: on a GPU and with a large vocabulary most of
             what the loop costs. Likewise what a selector makes of them, a hundred small operations. Seconds at the
@@ -101,22 +98,9 @@ def decode(
     budget = StepBudget(steps).steps
     check_options(policy, space, end_of_sequence, guidance)
     token_sampler, begun = token_sampler or Argmax(), begun or Begun.nothing(canvas, budget)
-    if isolate_rows and len(canvas.index_B) > 0:
-        alone = partial(
-            decode, denoiser, policy, space=space, steps=steps, token_sampler=token_sampler, seed=seed,
-            end_of_sequence=end_of_sequence, observers=observers, guidance=guidance,
-            compile_statistics=compile_statistics,
-        )  # fmt: skip
-        traces = [
-            alone(canvas=Rows.alone(canvas, row), begun=begun.alone(canvas, row)) for row in range(len(canvas.index_B))
-        ]
-        return Trace.stacked(traces, canvas.tokens_BL)
-
     noise = RowNoise(seed, canvas.index_B, ahead=min(budget, STEPS_DRAWN_AHEAD))
     closing_id = space.eos_id if end_of_sequence == "close" else None
-    active = Active.all_of(canvas, begun, space.mask_id, noise)
-    if closing_id is not None:
-        active = active.closed(0, closing_id)  # behind what earlier runs have filled
+    active = Active.all_of(canvas, begun, noise, space.mask_id, closing_id)
     budget = largest_budget(active.budgets, budget)
     tokens_BL, step_BL = active.tokens_AL, active.step_AL
     nfe_B = torch.zeros_like(canvas.index_B)
@@ -139,7 +123,7 @@ def decode(
         state = active.state(step, step == budget)
         chosen_AL = policy(state, prediction)
         outside = outside | (chosen_AL & ~(active.canvas_AL if policy.revises else active.masked_AL)).any()
-        again = (state.filled_BL & ~chosen_AL, space.mask_id) if policy.revises else None
+        again_AL = state.filled_BL & ~chosen_AL if policy.revises else None
         chosen_AL = chosen_AL & active.masked_AL
         for observer in observers:
             observer(state, prediction, chosen_AL)
@@ -164,8 +148,8 @@ def decode(
         uniform_N = state.uniform_BL(Stream.TOKEN)[row_N, position_N]
         drawn_N = token_sampler.draw(logits_NV, uniform_N, active.rows_A[row_N], position_N)
         active = active.filled(
-            active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step, closing_id,
-            (prediction, *active.earlier)[: policy.memory], again,
+            active.tokens_AL.index_put((row_N, position_N), drawn_N), chosen_AL, taken, step,
+            (prediction, *active.earlier)[: policy.memory], again_AL,
         )  # fmt: skip
 
     tokens_BL, step_BL = active.put_back(tokens_BL, step_BL)

@@ -13,7 +13,7 @@ from lightning_mdm.decoding.graphs import graphed
 from lightning_mdm.decoding.loop import EndOfSequence, check_closing, decode
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.search import search
-from lightning_mdm.decoding.state import Canvas, Denoiser
+from lightning_mdm.decoding.state import Canvas, Denoiser, Rows
 from lightning_mdm.decoding.tokens import token_sampler
 from lightning_mdm.decoding.trace import Trace
 from lightning_mdm.vocabulary import TokenSpace
@@ -30,7 +30,8 @@ class DecodingOptions:
         guidance: weight of classifier-free guidance, at the cost of a second evaluation per step; 0 is none.
         search: spend what is left of the budget on a likelier sequence (``decoding/search.py``); policies that finish
             early have something left. Only with the likeliest tokens.
-        isolate_rows: decode row by row, so that no rounding can depend on the batch; slower.
+        isolate_rows: decode one row after the other, cut to its own length, so that the same kernels run on the same
+            shapes whatever the batch: slower, and immune to rounding on any device.
         compile_statistics: compute statistics of the logits, and what a selector makes of them, through
             ``torch.compile``; for large vocabularies on a GPU.
         cuda_graphs: replay the denoiser's passes over at most 32 rows from CUDA graphs, where starting their kernels
@@ -96,11 +97,16 @@ class DecodingOptions:
             denoiser = graphed(denoiser)
         run = partial(
             decode, denoiser, policy, space=space, steps=steps, end_of_sequence=self.end_of_sequence, seed=seed,
-            guidance=self.guidance, isolate_rows=self.isolate_rows, compile_statistics=self.compile_statistics,
+            guidance=self.guidance, compile_statistics=self.compile_statistics,
         )  # fmt: skip
         if self.search:
-            return search(run, canvas, steps, policy.adaptive, policy.hurries, self.isolate_rows)
-        return run(canvas=canvas, token_sampler=token_sampler(self.token_temperature))
+            together = partial(search, run, steps=steps, adaptive=policy.adaptive, hurries=policy.hurries)
+        else:
+            together = partial(run, token_sampler=token_sampler(self.token_temperature))
+        if not self.isolate_rows or not len(canvas.index_B):
+            return together(canvas=canvas)
+        apart = [together(canvas=Rows.alone(canvas, row)) for row in range(len(canvas.index_B))]
+        return Trace.stacked(apart, canvas.tokens_BL)
 
     def adaptive(self, policy: UnmaskingPolicy) -> bool:
         """Whether the number of steps depends on the row: the policy decides it, or what is left is searched with."""

@@ -236,9 +236,7 @@ class RowSearch:
         self.left -= attempt.steps
 
 
-def search(
-    run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, hurries: bool, isolate_rows: bool = False
-) -> Trace:
+def search(run: DecodeRun, canvas: Canvas, steps: int, adaptive: bool, hurries: bool) -> Trace:
     """Decode, and look back as long as there are steps left and something likelier may be found.
 
     Args:
@@ -247,7 +245,6 @@ def search(
         steps: the budget T of all that is done for a row.
         adaptive: whether the policy decides how many positions go at once, and so when it is finished.
         hurries: whether the budget has a say in it; see ``UnmaskingPolicy``.
-        isolate_rows: one row after the other; see ``lightning_mdm.decoding.loop.decode``.
 
     Returns:
         The sequences found and the orders in which they came about; evaluations and passes of all that was tried.
@@ -256,9 +253,6 @@ def search(
         ValueError: as ``decode``.
         RuntimeError: likewise.
     """
-    if isolate_rows and len(canvas.index_B) > 1:
-        alone = [search(run, Rows.alone(canvas, row), steps, adaptive, hurries) for row in range(len(canvas.index_B))]
-        return Trace.stacked(alone, canvas.tokens_BL)
     trace, attempts = recorded(run, canvas, Begun.nothing(canvas, steps))
     if not attempts:
         return trace

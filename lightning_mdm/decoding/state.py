@@ -87,11 +87,6 @@ class Begun:
         """The beginning, with ``steps`` ahead."""
         return cls(torch.zeros_like(canvas.prompt_BL), torch.full_like(canvas.index_B, steps))
 
-    def alone(self, canvas: Canvas, row: int) -> Begun:
-        """Of one row of a canvas, cut to its own length; see ``Rows.alone``."""
-        one = slice(row, row + 1)
-        return Begun(self.filled_BL[one, : int(canvas.valid_BL[row].sum())], self.budget_B[one])
-
 
 @dataclass(frozen=True)
 class DecodingState:

@@ -26,7 +26,7 @@ class TokenSampler(ABC):
         Args:
             logits_NV: logits of the positions being unmasked, in any precision.
             uniform_N: one float64 uniform of (0, 1) per position.
-            row_N: int64, the row of each in the canvas given to ``decode`` (0 where rows are decoded apart), ascending.
+            row_N: int64, the row of each in the canvas given to ``decode``, ascending.
             position_N: int64, its position in that row, ascending within a row.
         """
 

@@ -161,9 +161,8 @@ def test_nats_are_those_of_the_order_in_the_trace(policy: UnmaskingPolicy) -> No
         assert float(nats_B[row]) == pytest.approx(nats, abs=1e-12)
 
 
-@pytest.mark.parametrize("isolate_rows", [False, True])
 @pytest.mark.parametrize("policy", [TopMargin(), IID(), ConfidenceThreshold(0.5), Blocks(TopMargin(), 3)], ids=str)
-def test_a_row_costs_alone_what_it_costs_in_any_batch(policy: UnmaskingPolicy, isolate_rows: bool) -> None:
+def test_a_row_costs_alone_what_it_costs_in_any_batch(policy: UnmaskingPolicy) -> None:
     space, denoiser = TokenSpace(6, eos_id=2, pad_id=0, forbidden=(0,)), Mixing(6)
     drawn = random_rows(7, vocab_size=6, pad=0, longest=9, seed=3, least=2)
     tokens_BL = drawn.tokens_BL.masked_fill(drawn.valid_BL & ~drawn.prompt_BL, 3)
@@ -175,9 +174,7 @@ def test_a_row_costs_alone_what_it_costs_in_any_batch(policy: UnmaskingPolicy, i
     for chosen, padding in ([[row] for row in range(7)], 0), ([[6, 2, 4], [5, 0, 3, 1]], 4):
         for part in chosen:
             some = subset(canvas, part, pad=0, padding=padding)
-            part_B, part_trace = true_token_nats(
-                denoiser, policy, some, space, steps=3, seed=1, isolate_rows=isolate_rows
-            )
+            part_B, part_trace = true_token_nats(denoiser, policy, some, space, steps=3, seed=1)
             torch.testing.assert_close(part_B, whole_B[part], rtol=0, atol=1e-12)
             assert part_trace.nfe_B.equal(trace.nfe_B[part])
             assert part_trace.tokens_BL.equal(some.tokens_BL)
@@ -194,13 +191,10 @@ def test_a_token_that_may_never_be_generated_has_no_likelihood() -> None:
 
 
 def test_no_row_costs_nothing() -> None:
-    for isolate_rows in (False, True):
-        empty = subset(every_sequence(), [0], pad=0)
-        empty = Rows(empty.tokens_BL[:0], empty.prompt_BL[:0], empty.valid_BL[:0], empty.index_B[:0])
-        nats_B, trace = true_token_nats(
-            Tabular(LENGTH, VOCABULARY), TopMargin(), empty, SPACE, steps=2, isolate_rows=isolate_rows
-        )
-        assert (nats_B.shape, trace.forward_passes) == ((0,), 0)
+    empty = subset(every_sequence(), [0], pad=0)
+    empty = Rows(empty.tokens_BL[:0], empty.prompt_BL[:0], empty.valid_BL[:0], empty.index_B[:0])
+    nats_B, trace = true_token_nats(Tabular(LENGTH, VOCABULARY), TopMargin(), empty, SPACE, steps=2)
+    assert (nats_B.shape, trace.forward_passes) == ((0,), 0)
 
 
 def test_the_loop_says_where_it_draws() -> None:

@@ -99,16 +99,18 @@ def test_in_one_step_all_policies_agree(sampler: Argmax | Temperature) -> None:
 @pytest.mark.parametrize("isolate_rows", [False, True])
 def test_rows_without_anything_to_decode_cost_nothing(isolate_rows: bool) -> None:
     canvas = rows([[1, 2, 5], [1, None]], pad=0)
-    trace = decode(Mixing(40), IID(), canvas, SPACE, steps=3, isolate_rows=isolate_rows)
+    options = DecodingOptions(isolate_rows=isolate_rows)
+    trace = options.decode(Mixing(40), IID(), canvas, SPACE, steps=3, seed=0)
     assert trace.nfe_B.tolist() == [0, 1]
     assert trace.order.step_BL.tolist() == [[0, 0, 0], [0, 1, 0]]
     none = subset(canvas, [0], pad=0)
-    assert decode(Mixing(40), IID(), none, SPACE, steps=3, isolate_rows=isolate_rows).forward_passes == 0
+    assert options.decode(Mixing(40), IID(), none, SPACE, steps=3, seed=0).forward_passes == 0
 
 
 @pytest.mark.parametrize("isolate_rows", [False, True])
 def test_an_empty_batch_gives_an_empty_trace(isolate_rows: bool) -> None:
-    trace = decode(Mixing(40), IID(), repeated([None, None], 0, pad=0), SPACE, steps=3, isolate_rows=isolate_rows)
+    options, none = DecodingOptions(isolate_rows=isolate_rows), repeated([None, None], 0, pad=0)
+    trace = options.decode(Mixing(40), IID(), none, SPACE, steps=3, seed=0)
     assert list(trace.tokens_BL.shape) == [0, 2]
     assert trace.forward_passes == 0
 
@@ -116,7 +118,7 @@ def test_an_empty_batch_gives_an_empty_trace(isolate_rows: bool) -> None:
 def test_rows_decoded_apart_leave_the_canvas_as_it_was() -> None:
     canvas = random_rows(4, vocab_size=40, pad=0, longest=9, seed=1)
     before_BL = canvas.tokens_BL.clone()
-    trace = decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, isolate_rows=True)
+    trace = DecodingOptions(isolate_rows=True).decode(Mixing(40), TopMargin(), canvas, SPACE, steps=3, seed=0)
     assert canvas.tokens_BL.equal(before_BL)
     assert not trace.tokens_BL.equal(before_BL)
 
@@ -283,9 +285,8 @@ def test_low_precision_logits_rank_as_their_float32_values() -> None:
     assert low.order.step_BL.equal(high.order.step_BL)
 
 
-@pytest.mark.parametrize("isolate_rows", [False, True])
 @pytest.mark.parametrize("guidance", [0.1, 1.5])
-def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: float, isolate_rows: bool) -> None:
+def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: float) -> None:
     canvas = random_rows(6, vocab_size=40, pad=0, longest=9, seed=3, row_token=True)
     seen = differing = calls = 0
 
@@ -311,10 +312,7 @@ def test_guidance_moves_logits_away_from_those_without_what_is_given(guidance: f
         differing += int((told != untold).flatten(1).any(-1).sum())
         seen += len(chosen_BL)
 
-    trace = decode(
-        counted, TopMargin(), canvas, SPACE, steps=3, observers=[compare], guidance=guidance,
-        isolate_rows=isolate_rows,
-    )  # fmt: skip
+    trace = decode(counted, TopMargin(), canvas, SPACE, steps=3, observers=[compare], guidance=guidance)
     assert seen == int(trace.order.n_steps_B.sum())
     assert differing == seen, "in every row something is given"
     assert trace.nfe_B.equal(2 * trace.order.n_steps_B), "both evaluations count"
