@@ -276,7 +276,8 @@ def _write_cell(folder: Path) -> Path:
 
 class TestRows:
     def test_frontier_row_by_hand(self) -> None:
-        records = [batch(0, 1), batch(1, 2, 3, device="gpu", commit="def5678-dirty"), batch(5)]
+        later = {"device": "gpu", "commit": "def5678-dirty", "software": "torch 2.13.0+cu130"}
+        records = [batch(0, 1, software="torch 2.9.0+cpu"), batch(1, 2, 3, **later), batch(5)]
         row = frontier_row(CELL, records, left_out=2)
         assert (row.n, row.correct, row.accuracy) == (5, 2, 0.4)
         assert (row.accuracy_low, row.accuracy_high) == wilson(2, 5)
@@ -284,6 +285,8 @@ class TestRows:
         assert row.tokens_per_forward == (10 + 11 + 12 + 13 + 15) / 15
         assert (row.forward_passes, row.seconds, row.left_out) == (12, 1.5, 2)
         assert (row.device, row.commit) == ("cpu+gpu", "abc1234+def5678-dirty")
+        assert row.software == "torch 2.9.0+cpu | torch 2.13.0+cu130"
+        assert frontier_row(CELL, records[2:]).software == ""
         assert row.options == '{"eos":"as_tokens","token_temperature":0}'
 
     def test_the_first_outcome_of_a_problem_stays(self) -> None:
@@ -309,7 +312,7 @@ class TestRows:
         assert ",".join(field.name for field in fields(Row)) == (
             "task,split,checkpoint,policy,options,T,seed,n,correct,accuracy,accuracy_low,accuracy_high,nfe_mean,nfe_min,"
             "nfe_max,tokens_per_forward,forward_passes,seconds,device,commit,left_out,adaptive,score,score_sem,"
-            "problems"
+            "problems,software"
         )
         assert ",".join(field.name for field in fields(OutcomeRow)) == (
             "task,split,checkpoint,problem,policy,options,T,seed,correct,nfe,tokens,answer,score"
@@ -340,6 +343,8 @@ class TestRows:
         mixed = (*done, Outcome(7, True, 1, 1, "x"))
         assert frontier_row(CELL, [batch(outcomes=mixed)]).score is None, "a mean of some problems is none of the cell"
         assert BatchRecord.from_json(batch(outcomes=mixed).to_json()) == batch(outcomes=mixed)
+        older = {name: value for name, value in json.loads(batch(0).to_json()).items() if name != "software"}
+        assert BatchRecord.from_json(json.dumps(older)) == batch(0)
         outcomes = outcome_rows(CELL, [batch(outcomes=mixed)])
         assert [outcome.score for outcome in outcomes] == [*shares, None]
         write_rows(tmp_path / "frontier.csv", [row, single])
@@ -351,10 +356,10 @@ class TestRows:
         rows = [frontier_row(CELL, [batch(0, 1)])]
         write_rows(tmp_path / "frontier.csv", rows)
         lines = (tmp_path / "frontier.csv").read_text().splitlines()
-        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 3)[0] for line in lines) + "\n")
-        assert read_rows(tmp_path / "frontier.csv") == rows
         (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 4)[0] for line in lines) + "\n")
-        with pytest.raises(ValueError, match=r"line 1: the columns must be task,.*,score_sem,problems, got"):
+        assert read_rows(tmp_path / "frontier.csv") == rows
+        (tmp_path / "frontier.csv").write_text("\n".join(line.rsplit(",", 5)[0] for line in lines) + "\n")
+        with pytest.raises(ValueError, match=r"line 1: the columns must be task,.*,score_sem,problems,software, got"):
             read_rows(tmp_path / "frontier.csv")
 
     def test_errors_name_file_line_and_column(self, tmp_path: Path) -> None:

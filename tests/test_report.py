@@ -635,6 +635,9 @@ def test_every_panel_says_what_was_run_in_it() -> None:
     ]
     assert said[2] == said[0] + said[1]
     assert said[1][2] == "* 18 cells, 42 forward passes in 36 s on `gpu`, commit `def5678`"
+    versions = ["torch 2.9.0+cpu", "torch 2.9.0+cpu | torch 2.13.0+cu130", ""]
+    rows = [replace(row, software=known) for row, known in zip(slower, versions, strict=False)]
+    assert "commit `def5678`, `torch 2.9.0+cpu` + `torch 2.13.0+cu130`\n" in report_markdown(rows, {})
 
 
 def test_points_count_down_to_five_below_the_least_parallel_one() -> None:

@@ -34,6 +34,7 @@ from lightning_mdm.callbacks.runs import (
     ready,
     runs_of,
     selectors_hash,
+    software,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
@@ -214,7 +215,8 @@ class Frontier(EvaluationCallback):
             if trainer.is_global_zero and problem in self.shown:
                 texts = [data.decode([token]) or "·" for token in found.tokens]
                 self.examples.append(DecodedExample(run.name, problem, texts, found.steps, grade.correct))
-        return BatchRecord(tuple(outcomes), forward_passes, seconds, device_name(module.device), commit_hash())
+        where = (device_name(module.device), commit_hash(), software())
+        return BatchRecord(tuple(outcomes), forward_passes, seconds, *where)
 
     @staticmethod
     def split(trainer: L.Trainer) -> str:

@@ -26,6 +26,7 @@ from lightning_mdm.callbacks.runs import (
     ready,
     runs_of,
     selectors_hash,
+    software,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
@@ -130,6 +131,7 @@ class OrderNats(EvaluationCallback):
                 task=data.task, split=self.split, checkpoint=checkpoint, policy=run.policy.name,
                 options=canonical_json(options), T=run.steps, seed=run.seed, **costs[run.name]._asdict(),
                 optimum=optimum[run.steps], device=device, commit=commit_hash(), adaptive=run.policy.adaptive,
+                software=software(),
             )  # fmt: skip
             rows.append(row)
         # Another split of the same weights stays; what belongs to other weights is history.

@@ -6,6 +6,7 @@ Shared by the callbacks that run policies: the frontier, the costs of orders, th
 from __future__ import annotations
 
 import hashlib
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -260,6 +261,12 @@ def weights_hash(net: nn.Module) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+@cache
+def software() -> str:
+    """Versions that may decide what is computed: ``torch 2.13.0+cpu, lightning 2.6.6, python 3.12.3``."""
+    return f"torch {torch.__version__}, lightning {L.__version__}, python {platform.python_version()}"
 
 
 def device_name(device: torch.device) -> str:

@@ -33,6 +33,7 @@ from lightning_mdm.callbacks.runs import (
     problems_of,
     ready,
     runs_of,
+    software,
     weights_hash,
 )
 from lightning_mdm.data.batch import Batch
@@ -337,7 +338,18 @@ def subproblem_rows(
                 continue
             sem = math.sqrt(max(0.0, squared - nats * nats / n) / (n - 1) / n) if n > 1 else None
             row = SubproblemRow(
-                *where, kind.name, kind.ready, first, last, int(n), nats / n, sem, right / n, device, commit_hash()
+                *where,
+                kind.name,
+                kind.ready,
+                first,
+                last,
+                int(n),
+                nats / n,
+                sem,
+                right / n,
+                device,
+                commit_hash(),
+                software(),
             )
             rows.append(row)
     return rows
@@ -362,7 +374,7 @@ def commit_rows(
                 continue
             row = CommitRow(
                 *where, run.policy.name, options, run.steps, run.seed, sums.problems, sums.failed, kind.name,
-                kind.ready, first, last, int(n), int(wrong), mistakes, adaptive, device, commit_hash(),
+                kind.ready, first, last, int(n), int(wrong), mistakes, adaptive, device, commit_hash(), software(),
             )  # fmt: skip
             rows.append(row)
     return rows

@@ -36,6 +36,7 @@ class OrderRow:
         device: device name.
         commit: source version.
         adaptive: whether the policy decides the number of steps; otherwise the budget does.
+        software: versions, e.g. ``"torch 2.13.0, python 3.12.3"``; empty where they are not known.
     """
 
     task: str
@@ -56,6 +57,7 @@ class OrderRow:
     device: str
     commit: str
     adaptive: bool
+    software: str = ""
 
 
 def write_order_rows(path: str | Path, rows: Iterable[OrderRow]) -> None:

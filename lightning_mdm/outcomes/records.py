@@ -115,6 +115,7 @@ class BatchRecord:
         seconds: wall-clock time.
         device: e.g. ``"cpu"`` or ``"NVIDIA H200"``.
         commit: see :func:`lightning_mdm.outcomes.commit_hash`.
+        software: versions, e.g. ``"torch 2.13.0, python 3.12.3"``; empty where they are not known.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -122,6 +123,7 @@ class BatchRecord:
     seconds: float
     device: str
     commit: str
+    software: str = ""
 
     def to_json(self) -> str:
         """One line of JSON."""

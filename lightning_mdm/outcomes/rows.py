@@ -41,6 +41,7 @@ class Row:
         score: mean share of an answer that is right, a fraction, where the task can tell; its standard error over
             problems is ``score_sem``, empty of a single one.
         problems: hash of the split's questions and answers; empty where it is not known. Rows of two are not compared.
+        software: versions, joined with ``|``, as they may hold a ``+``; empty where they are not known.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Row:
     score: float | None = None
     score_sem: float | None = None
     problems: str = ""
+    software: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def frontier_row(cell: Cell, records: Iterable[BatchRecord], left_out: int = 0, 
         score=score,
         score_sem=score_sem,
         problems=problems,
+        software=" | ".join(dict.fromkeys(record.software for record in records if record.software)),
     )
 
 

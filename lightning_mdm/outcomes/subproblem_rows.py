@@ -34,6 +34,7 @@ class SubproblemRow:
         accuracy: share whose likeliest prediction is the true token.
         device: device name.
         commit: source version.
+        software: versions, e.g. ``"torch 2.13.0, python 3.12.3"``; empty where they are not known.
     """
 
     task: str
@@ -49,6 +50,7 @@ class SubproblemRow:
     accuracy: float
     device: str
     commit: str
+    software: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class CommitRow:
         adaptive: whether the number of steps depends on the row and not on the budget alone.
         device: device name.
         commit: source version.
+        software: versions, e.g. ``"torch 2.13.0, python 3.12.3"``; empty where they are not known.
     """
 
     task: str
@@ -96,6 +99,7 @@ class CommitRow:
     adaptive: bool
     device: str
     commit: str
+    software: str = ""
 
 
 def write_subproblems(path: str | Path, rows: Iterable[SubproblemRow]) -> None:

@@ -93,13 +93,14 @@ def _what_was_run(rows: Sequence[Row]) -> list[str]:
     seeds = sorted({row.seed for row in rows})
     problems = sorted({row.n for row in rows})
     left_out = sorted({row.left_out for row in rows})
+    software = _joined((row.software for row in rows), by=" | ")
     lines = [
         f"* task `{rows[0].task}`, split `{rows[0].split}`, checkpoint `{rows[0].checkpoint}`",
         f"* n = {_range(problems)} problems per cell, seeds {_list(seeds)}, step budgets T = "
         + _list(sorted({row.T for row in rows})),
         f"* {len(rows)} cells, {sum(row.forward_passes for row in rows):,} forward passes in "
         f"{sum(row.seconds for row in rows):,.0f} s on {_joined(row.device for row in rows)}, "
-        f"commit {_joined(row.commit for row in rows)}",
+        f"commit {_joined(row.commit for row in rows)}" + (f", {software}" if software else ""),
         "* decoding options of the loop: " + _loop(rows),
     ]
     if left_out != [0]:
@@ -219,9 +220,9 @@ def _loop(rows: Sequence[Row]) -> str:
     return ", ".join(f"`{name}` = {' or '.join(of)}" for name, of in values.items()) or "none recorded"
 
 
-def _joined(names: Iterable[str]) -> str:
+def _joined(names: Iterable[str], by: str = "+") -> str:
     # A row of a resumed sweep holds several names already.
-    parts = dict.fromkeys(part for name in names for part in name.split("+"))
+    parts = dict.fromkeys(part for name in names for part in name.split(by) if part)
     return " + ".join(f"`{part}`" for part in parts)
 
 

@@ -214,6 +214,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
         assert row.seconds > 0
         assert row.device == "cpu"
         assert row.commit
+        assert row.software.startswith(f"torch {torch.__version__}, lightning ")
         assert len(row.checkpoint) == 12
         assert row.score is None
         assert row.problems == data.problems_hash("test")
@@ -228,6 +229,7 @@ def test_rows_are_right_by_hand(tmp_path: Path, right: bool) -> None:
         "task", "split", "checkpoint", "policy", "options", "T", "seed", "n", "correct", "accuracy", "accuracy_low",
         "accuracy_high", "nfe_mean", "nfe_min", "nfe_max", "tokens_per_forward", "forward_passes", "seconds", "device",
         "commit", "left_out", "adaptive", "score", "score_sem", "problems",
+        "software",
     ]  # fmt: skip
 
 
