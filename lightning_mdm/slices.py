@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.modules.order_checkpoint import keep_order, restore_order
 from lightning_mdm.modules.weight_parts import TOKENIZER, found_parts, join_checkpoint, join_weights, split_checkpoint
+from lightning_mdm.whole_files import whole_file
 
 STANDING = "standing.json"
 NOT_COMPLETE = 3  # exit status of a slice with something left to do
@@ -241,8 +241,8 @@ def stored(parts: Path, run_dir: Path) -> Stored | None:
         if any(run_dir.glob("*/checkpoints/last.ckpt")) or not found_parts(parts):
             return None
         join_checkpoint(parts, joined)
-        note.with_suffix(".part").write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
-        os.replace(note.with_suffix(".part"), note)
+        with whole_file(note) as draft:
+            draft.write_text(join_weights(parts)[1][STANDING], encoding="utf-8")
     found = json.loads(note.read_text(encoding="utf-8"))
     return Stored(joined / "denoiser.safetensors", found["stage"], found["steps"], found.get("slots", 0))
 

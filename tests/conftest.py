@@ -45,9 +45,9 @@ def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(Figure, "savefig", blank)
 
 
-def blank(figure: Figure, path: Path, **options: Any) -> None:
+def blank(figure: Figure, path: Path, format: str, **options: Any) -> None:
     """Stands for ``Figure.savefig``."""
-    path.write_bytes(BLANK if path.suffix == ".png" else b"<svg/>")
+    path.write_bytes(BLANK if format == "png" else b"<svg/>")
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,16 @@ def test_orders_fit_and_sweep(tmp_path: Path, local: tuple[Path, list[str]], nam
     assert {(row.policy, row.T, row.n) for row in read_rows(tmp_path / "frontier.csv")} == {("learned", 3, 2)}
 
 
+def test_the_published_recipe_has_the_temperature_that_its_authors_found_best(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fox = printed_config(capsys, *layers("fox_2026"))["model"]["init_args"]
+    assert 0.05 <= fox["posterior"]["order_temperature"] <= 0.1
+    ours, control = (printed_config(capsys, *layers(name))["model"]["init_args"] for name in ("order", "denoiser_170m"))
+    assert fox["denoising_weighting"] == control["weighting"], "joint and control are trained alike"
+    assert ours["denoiser"] == "frozen"
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """``run.py``, which imports ``rehearsal.py`` by its name; other experiments have modules of these names, too."""

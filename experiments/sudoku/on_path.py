@@ -1,4 +1,4 @@
-"""Is a denoiser better for its order once it is trained on the states that this order visits?
+"""Is a denoiser better for its order once it is trained on states that this order's posterior visits?
 
 python experiments/sudoku/on_path.py [--size SIZE] [--minutes M]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,6 +21,7 @@ from lightning_mdm.callbacks.runs import (
     denoiser_of,
     device_name,
     planned,
+    policy_options,
     problems_of,
     ready,
     runs_of,
@@ -122,11 +122,7 @@ class OrderNats(EvaluationCallback):
         selector = selectors_hash(module)
         rows = []
         for run in self.active:
-            options: dict[str, Any] = {**run.policy.options, "precision": str(trainer.precision)}
-            if run.policy.learned:
-                options["selector"] = selector
-            if "token_frequency" in run.policy.reads:
-                options["token_frequency"] = self.facts.frequency_hash
+            options = policy_options(trainer, module, run, self.facts)
             row = OrderRow(
                 task=data.task, split=self.split, checkpoint=checkpoint, policy=run.policy.name,
                 options=canonical_json(options), T=run.steps, seed=run.seed, **costs[run.name]._asdict(),

@@ -197,13 +197,22 @@ def decoding_options(
     Raises:
         ValueError: an option of the policy is called like one of decoding or of the task.
     """
-    data = problems_of(trainer)
-    options = {**decoding.describe(run.policy), "precision": str(trainer.precision), **data.decoding_options}
+    own = policy_options(trainer, module, run, facts)
+    return {**own, **decoding.describe(run.policy), **problems_of(trainer).decoding_options}
+
+
+def policy_options(trainer: L.Trainer, module: L.LightningModule, run: Run, facts: SplitFacts) -> dict[str, Any]:
+    """What decides which positions a policy takes: its own options, and what it is told or decided with.
+
+    Raises:
+        ValueError: an option of the policy is called like one of decoding or of the task.
+    """
+    options = {**run.policy.options, "precision": str(trainer.precision)}
     if "token_frequency" in run.policy.reads:
         options["token_frequency"] = facts.frequency_hash
     if "response" in run.policy.reads:
         options["told"] = "response"
-    source = own_source(type(run.policy), type(data), *(type(p) for p in wrapped_in(run.policy)))
+    source = own_source(type(run.policy), type(problems_of(trainer)), *(type(p) for p in wrapped_in(run.policy)))
     if source is not None:
         options["source"] = source
     selector = selectors_hash(module) if run.policy.learned else None

@@ -48,7 +48,9 @@ class SplitFacts:
         return hashlib.sha256(self._frequency_V.numpy().tobytes()).hexdigest()[:12]
 
     def order(self, problem: int) -> Sequence[int] | None:
-        """The task's own order of a problem's response tokens; see ``ProblemDataModule.order``."""
+        """The task's own order of a problem's response tokens, as the task says it; ``None`` for later parts."""
+        if problem not in self._problems:
+            return None
         ranks = self.data.order(self._problems[problem])
         example = self._examples.get(problem)
         assert ranks is None or example is None or len(ranks) == responses(example), "one number per response token"

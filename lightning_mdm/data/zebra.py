@@ -102,7 +102,7 @@ def table_of_moves(text: str, puzzle: Puzzle) -> str | None:
     words, found = text.split(), dict[tuple[int, int], str]()
     for house, word in zip(words[::2], words[1::2], strict=False):
         item = item_of(word)
-        if item is None or not house.isdigit():
+        if item is None or not (house.isascii() and house.isdigit()):
             return None
         found[int(house) - 1, item.attribute] = word
     cells = [(house, attribute) for house in range(puzzle.houses) for attribute in range(puzzle.attributes)]

@@ -7,7 +7,6 @@ on where it was, on the denoiser's weights as they are found there.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_mdm.modules.weights import PREFIX, saved_denoiser
+from lightning_mdm.whole_files import whole_file
 
 OF_DENOISER = "frozen_denoiser"  # what a kept checkpoint says of the weights that it goes with
 
@@ -64,10 +64,8 @@ def restore_order(kept: Path, weights: Path, out: Path) -> bool:
 
 def save(state: Mapping[str, Any], out: Path) -> None:
     """Write a file at once or not at all, as whatever is killed meanwhile is to go on from it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    torch.save(dict(state), part)
-    os.replace(part, out)
+    with whole_file(out) as draft:
+        torch.save(dict(state), draft)
 
 
 def rounded_hash(weights: Mapping[str, Tensor]) -> str:

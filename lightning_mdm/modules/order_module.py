@@ -43,6 +43,7 @@ from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateA
 from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
+from lightning_mdm.objectives.denoising import Weighting
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
 from lightning_mdm.objectives.order_one_step import iid_steps, one_step
 
@@ -60,6 +61,7 @@ class OrderModule(L.LightningModule):
         init_from: safetensors file of selector and posterior to start from (written by ``save_order``).
         denoiser: ``frozen``, or ``joint``: trained along.
         denoising_weight: with ``joint``, the weight of the plain masked-diffusion objective beside the bound.
+        denoising_weighting: likewise, that of its tokens: ``uniform``, or 1 / t as in their own ``bound``.
         selector: shape of the selector.
         posterior: the approximate posterior.
         finishing: whether finishing is a decision of its own, apart from the coins of the positions (see
@@ -109,6 +111,7 @@ class OrderModule(L.LightningModule):
         init_from: str | None = None,
         denoiser: Training = "frozen",
         denoising_weight: float = 1.0,
+        denoising_weighting: Weighting = "uniform",
         selector: SelectorConfig = SelectorConfig(),  # noqa: B008 (frozen)
         posterior: PosteriorConfig = PosteriorConfig(),  # noqa: B008 (frozen)
         finishing: bool = False,
@@ -138,7 +141,8 @@ class OrderModule(L.LightningModule):
         selector = SelectorConfig(**selector) if isinstance(selector, dict) else selector
         posterior = posterior_from_plain(posterior)
         check_options(
-            denoiser=denoiser, selector=selector, posterior=posterior, finishing=finishing, selectors=selectors,
+            denoiser=denoiser, denoising_weighting=denoising_weighting, selector=selector, posterior=posterior,
+            finishing=finishing, selectors=selectors,
             budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, estimator=estimator,
             samples=samples, focus=focus, bound_budgets=bound_budgets, validation_samples=validation_samples,
             entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
@@ -159,6 +163,7 @@ class OrderModule(L.LightningModule):
         )  # fmt: skip
         self.joint = denoiser == "joint"
         self.denoising_weight = denoising_weight
+        self.denoising_weighting: Weighting = denoising_weighting
         self.budgets = list(budgets)
         self.bound_budgets = self.budgets if bound_budgets is None else list(bound_budgets)
         self.fewest_first = fewest_first
@@ -303,7 +308,8 @@ class OrderModule(L.LightningModule):
             surrogate = elbo.surrogate
         if self.joint:
             t_B = training_t(noise, step, 1e-3)
-            denoising = masked_diffusion(self.denoiser, batch, t_B, noise, step, "uniform", compile=self.compile_nets)
+            weighting = self.denoising_weighting
+            denoising = masked_diffusion(self.denoiser, batch, t_B, noise, step, weighting, compile=self.compile_nets)
             self.log("train/denoising_surrogate", denoising.surrogate.detach())
             surrogate = surrogate + self.denoising_weight * denoising.surrogate
         # Parameters without a part in this update would stop distributed training, which waits for their gradients.

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from lightning_mdm.modules.budget_draws import BudgetDraw
 from lightning_mdm.nets.order_net import OrderNetConfig
 from lightning_mdm.nets.selector import SelectorConfig
+from lightning_mdm.objectives.denoising import Weighting
 
 Family = Literal["state_aware", "relative", "max_normalised"]
 Estimator = Literal["all_steps", "one_step"]
@@ -53,6 +54,7 @@ def posterior_from_plain(config: PosteriorConfig | Mapping[str, Any]) -> Posteri
 def check_options(
     *,
     denoiser: Training,
+    denoising_weighting: Weighting,
     selector: SelectorConfig,
     posterior: PosteriorConfig,
     finishing: bool,
@@ -77,6 +79,7 @@ def check_options(
     """
     for name, value, choices in (
         ("denoiser", denoiser, get_args(Training)),
+        ("denoising_weighting", denoising_weighting, get_args(Weighting)),
         ("selectors", selectors, get_args(Sharing)),
         ("budget_draw", budget_draw, get_args(BudgetDraw)),
         ("estimator", estimator, get_args(Estimator)),

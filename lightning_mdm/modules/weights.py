@@ -19,6 +19,7 @@ from lightning_mdm.nets.build import NetConfig
 from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.smdm import from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
+from lightning_mdm.whole_files import whole_file
 
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types whose numbers are weights
 PREFIX = "denoiser."  # of a denoiser's weights in the checkpoint of a module
@@ -40,16 +41,16 @@ def save_net(net: nn.Module, path: str | Path, options: Mapping[str, Mapping[str
 
 
 def write_safetensors(state: Mapping[str, Tensor], path: str | Path, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write weights and the options of their net; the folder is made.
+    """Write weights and the options of their net, at once or not at all; the folder is made.
 
     Raises:
         OSError: the file cannot be written.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: value.contiguous() for name, value in state.items()}
     try:
-        save_file(contiguous, path, metadata={OPTIONS: json.dumps(options)})
-    except SafetensorError as error:  # what it makes of a full disk, or a folder in the file's place
+        with whole_file(path) as draft:
+            save_file(contiguous, draft, metadata={OPTIONS: json.dumps(options)})
+    except (SafetensorError, OSError) as error:  # a full disk, or a folder in the file's place
         raise OSError(f"{path}: {error}") from error
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lightning_mdm.outcomes.records import BatchRecord, Cell
+from lightning_mdm.whole_files import whole_file
 
 try:
     import fcntl
@@ -100,14 +101,8 @@ class OutcomeStore:
         if path.exists():
             self._check(directory, cell)
             return directory
-        directory.mkdir(parents=True, exist_ok=True)
-        # In one piece, by renaming: a half-written cell.json would block the cell for ever.
-        draft = directory / f"cell.json.{os.getpid()}"
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(cell), indent=2, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with whole_file(path) as draft:  # a half-written cell.json would block the cell for ever
+            draft.write_text(json.dumps(asdict(cell), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return directory
 
     @staticmethod

@@ -7,11 +7,12 @@ float or nothing.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import MISSING, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lightning_mdm.whole_files import whole_file
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,15 +35,11 @@ _PARSERS: dict[str, Any] = {
 
 def write_table(path: str | Path, record_type: type[Record], records: Iterable[Record]) -> None:
     """Writes a header and one line per record; the file appears in one piece, its folder is made if missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(draft, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(record_type))
         for record in records:
             writer.writerow(int(value) if isinstance(value, bool) else value for value in astuple(record))
-    os.replace(draft, path)
 
 
 def read_table(path: str | Path, record_type: type[Record]) -> list[Record]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from lightning_mdm.puzzles.sudoku import BLANKS, Puzzle, board, board_of, from_text
 from lightning_mdm.puzzles.sudoku_search import proven
 from lightning_mdm.text_lines import numbered_lines
+from lightning_mdm.whole_files import whole_file
 
 PUZZLE_NAMES = ("puzzle", "puzzles", "quiz", "quizzes", "sudoku", "board", "question")
 SOLUTION_NAMES = ("solution", "solutions", "solved", "answer")
@@ -222,11 +223,8 @@ def write_compact(path: str | Path, puzzles: Iterable[Puzzle], origin: Origin | 
     if origin is not None:
         parts["origin"] = np.array([origin.split, origin.difficulty])
         parts["digest"] = digest(parts)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(f"{path}.partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as draft, open(draft, "wb") as file:
         np.savez_compressed(file, **parts)
-    partial.replace(path)
 
 
 def digest(parts: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ def display_name(policy: str, options: str) -> str:
     """The policy with its own parameters, in the order of the options.
 
     ``top margin``, ``threshold 0.9`` (the only parameter it has: its value says enough, unless it is ``true`` or
-    ``false``), ``noisy scale=0.5, noise=gumbel``, and for a policy that wraps another, ``blocks(8) of top margin``.
+    ``false``), ``remdm eta=0.1, ranking=random``, and for a policy that wraps another, ``blocks(8) of top margin``.
 
     Args:
         policy: name of the policy.

@@ -54,7 +54,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
 
     Raises:
-        ValueError: no row, or or one seed of a cell that occurs twice.
+        ValueError: no row, or one seed of a cell that occurs twice.
     """
     rows = list(rows)
     if not rows:

@@ -167,7 +167,8 @@ def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
         kept = Path("rows.csv" if name == "frontier.csv" else name)
         path = folder / f"{kept.stem}{suffix}{kept.suffix}"
         if kept.suffix == ".md":  # shows the figure that lies beside it
-            path.write_text((report_dir / name).read_text().replace("(frontier.png)", f"(frontier{suffix}.png)"))
+            text = (report_dir / name).read_text(encoding="utf-8")
+            path.write_text(text.replace("(frontier.png)", f"(frontier{suffix}.png)"), encoding="utf-8")
         else:
             copyfile(report_dir / name, path)
 

@@ -6,7 +6,6 @@ Knows matplotlib's objects (no pyplot: nothing global, nothing that needs a scre
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lightning_mdm.report.looks import Look
+from lightning_mdm.whole_files import whole_file
 
 # Inches of a legend: what lies above and below it, a line of its title and an entry.
 AROUND, TITLE, ENTRY = 0.37, 0.13, 0.19
@@ -111,6 +111,5 @@ def save_figure(figure: Figure, stem: Path) -> None:
 
 
 def _save(figure: Figure, path: Path, metadata: dict[str, Any]) -> None:
-    draft = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(draft, metadata=metadata)
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format=path.suffix.removeprefix("."), metadata=metadata)

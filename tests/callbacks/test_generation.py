@@ -18,6 +18,7 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
 from lightning_mdm.data.gsm8k_aug import GSM8KAug, PartOfProblem
 from lightning_mdm.data.problem import Problem
+from lightning_mdm.data.zebra import ZebraPuzzles
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import Autoregressive, ConfidenceThreshold, LeftToRight, TopMargin
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
@@ -196,6 +197,13 @@ def test_a_causal_net_writes_both_parts_token_by_token(folder: Path) -> None:
     assert runs_of(runs, False, module, SplitFacts(made(folder, answer_steps=None), "test")) == runs
     with pytest.raises(ValueError, match=r"one step per token, and .* to each part of it \(data.answer_steps=null\)"):
         runs_of(runs, False, module, SplitFacts(made(folder), "test"))
+
+
+def test_of_a_later_part_neither_order_nor_response_is_known() -> None:
+    facts = SplitFacts(ZebraPuzzles(n_test=2), "test")
+    assert facts.order(0) is not None
+    assert facts.response(0) is not None
+    assert (facts.order(-1), facts.response(-1)) == (None, None)
 
 
 def test_rows_without_room_for_an_answer_stay_as_they_are(folder: Path) -> None:

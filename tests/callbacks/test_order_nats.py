@@ -69,6 +69,28 @@ def evaluate(
     return read_order_rows(run_dir / "order_nats.csv")
 
 
+@dataclass(frozen=True)
+class Precise(TopMargin):
+    """Of a user's own, with an option that rows call something else."""
+
+    precision: float = 0.25
+
+
+@dataclass(frozen=True)
+class Own(TopMargin):
+    """Of a user's own."""
+
+
+def test_rows_say_the_source_of_a_policy_of_ones_own_and_refuse_options_that_they_call_something_else(
+    tmp_path: Path,
+) -> None:
+    rows = evaluate(tmp_path / "own", [Own(), TopMargin()], [2])
+    assert ["source" in json.loads(row.options) for row in rows] == [True, False]
+    assert all(row.software.startswith(f"torch {torch.__version__}") for row in rows)
+    with pytest.raises(ValueError, match="policy Precise: rows of results call something else precision; give"):
+        evaluate(tmp_path / "precise", [Precise()], [2])
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"order_nats.budgets=\[0\]: a step budget is at least 1"):
         OrderNats(budgets=[0])

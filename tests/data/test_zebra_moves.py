@@ -53,7 +53,14 @@ def test_any_order_of_right_moves_is_right() -> None:
     for problem in data.problems("test")[:4]:
         told = moves(problem)
         assert data.grade(problem, " ".join(rng.sample(told, len(told)))).correct
-        for wrong in (told[:-1], [*told[:-1], told[0]], [*told[:-1], "a1 1"], [*told, told[0]], ["9 a1", *told[1:]]):
+        for wrong in (
+            told[:-1],
+            [*told[:-1], told[0]],
+            [*told[:-1], "a1 1"],
+            [*told, told[0]],
+            ["9 a1", *told[1:]],
+            ["\u00b2 a1", *told[1:]],
+        ):
             grade = data.grade(problem, " ".join(wrong))
             assert (grade.answer, grade.correct, grade.score) == (None, False, 0.0)
         swapped = [told[0].replace("1 ", "2 "), *told[1:]]

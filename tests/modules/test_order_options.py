@@ -46,6 +46,16 @@ def test_the_weight_of_the_plain_objective_matters_only_jointly(tmp_path: Path, 
         assert same(*after) == (training == "frozen")
 
 
+@pytest.mark.parametrize("training", ["frozen", "joint"])
+def test_the_tokens_of_the_plain_objective_weigh_as_is_said(tmp_path: Path, ckpt: str, training: str) -> None:
+    after = []
+    for weighting in ("uniform", "bound"):
+        module = build(ckpt, denoiser=training, denoising_weighting=weighting)
+        fit(module, tmp_path, steps=2)
+        after.append(state(module))
+    assert same(*after) == (training == "frozen")
+
+
 @pytest.mark.parametrize(("own", "expected"), [(None, 2e-3), (1e-4, 1e-4), (0.0, 0.0)])
 def test_a_joint_denoiser_has_a_learning_rate_of_its_own(
     tmp_path: Path, ckpt: str, own: float | None, expected: float
