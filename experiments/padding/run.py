@@ -1,0 +1,64 @@
+"""What does the padding of a wide canvas do to a frontier, and what does a loop that knows the end of a sequence?
+
+python experiments/padding/run.py [--jobs N]
+
+The shipped denoiser of word problems is trained on with responses of 256 tokens, of which some 45 are content and all
+others end-of-sequence, as in the canvas of Fox et al. (arXiv 2602.23968). Policies decode it with the end of the
+sequence as a token like any other and with everything behind it closed. What is complete is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lightning_mdm.report import keep, report
+from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, run_script
+
+HERE = Path(__file__).parent
+RUNS = Path("runs/padding")
+CONFIG = "configs/word_problems/denoiser.yaml"
+SHIPPED = "experiments/word_problems"
+CANVAS = ("--data.prompt_tokens", "86", "--data.response_tokens", "256")
+UPDATES, TEST = 240, 300
+BUDGETS = (1, 2, 4, 8, 16)
+POLICIES = "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}]"
+ENDS = ("as_tokens", "close")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    data = (*layers(CONFIG), *CANVAS, "--data.tokenizer_path", f"{SHIPPED}/tokenizer.json")
+    fit = Fit(
+        RUNS / "denoiser", UPDATES,
+        (
+            *data, "--model.init_from", f"{SHIPPED}/denoiser.safetensors", "--model.learning_rate", "1e-3",
+            "--model.warmup_steps", "20", "--data.batch_size", "16", "--trainer.val_check_interval", "100000",
+            "--trainer.num_sanity_val_steps", "0",
+        ),
+    )  # fmt: skip
+    run_all([("the denoiser", fit)], Clock(float("inf")))
+
+    def sweep(end: str) -> Path:
+        decoding = (
+            "--frontier.decoding.end_of_sequence", end, "--frontier.policies", POLICIES, "--frontier.budgets",
+            str(list(BUDGETS)), "--data.n_test", str(TEST), "--data.eval_batch_size", "50",
+        )  # fmt: skip
+        stage = Sweep(RUNS / end, (*data, "--ckpt_path", str(fit.last), *decoding))
+        run_all([(end, stage)], Clock(float("inf")))
+        return stage.run_dir
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        swept = list(pool.map(sweep, ENDS))
+    report([str(run) for run in swept], str(RUNS / "report"))
+    keep(RUNS / "report", HERE)
+
+
+if __name__ == "__main__":
+    run_script(main)
