@@ -69,6 +69,9 @@ class Learned(UnmaskingPolicy):
     price: float = 0.0
     selector: SelectorNet | None = field(default=None, init=False, repr=False, compare=False)
 
+    adaptive = True
+    learned = True
+
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule={self.rule!r}: choose one of {', '.join(get_args(Rule))}")
@@ -76,14 +79,6 @@ class Learned(UnmaskingPolicy):
             raise ValueError(f"beta={self.beta}: the factor on the probabilities is a finite number above 0")
         if not 0.0 <= self.price < math.inf:
             raise ValueError(f"price={self.price}: the price of a step is a finite number of nats, at least 0")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    def learned(self) -> bool:
-        return True
 
     def bound(self, selector: SelectorNet | None) -> Self:
         if selector is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.categorical import top_n
-from lightning_mdm.decoding.policy import Fact, RankedPolicy, TaskFacts, UnmaskingPolicy
+from lightning_mdm.decoding.policy import RankedPolicy, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.noise import Stream
 
@@ -67,6 +67,8 @@ class GivenOrder(Told, RankedPolicy):
 
     ties: Ties = "random"
 
+    reads = frozenset({"order"})
+
     def __post_init__(self) -> None:
         if self.ties not in get_args(Ties):
             raise ValueError(f"ties={self.ties!r}: choose one of {', '.join(get_args(Ties))}")
@@ -74,10 +76,6 @@ class GivenOrder(Told, RankedPolicy):
     @property
     def options(self) -> dict[str, Any]:
         return {} if self.ties == "random" else super().options  # said where anything but chance decides
-
-    @property
-    def reads(self) -> frozenset[Fact]:
-        return frozenset({"order"})
 
     def score(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """Minus the rank in the problem's order; among equal ranks by margin, where that decides ties.
@@ -103,13 +101,8 @@ class Oracle(Told):
     do better than that.
     """
 
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    def reads(self) -> frozenset[Fact]:
-        return frozenset({"response"})
+    adaptive = True
+    reads = frozenset({"response"})
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         """See the class.

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lightning_mdm.decoding.policy import Fact, RankedPolicy, TaskFacts, UnmaskingPolicy
+from lightning_mdm.decoding.policy import RankedPolicy, TaskFacts, UnmaskingPolicy
 from lightning_mdm.decoding.state import DecodingState, Prediction
 
 FAR = torch.iinfo(torch.int64).max
@@ -32,9 +32,7 @@ class Autoregressive(UnmaskingPolicy):
     allow a step per token; with the last step of a smaller one, everything left is unmasked at once.
     """
 
-    @property
-    def sequential(self) -> bool:
-        return True
+    sequential = True
 
     def takes(self, left: Sequence[int], steps_left: Sequence[int]) -> list[int]:
         return [n if steps == 1 else 1 for n, steps in zip(left, steps_left, strict=True)]
@@ -60,13 +58,11 @@ class Dilated(UnmaskingPolicy):
 
     base: int = 2
 
+    adaptive = True
+
     def __post_init__(self) -> None:
         if self.base < 2:
             raise ValueError(f"base={self.base}: the dilation shrinks by a whole factor of at least 2")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         n_B1 = state.canvas_BL.sum(-1, keepdim=True)
@@ -107,15 +103,13 @@ class PCSampler(RankedPolicy):
     clip: float = 10.0
     surprise_V: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
+    reads = frozenset({"token_frequency"})
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < math.inf:
             raise ValueError(f"decay={self.decay}: the decay per position is a finite number, at least 0")
         if not self.clip > 0.0:
             raise ValueError(f"clip={self.clip}: the calibrated confidence is cut at a number of nats above 0")
-
-    @property
-    def reads(self) -> frozenset[Fact]:
-        return frozenset({"token_frequency"})
 
     def informed(self, facts: TaskFacts) -> Self:
         informed = replace(self)

@@ -89,13 +89,11 @@ class ConfidenceThreshold(UnmaskingPolicy):
 
     threshold: float = 0.9
 
+    adaptive = True
+
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 1.0:
             raise ValueError(f"threshold={self.threshold}: a confidence threshold lies in (0, 1]")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         sure_BL = (prediction.top_probability_BL >= self.threshold) & state.masked_BL
@@ -116,13 +114,11 @@ class EntropyBounded(UnmaskingPolicy):
 
     gamma: float = 0.1
 
+    adaptive = True
+
     def __post_init__(self) -> None:
         if not self.gamma >= 0.0:
             raise ValueError(f"gamma={self.gamma}: the entropy bound is a number of nats, at least 0")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         n_B = entropy_bounded(prediction.entropy_BL, state.masked_BL, self.gamma)
@@ -146,6 +142,8 @@ class Blocks(UnmaskingPolicy):
     policy: UnmaskingPolicy = TopMargin()
     block_length: int = 8
 
+    hurries = True  # a block has to end with its share of the budget
+
     def __post_init__(self) -> None:
         if self.policy.sequential:
             raise ValueError(
@@ -165,10 +163,6 @@ class Blocks(UnmaskingPolicy):
     @property
     def adaptive(self) -> bool:
         return self.policy.adaptive
-
-    @property
-    def hurries(self) -> bool:
-        return True  # a block has to end with its share of the budget
 
     @property
     def learned(self) -> bool:

@@ -60,7 +60,10 @@ class TaskFacts(Protocol):
 
 
 class UnmaskingPolicy(ABC):
-    """A decode-time strategy: call it with the state and the prediction to get the positions to unmask."""
+    """A decode-time strategy: call it with the state and the prediction to get the positions to unmask.
+
+    Its traits are the properties below; of a constant one a subclass says ``adaptive = True``, without an annotation.
+    """
 
     @property
     def name(self) -> str:

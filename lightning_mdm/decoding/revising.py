@@ -33,9 +33,7 @@ class RevisingPolicy(UnmaskingPolicy):
     prediction at filled positions says so by ``weighs_filled``.
     """
 
-    @property
-    def revises(self) -> bool:
-        return True
+    revises = True
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,13 @@ class P2(RevisingPolicy):
 
     eta: float = 1.0
 
+    weighs_filled = True
+
     def __post_init__(self) -> None:
         if not 0.0 < self.eta < math.inf:
             raise ValueError(
                 f"eta={self.eta}: the weight of filled positions is a finite number above 0; for 0 take TopProbability"
             )
-
-    @property
-    def weighs_filled(self) -> bool:
-        return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         filled_BL = state.filled_BL

@@ -29,13 +29,11 @@ class ConfidenceFactor(UnmaskingPolicy):
 
     factor: float = 1.0
 
+    adaptive = True
+
     def __post_init__(self) -> None:
         if not self.factor > 0.0:
             raise ValueError(f"factor={self.factor}: the factor of the confidence rule is a number above 0")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         odds_BL = prediction.odds_against_best_BL.masked_fill(~state.masked_BL, torch.inf)
@@ -65,6 +63,9 @@ class KLASS(UnmaskingPolicy):
     divergence: float = 0.015
     history: int = 2
 
+    adaptive = True
+    hurries = True  # where nothing qualifies, by the budget's quota
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold < 1.0:
             raise ValueError(f"threshold={self.threshold}: a confidence to exceed lies in [0, 1)")
@@ -72,14 +73,6 @@ class KLASS(UnmaskingPolicy):
             raise ValueError(f"divergence={self.divergence}: the bound on the divergence is a number of nats above 0")
         if self.history < 1:
             raise ValueError(f"history={self.history}: give a whole number of at least 1")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    def hurries(self) -> bool:
-        return True  # where nothing qualifies, by the budget's quota
 
     @property
     def memory(self) -> int:
@@ -115,18 +108,13 @@ class Prophet(UnmaskingPolicy):
     middle: float = 5.0
     late: float = 2.5
 
+    adaptive = True
+    hurries = True  # by the budget's quota, until what is left is sure
+
     def __post_init__(self) -> None:
         for name in ("early", "middle", "late"):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name}={getattr(self, name)}: the gap of logits to reach is at least 0 nats")
-
-    @property
-    def adaptive(self) -> bool:
-        return True
-
-    @property
-    def hurries(self) -> bool:
-        return True  # by the budget's quota, until what is left is sure
 
     def select(self, state: DecodingState, prediction: Prediction) -> Tensor:
         best_BL = top_n(-prediction.odds_against_best_BL, state.masked_BL, state.quota_B, state.uniform_BL(Stream.TIE))
