@@ -25,11 +25,11 @@ class BudgetCurves:
             module: logs the figures, too, for callbacks that follow them.
             elbo: of its batch.
             budget: of the update.
-            trajectories: whether they were followed to their end, so that their steps are known.
+            trajectories: whether they were followed to their end, so that the steps of each are known.
         """
         self.note(module, f"train/bound_nats@T={budget}", elbo.bound_nats_B.mean(), MeanMetric)
+        self.note(module, f"train/steps_of_q@T={budget}", elbo.steps_BK.mean(), MeanMetric)
         if trajectories:
-            self.note(module, f"train/steps_of_q@T={budget}", elbo.steps_BK.mean(), MeanMetric)
             self.note(module, f"train/fewest_steps_of_q@T={budget}", elbo.steps_BK.min(), MinMetric)
             self.note(module, f"train/most_steps_of_q@T={budget}", elbo.steps_BK.max(), MaxMetric)
 

@@ -49,7 +49,8 @@ class Bound:
         token_nats_B: its part from the tokens.
         kl_nats_B: its part from the order, KL(q || pi).
         price_nats_B: its part from the price.
-        steps_BK: steps each trajectory took under q, as far as it was followed.
+        steps_BK: steps each trajectory took under q; of one random step T if there was anything left to do, else 0,
+            whose mean is the same.
         log_weight_BK: log of p(x, trajectory) / q(trajectory); empty if trajectories were not followed to their ends.
         evaluations: denoiser evaluations made, one per state.
     """

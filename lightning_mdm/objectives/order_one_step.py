@@ -49,7 +49,7 @@ def one_step(
     step_N = step_B.repeat_interleave(samples)
     masked_NL = response_BL[example_N]
     zero_N = torch.zeros(len(example_N), device=response_BL.device)
-    log_q_N, steps_N = zero_N, zero_N.double()
+    log_q_N = zero_N
     direction_NL: Tensor | None = None
     evaluations = 0
     for step in range(1, int(step_B.max())):
@@ -72,7 +72,6 @@ def one_step(
         if direction_NL is None:
             direction_NL = along_AL.new_zeros(len(example_N), along_AL.shape[1])
         direction_NL = direction_NL.index_add(0, row_A, along_AL)
-        steps_N = steps_N.index_add(0, row_A, torch.ones_like(steps_N[row_A]))
         masked_NL = masked_NL.index_copy(0, row_A, masked_NL[row_A] & ~chosen_AL)
 
     value_N = token_N = kl_N = zero_N
@@ -101,7 +100,7 @@ def one_step(
         token_nats_B=budget * per_example(-token_N, B),
         kl_nats_B=budget * per_example(kl_N, B),
         price_nats_B=budget * per_example(price_N, B),
-        steps_BK=(steps_N + here_N).view(B, samples),
+        steps_BK=budget * here_N.double().view(B, samples),
         log_weight_BK=zero_N.new_zeros(B, 0),
         evaluations=evaluations,
         surrogate=-budget * (value_N + advantage_N * log_q_N).sum() / (samples * response_BL.sum()),

@@ -198,6 +198,13 @@ def test_training_logs_the_bound_and_what_q_does(tmp_path: Path, ckpt: str) -> N
     assert found["train/steps_of_q@T=3"] <= found["train/most_steps_of_q@T=3"] <= 3
 
 
+def test_of_one_random_step_only_the_mean_number_of_steps_is_known(tmp_path: Path, ckpt: str) -> None:
+    module = build(ckpt, budgets=[3], estimator="one_step", posterior=MAX_NORMALISED)
+    found = fit(module, tmp_path).callback_metrics
+    assert float(found["train/steps_of_q@T=3"]) > 0.0
+    assert not any("fewest" in name or "most" in name for name in found)
+
+
 def test_a_budget_has_a_point_where_it_was_drawn_and_nowhere_else(tmp_path: Path, ckpt: str) -> None:
     module, drawn, costs = build(ckpt, budgets=[2, 3, 4], noise_seed=3), [], []
 

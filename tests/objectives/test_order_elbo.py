@@ -76,14 +76,14 @@ def gradients(value: Tensor, model: ToyModel) -> list[Tensor]:
 
 def expected_gradient(
     enumerated: Enumerated, estimator: str, samples: int, **more: float
-) -> tuple[list[Tensor], float]:
-    """Mean gradient of the surrogate, and mean bound, over every tuple of trajectories with its probability.
+) -> tuple[list[Tensor], float, float]:
+    """Mean gradient of the surrogate, bound and steps, over every tuple of trajectories with its probability.
 
     Tuples that differ in the order of their trajectories alone, or in sets that an estimate of one step never comes to,
     are taken together.
     """
     model = enumerated.model
-    mean, bound = torch.zeros((), dtype=torch.float64), 0.0
+    mean, bound, taken = torch.zeros((), dtype=torch.float64), 0.0, 0.0
     terms = {"price": enumerated.price, "entropy_bonus": enumerated.entropy_bonus}
     steps = [None] if estimator == "all_steps" else range(1, model.budget + 1)
     for step in steps:
@@ -103,8 +103,9 @@ def expected_gradient(
                 out = one_step(model, response(model), torch.tensor([step]), **options)
             share = weight / len(steps)
             bound += (share * out.bound_nats_B[0]).item()
+            taken += share * out.steps_BK.mean().item()
             mean = mean + share * out.surrogate * model.length
-    return gradients(mean, model), bound
+    return gradients(mean, model), bound, taken
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
@@ -125,8 +126,10 @@ def test_trajectories_have_no_order(family: str) -> None:
 def check_estimator(family: str, estimator: str, budget: int, samples: int, **extra: float) -> None:
     enumerated = Enumerated(toy(3, budget, family, seed=budget), **extra)
     exact = enumerated.bound_nats()
-    mean, bound = expected_gradient(enumerated, estimator, samples)
+    mean, bound, taken = expected_gradient(enumerated, estimator, samples)
     assert bound == pytest.approx(exact.item(), rel=1e-9)
+    steps = sum(len(sets) * enumerated.log_q(sets).exp().item() for sets in enumerated.sets)
+    assert taken == pytest.approx(steps, rel=1e-9)
     for estimated, true in zip(mean, gradients(enumerated.objective(), enumerated.model), strict=True):
         torch.testing.assert_close(estimated, true, **EXACT)
 
@@ -169,7 +172,7 @@ def check_focus(family: str, budget: int, samples: int) -> None:
         share = math.prod(enumerated.log_q(sets).exp().item() for sets in others)
         weight += share * math.exp(-focus * sum(nats[sets] for sets in others) / len(others))
     assert 0.001 < weight < 0.9
-    mean, _ = expected_gradient(enumerated, "all_steps", samples, focus=focus, usual_log_success=usual)
+    mean, *_ = expected_gradient(enumerated, "all_steps", samples, focus=focus, usual_log_success=usual)
     for estimated, true in zip(mean, gradients(enumerated.objective(), model), strict=True):
         torch.testing.assert_close(estimated, true * weight / math.exp(usual), **EXACT)
 
