@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from lightning_mdm.cli import main
 from lightning_mdm.nets.denoiser import TransformerDenoiser
-from lightning_mdm.nets.smdm import published_shapes
+from lightning_mdm.nets.smdm import to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_rows
 from llama import files
@@ -85,8 +85,8 @@ def test_parameters_without_embeddings(capsys: pytest.CaptureFixture[str], name:
     assert sum(p.numel() for p in denoiser.trunk.parameters()) == parameters
     outer = denoiser.embedding.weight.numel() + denoiser.head.weight.numel()
     assert outer == (32_000 + 32_001) * net.width
-    published = published_shapes(net, vocab_size)
-    assert sum(torch.Size(shape).numel() for shape in published.values()) == parameters + outer
+    published = to_published(denoiser.state_dict(), net)
+    assert sum(tensor.numel() for tensor in published.values()) == parameters + outer
     assert (net.norm_eps, net.rope_base, net.positions) == (1e-5, 1e4, 0)
 
 

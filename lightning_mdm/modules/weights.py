@@ -113,7 +113,7 @@ def load_denoiser(denoiser: nn.Module, path: str | Path, *, option: str, net: Ne
         if not isinstance(denoiser, TransformerDenoiser):
             raise ValueError(f"{option}={path}: these weights are a masked denoiser's, and this net is none")
         try:
-            state = from_published(state, denoiser.trunk.config, denoiser.vocab_size)
+            state = from_published(state, denoiser)
         except ValueError as error:
             raise ValueError(
                 f"{option}={path}: {error}; give the net and the vocabulary that the weights were trained with"

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from lightning_mdm.nets.denoiser import TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig
 
 QKV = "attn.attn.weight"
@@ -66,50 +67,31 @@ def key_map(layers: int) -> dict[str, str]:
     return {**OUTER, **blocks}
 
 
-def published_shapes(config: TransformerConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every published tensor of a net."""
-    D, M = config.width, config.mlp_width
-    block = {
-        "norm_1.weight": (D,),
-        QKV: (3 * D, D),
-        "attn.proj.weight": (D, D),
-        "norm_2.weight": (D,),
-        "mlp.swiglu.w1.weight": (M, D),
-        "mlp.swiglu.w2.weight": (M, D),
-        "mlp.swiglu.w3.weight": (D, M),
-    }
-    return {
-        "transformer.wte.weight": (vocab_size + 1, D),
-        "lm_head.weight": (vocab_size, D),
-        "transformer.ln_f.weight": (D,),
-        **{f"transformer.h.{i}.{name}": shape for i in range(config.layers) for name, shape in block.items()},
-    }
-
-
-def from_published(state: Mapping[str, Tensor], config: TransformerConfig, vocab_size: int) -> dict[str, Tensor]:
+def from_published(state: Mapping[str, Tensor], denoiser: TransformerDenoiser) -> dict[str, Tensor]:
     """Published weights under our names.
 
     Args:
         state: the published tensors, all of them and no others.
-        config: shape of the trunk, without learned positions.
-        vocab_size: V, without the mask.
+        denoiser: the net that they are for, without learned positions.
 
     Raises:
         ValueError: a tensor is missing, is one too many or has another shape; the message names its published key.
     """
+    config, own = denoiser.trunk.config, denoiser.state_dict()
     check_positions(config)
-    wanted = published_shapes(config, vocab_size)
-    for name, shape in wanted.items():
-        if name not in state:
-            raise ValueError(f"{name} is missing; this net needs it with shape {shape}")
-        if tuple(state[name].shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, this net's is {shape}")
-    for name in state:
-        if name not in wanted:
-            raise ValueError(f"{name} has no place in this net of {config.layers} layers")
+    names = key_map(config.layers)
+    for theirs, ours in names.items():
+        shape = tuple(own[ours].shape)
+        if theirs not in state:
+            raise ValueError(f"{theirs} is missing; this net needs it with shape {shape}")
+        if tuple(state[theirs].shape) != shape:
+            raise ValueError(f"{theirs} has shape {tuple(state[theirs].shape)}, this net's is {shape}")
+    for theirs in state:
+        if theirs not in names:
+            raise ValueError(f"{theirs} has no place in this net of {config.layers} layers")
     return {
         ours: by_kind(state[theirs], config.heads) if theirs.endswith(QKV) else state[theirs]
-        for theirs, ours in key_map(config.layers).items()
+        for theirs, ours in names.items()
     }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mdm.nets.denoiser import TransformerDenoiser
-from lightning_mdm.nets.smdm import by_head, by_kind, from_published, is_published, published_shapes, to_published
+from lightning_mdm.nets.smdm import by_head, by_kind, from_published, is_published, to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 
 V = 23
@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_published_formulation(shape: tuple[int, int, in
     config = TransformerConfig(*shape)
     state = {name: value.to(dtype) for name, value in random_state(config).items()}
     denoiser = TransformerDenoiser(V, config).to(dtype)
-    denoiser.load_state_dict(from_published(state, config, V))
+    denoiser.load_state_dict(from_published(state, denoiser))
     tokens_BL = torch.randint(0, V + 1, (4, 19), generator=torch.Generator().manual_seed(1))  # V is the mask
     with torch.no_grad():
         logits_BLV = denoiser(tokens_BL, torch.ones_like(tokens_BL, dtype=torch.bool)).logits_BQV
@@ -90,11 +90,12 @@ def test_logits_are_those_of_the_published_formulation(shape: tuple[int, int, in
 
 def test_there_and_back() -> None:
     state = random_state()
-    ours = from_published(state, CONFIG, V)
+    denoiser = TransformerDenoiser(V, CONFIG)
+    ours = from_published(state, denoiser)
     back = to_published(ours, CONFIG)
     assert set(back) == set(state)
     assert all(torch.equal(back[name], value) for name, value in state.items())
-    assert set(ours) == set(TransformerDenoiser(V, CONFIG).state_dict())
+    assert set(ours) == set(denoiser.state_dict())
 
 
 def test_the_rows_of_queries_keys_and_values() -> None:
@@ -106,7 +107,10 @@ def test_the_rows_of_queries_keys_and_values() -> None:
 
 
 def test_the_shapes_of_the_keys_at_170m() -> None:
-    shapes = published_shapes(TransformerConfig(18, 768, 12, 3072), 32_000)
+    config = TransformerConfig(18, 768, 12, 3072)
+    with torch.device("meta"):
+        denoiser = TransformerDenoiser(32_000, config)
+    shapes = {name: tensor.shape for name, tensor in to_published(denoiser.state_dict(), config).items()}
     assert len(shapes) == 3 + 7 * 18
     assert shapes["lm_head.weight"] == (32_000, 768)
     assert shapes["transformer.wte.weight"] == (32_001, 768)
@@ -136,15 +140,16 @@ def test_what_does_not_fit_is_named(name: str, tensor: Tensor | None, message: s
         state[name] = tensor
     assert is_published(state)
     with pytest.raises(ValueError, match=message):
-        from_published(state, CONFIG, V)
+        from_published(state, TransformerDenoiser(V, CONFIG))
 
 
 def test_learned_positions_have_no_place_there() -> None:
     config = TransformerConfig(layers=1, width=8, heads=2, mlp_width=8, positions=5)
+    denoiser = TransformerDenoiser(V, config)
     with pytest.raises(ValueError, match=r"net.positions=5: the published layout knows rotary positions only"):
-        to_published(TransformerDenoiser(V, config).state_dict(), config)
+        to_published(denoiser.state_dict(), config)
     with pytest.raises(ValueError, match=r"net.positions=5"):
-        from_published(random_state(), config, V)
+        from_published(random_state(), denoiser)
 
 
 def test_our_own_names_are_not_published_ones() -> None:
