@@ -23,7 +23,7 @@ from lightning_mdm.data.problem import Problem
 
 # Encodes a problem; None where it does not fit the canvas. It travels to worker processes, so it must pickle.
 Encode: TypeAlias = Callable[[Problem], Example | None]
-# Makes several problems of one, equally many of each; it travels likewise.
+# Makes several problems of one; it travels likewise.
 Expand: TypeAlias = Callable[[Problem], Sequence[Problem]]
 
 # What stands for a problem in an epoch, counted from 0: itself, or a variant of it. It must pickle too.
@@ -51,9 +51,9 @@ class Source(ABC):
         """
         return self, 0
 
-    @abstractmethod
     def expanded(self, into: Expand) -> Source:
         """The same source with every problem replaced by several, in an order of their own."""
+        raise NotImplementedError(f"{type(self).__name__}: only problems of a list or a stream are expanded")
 
     @abstractmethod
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
@@ -129,9 +129,6 @@ class GeneratorSource(Source):
     def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
         return GeneratorSource(self.make, hint), 0
 
-    def expanded(self, into: Expand) -> Source:
-        return GeneratorSource(partial(nth_part, self.make, into, len(into(self.make(0)))), self.hint)
-
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         for slot in slots:
             for attempt in range(MAX_SPARES):
@@ -141,11 +138,6 @@ class GeneratorSource(Source):
                     break
             else:
                 raise ValueError(f"{MAX_SPARES} generated problems in a row do not fit the canvas: {self.hint}")
-
-
-def nth_part(make: Callable[[int], Problem], into: Expand, n: int, k: int) -> Problem:
-    """Number ``k`` of the problems made from generated ones, ``n`` of each."""
-    return into(make(k // n))[k % n]
 
 
 def each_part(read: Callable[[], Iterable[Problem]], into: Expand) -> Iterator[Problem]:
@@ -250,9 +242,6 @@ class MixedSource(Source):
     def fitting(self, encode: Encode, hint: str = CANVAS_HINT) -> tuple[Source, int]:
         (first, a), (second, b) = self.first.fitting(encode, hint), self.second.fitting(encode, hint)
         return MixedSource(first, second, self.share), a + b
-
-    def expanded(self, into: Expand) -> Source:
-        return MixedSource(self.first.expanded(into), self.second.expanded(into), self.share)
 
     def examples(self, slots: Iterable[int], encode: Encode) -> Iterator[tuple[Example, int]]:
         # Each walks its own slots, which ascend as these do.

@@ -430,16 +430,6 @@ def test_generated_word_problems_are_mixed_in_at_their_share(tmp_path: Path) -> 
         assert sum(map(mixed.is_second, range(3000))) == pytest.approx(3000 * share, abs=1)
 
 
-def test_both_of_two_mixed_sources_are_expanded(tmp_path: Path) -> None:
-    source = tiny(write_sold(tmp_path / "data"), word_problems_share=0.3).training()
-    assert isinstance(source, MixedSource)
-    expanded = source.expanded(lambda problem: (problem, problem))
-    assert [p.answer for p in expanded.sample(20)[::2]] == [p.answer for p in source.sample(20)][
-        : len(expanded.sample(20)) // 2
-    ]
-    assert len(expanded.sample(20)) > len(source.sample(20))
-
-
 def texts_with(encoding: GSM8K, data: GSM8K, slots: Any) -> list[str]:
     """What the slots of one datamodule hold, encoded by another."""
     examples = data.training().examples(slots, encoding.encoder)

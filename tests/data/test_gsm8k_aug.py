@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lightning_mdm.data.gsm8k_aug import GSM8KAug, PartOfProblem
 from lightning_mdm.data.gsm8k_rows import key
 from lightning_mdm.data.problem import Problem
-from lightning_mdm.data.sources import GeneratorSource, ListSource, StreamSource
+from lightning_mdm.data.sources import ListSource, StreamSource
 from llama import REHEARSAL, files
 
 EOS, START = 2, 1
@@ -199,15 +199,6 @@ def test_the_hub_and_parquet_files_are_the_same_data(tmp_path: Path, folder: Pat
     broken.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"test.parquet: no parquet file"):
         made(folder, path=str(tmp_path)).problems("test")
-
-
-def test_generated_problems_can_be_expanded_too() -> None:
-    source = GeneratorSource(lambda k: Problem(k, f"q{k}", "", "")).expanded(
-        lambda p: [Problem(3 * p.index + j, p.prompt, "", str(j)) for j in range(3)]
-    )
-    assert [(p.index, p.prompt, p.answer) for p in source.sample(7)] == [
-        (k, f"q{k // 3}", str(k % 3)) for k in range(7)
-    ]
 
 
 def test_training_batches_hold_both_kinds(folder: Path) -> None:

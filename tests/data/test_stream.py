@@ -203,9 +203,13 @@ def test_a_stream_is_shuffled_from_its_first_problem_to_its_last() -> None:
 
 def test_generated_problems_keep_the_advice_of_their_task() -> None:
     wider, _ = GeneratorSource(make).fitting(encode, "wider")
-    for source in (wider, wider.expanded(lambda problem: [problem])):
-        with pytest.raises(ValueError, match="do not fit the canvas: wider"):
-            indices(source, [0], lambda problem: None)
+    with pytest.raises(ValueError, match="do not fit the canvas: wider"):
+        indices(wider, [0], lambda problem: None)
+
+
+def test_generated_problems_are_not_expanded() -> None:
+    with pytest.raises(NotImplementedError, match="GeneratorSource: only problems of a list or a stream"):
+        GeneratorSource(make).expanded(lambda problem: [problem])
 
 
 def test_two_sources_in_one_know_the_misfits_of_both() -> None:
