@@ -5,8 +5,8 @@ Knows nothing of text, problems or models. B rows, L positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,11 @@ class Example:
 
     def __post_init__(self) -> None:
         assert len(self.tokens) == len(self.given), "one flag per token"
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], response: Sequence[int], index: int) -> Example:
+        """A prompt, all of it given, and the response to generate after it."""
+        return cls([*prompt, *response], [True] * len(prompt) + [False] * len(response), index)
 
 
 @dataclass
@@ -82,24 +87,20 @@ class Batch:
         """
         if non_blocking is None:
             non_blocking = torch.device(device).type == "cuda"
-        return Batch(
-            self.tokens_BL.to(device, non_blocking=non_blocking),
-            self.prompt_BL.to(device, non_blocking=non_blocking),
-            self.valid_BL.to(device, non_blocking=non_blocking),
-            self.index_B.to(device, non_blocking=non_blocking),
-            self.longest_response,
-            self.full,
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; what a DataLoader calls with ``pin_memory=True``."""
-        return Batch(
-            self.tokens_BL.pin_memory(),
-            self.prompt_BL.pin_memory(),
-            self.valid_BL.pin_memory(),
-            self.index_B.pin_memory(),
-            self.longest_response,
-            self.full,
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch, each of its tensors moved; nothing is counted again."""
+        return replace(
+            self,
+            tokens_BL=moved(self.tokens_BL),
+            prompt_BL=moved(self.prompt_BL),
+            valid_BL=moved(self.valid_BL),
+            index_B=moved(self.index_B),
         )
 
 

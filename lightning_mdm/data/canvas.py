@@ -50,8 +50,7 @@ class TextEncoder(CanvasEncoder):
         if len(prompt) > self.prompt_tokens or len(response) >= self.response_tokens:
             return None
         region = response + [self.eos_id] * (self.response_tokens - len(response))
-        given = [True] * len(prompt) + [False] * len(region)
-        return Example(prompt + region, given, problem.index)
+        return Example.of(prompt, region, problem.index)
 
     def decode(self, tokens: Iterable[int]) -> str:
         return text_of(self.tokenizer, up_to(self.eos_id, tokens))

@@ -100,11 +100,7 @@ class AugEncoder(CanvasEncoder):
     def row(self, given: Sequence[int], response: Sequence[int], index: int) -> Example:
         """A whole row."""
         filling = [self.eos_id] * (self.canvas_tokens - len(given) - len(response))
-        return Example(
-            [*given, *response, *filling],
-            [True] * len(given) + [False] * (self.canvas_tokens - len(given)),
-            index,
-        )
+        return Example.of(given, [*response, *filling], index)
 
     def answering(self, problem: Problem, thought: Sequence[int]) -> Example | None:
         """The row in which a problem's answer is generated after a thought; ``None`` if the canvas has no room left.

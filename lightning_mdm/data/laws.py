@@ -72,7 +72,7 @@ class LawEncoder:
         response = self.legal(problem.response) if problem.response else [0] * self.response
         if prompt is None or tuple(sorted(prompt)) != self.prompt or response is None:
             return None
-        return Example(prompt + response, [True] * len(prompt) + [False] * len(response), problem.index)
+        return Example.of(prompt, response, problem.index)
 
     def legal(self, response: str) -> list[int] | None:
         """The tokens of a response, ``None`` unless they are of the right number and may all be generated."""

@@ -116,7 +116,7 @@ class MovesLayout(Layout):
     def example(self, clues: bytes, response: list[int], index: int) -> Example:
         given = [cell for cell, digit in enumerate(clues) if digit]
         prompt = [number - 1 for cell in given for number in self.move(cell, clues[cell])]
-        return Example(prompt + response, [True] * len(prompt) + [False] * len(response), index)
+        return Example.of(prompt, response, index)
 
     def response(self, puzzle: Puzzle, order: Sequence[int]) -> str:
         return " ".join("".join(map(str, self.move(cell, puzzle.grid[cell]))) for cell in order)

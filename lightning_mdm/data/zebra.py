@@ -140,7 +140,7 @@ class ZebraEncoder:
         response = self.names.tokens(problem.response) if problem.response else [0] * cells
         if prompt is None or response is None or len(response) != cells:
             return None
-        return Example(prompt + response, [True] * len(prompt) + [False] * len(response), problem.index)
+        return Example.of(prompt, response, problem.index)
 
 
 class ZebraPuzzles(ProblemDataModule):

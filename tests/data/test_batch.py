@@ -11,6 +11,10 @@ from lightning_mdm.data.batch import Batch, Example, collate
 EXAMPLES = [Example([5, 6, 7], [True, False, False], 4), Example([8, 9], [True, False], 2)]
 
 
+def test_a_response_follows_its_prompt() -> None:
+    assert [Example.of([5], [6, 7], 4), Example.of((8,), (9,), 2)] == EXAMPLES
+
+
 def test_collate() -> None:
     batch = collate(EXAMPLES, pad_id=3)
     assert batch.tokens_BL.tolist() == [[5, 6, 7], [8, 9, 3]]
