@@ -7,10 +7,9 @@ sequence may still be drawn twice, as from any law. Validation and test depend o
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -82,6 +81,13 @@ class LawEncoder:
         return tokens
 
 
+def generate(stream: str, k: int, law: Law, names: TokenNames) -> Problem:
+    """Problem number ``k`` of a random stream: a pure function of all these; the sequence is its own answer."""
+    drawn = law.draw(stream, k)
+    response = names.text(drawn.response)
+    return Problem(k, names.text(drawn.prompt), response, response)
+
+
 class LawProblems(ProblemDataModule):
     """Problems of one law.
 
@@ -108,9 +114,9 @@ class LawProblems(ProblemDataModule):
         self.names = names
         self.sizes = {"validation": n_validation, "test": n_test}
 
-    @abstractmethod
     def maker(self, stream: str) -> Callable[[int], Problem]:
         """Makes the problems of a random stream from their numbers; it travels to worker processes."""
+        return partial(generate, stream, law=self.law, names=self.names)
 
     @property
     def vocab_size(self) -> int:

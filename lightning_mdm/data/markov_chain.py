@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from lightning_mdm.data.laws import LawProblems, TokenNames, digit_names
@@ -11,12 +9,6 @@ from lightning_mdm.data.problem import Grade, Problem
 from lightning_mdm.laws.markov_chain import MarkovChain
 
 DEFAULT = MarkovChain()
-
-
-def generate(stream: str, k: int, law: MarkovChain) -> Problem:
-    """Problem number ``k`` of a random stream: a pure function of both and the law; the sequence is its own answer."""
-    response = TokenNames(digit_names(law.vocab_size)).text(law.draw(stream, k).response)
-    return Problem(k, "", response, response)
 
 
 class MarkovChainProblems(LawProblems):
@@ -37,9 +29,6 @@ class MarkovChainProblems(LawProblems):
 
     def __init__(self, law: MarkovChain = DEFAULT, n_validation: int = 500, n_test: int = 1000, **options: Any) -> None:
         super().__init__(law, TokenNames(digit_names(law.vocab_size)), n_validation, n_test, **options)
-
-    def maker(self, stream: str) -> Callable[[int], Problem]:
-        return partial(generate, stream, law=self.law)
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """There is no right answer: "correct" says only that the text has the right length and legal tokens.

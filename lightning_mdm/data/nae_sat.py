@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_mdm.data.laws import LawProblems, TokenNames
@@ -11,21 +10,7 @@ from lightning_mdm.data.problem import Grade, Problem, SubproblemKind
 from lightning_mdm.laws.nae_sat import NaeSat
 
 DEFAULT = NaeSat()
-NAMES = ("0", "1", "_")
-
-
-def names_of(law: NaeSat) -> TokenNames:
-    """Bits, and ``_`` for padding."""
-    return TokenNames(NAMES[: law.n_tokens])
-
-
-def generate(stream: str, k: int, law: NaeSat) -> Problem:
-    """Problem number ``k`` of a random stream: a pure function of both and the law; the sequence is its own answer."""
-    drawn, names = law.draw(stream, k), names_of(law)
-    response = names.text(drawn.response)
-    return Problem(k, names.text(drawn.prompt), response, response)
-
-
+NAMES = ("0", "1", "_")  # bits, and padding
 KINDS = (
     SubproblemKind("observation, decided by known latents", ready=True),
     SubproblemKind("observation, not decided yet", ready=False),
@@ -51,10 +36,7 @@ class NaeSatProblems(LawProblems):
     law: NaeSat
 
     def __init__(self, law: NaeSat = DEFAULT, n_validation: int = 500, n_test: int = 1000, **options: Any) -> None:
-        super().__init__(law, names_of(law), n_validation, n_test, **options)
-
-    def maker(self, stream: str) -> Callable[[int], Problem]:
-        return partial(generate, stream, law=self.law)
+        super().__init__(law, TokenNames(NAMES[: law.n_tokens]), n_validation, n_test, **options)
 
     def grade(self, problem: Problem, text: str) -> Grade:
         """Right where every observation is what the generated latents make it.
