@@ -8,8 +8,9 @@ a fixed budget; and at equal mean evaluations, adaptive policies against each ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 from lightning_mdm.metrics.statistics import Paired, holm, mcnemar, sign_by_problem
 from lightning_mdm.outcomes import OutcomeRow
@@ -177,25 +178,7 @@ def every_pair(points: Sequence[Point], solved: Solved) -> list[PairRow]:
     for T in sorted({point.T for point in points}):
         rivals = [point for point in points if point.T == T and _cell(point) in solved]
         pairs = [pair for k, first in enumerate(rivals) for pair in _compare(first, rivals[k + 1 :], solved)]
-        rows += [
-            PairRow(
-                task=c.first.panel.task,
-                split=c.first.panel.split,
-                checkpoint=c.first.panel.checkpoint,
-                T=T,
-                first=c.first.name,
-                second=c.second.name,
-                pairs=c.pooled.n,
-                only_first=c.pooled.only_a,
-                only_second=c.pooled.only_b,
-                difference=c.pooled.difference,
-                p_value=c.pooled.p_value,
-                p_holm=c.pooled_holm,
-                p_by_problem=c.by_problem.p_value,
-                p_by_problem_holm=c.by_problem_holm,
-            )
-            for c in _correct(pairs)
-        ]
+        rows += [PairRow(T=T, **_columns(c)) for c in _correct(pairs)]
     return rows
 
 
@@ -257,28 +240,33 @@ def at_equal_evaluations(points: Sequence[Point], solved: Solved) -> list[EqualN
     corrected = _correct([pair for shared in found for pair in _compare(shared.first, [shared.second], solved)])
     return [
         EqualNfeRow(
-            task=c.first.panel.task,
-            split=c.first.panel.split,
-            checkpoint=c.first.panel.checkpoint,
-            first=c.first.name,
             first_T=c.first.T,
             first_nfe=shared.first_nfe,
             first_accuracy=shared.first_accuracy,
-            second=c.second.name,
             second_T=c.second.T,
             second_nfe=shared.second_nfe,
             second_accuracy=shared.second_accuracy,
-            pairs=c.pooled.n,
-            only_first=c.pooled.only_a,
-            only_second=c.pooled.only_b,
-            difference=c.pooled.difference,
-            p_value=c.pooled.p_value,
-            p_holm=c.pooled_holm,
-            p_by_problem=c.by_problem.p_value,
-            p_by_problem_holm=c.by_problem_holm,
+            **_columns(c),
         )
         for shared, c in zip(found, corrected, strict=True)
     ]
+
+
+def _columns(c: Comparison) -> dict[str, Any]:
+    """What rows of either kind say of a comparison."""
+    return {
+        **asdict(c.first.panel),
+        "first": c.first.name,
+        "second": c.second.name,
+        "pairs": c.pooled.n,
+        "only_first": c.pooled.only_a,
+        "only_second": c.pooled.only_b,
+        "difference": c.pooled.difference,
+        "p_value": c.pooled.p_value,
+        "p_holm": c.pooled_holm,
+        "p_by_problem": c.by_problem.p_value,
+        "p_by_problem_holm": c.by_problem_holm,
+    }
 
 
 def _kind(point: Point) -> tuple[str, bool]:
