@@ -11,7 +11,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,7 @@ from lightning_mdm.report.looks import BLACK, Look, looks
 from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
 from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles
 from lightning_mdm.report.style import draw_curve, evaluations_axis, legend_beside, panel_grid, save_figure
-from lightning_mdm.report.tables import print_table
+from lightning_mdm.report.tables import policy_table, print_table
 
 OPTIMUM = "optimum"
 _LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
@@ -95,13 +94,7 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> 
 def _panel_table(points: Sequence[OrderPoint]) -> Table:
     budgets = sorted({point.T for point in points})
     least = {T: min(point.nats for point in points if point.T == T) for T in budgets}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("policy", min_width=10, overflow="fold")
-    for T in budgets:
-        table.add_column(f"T={T}", justify="right", no_wrap=True)
-    for name, curve in by_name(points).items():
-        cells = {point.T: _cell(point, point.nats == least[point.T]) for point in curve}
-        table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
+    table = policy_table(points, lambda point: _cell(point, point.nats == least[point.T]))
     best = optimum_curve(points)
     if best:
         table.add_row(Text(OPTIMUM), *(Text(f"{best[T]:.2f}" if T in best else "") for T in budgets), style="bold")

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lightning_mdm.outcomes import OrderRow
-from lightning_mdm.report.naming import distinct_names
-from lightning_mdm.report.points import Panel
+from lightning_mdm.report.points import Panel, by_cell
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     rows = list(rows)
     if not rows:
         raise ValueError("there are no rows of what orders cost: give order_nats.budgets, then sweep")
-    names = distinct_names((row.policy, row.options) for row in rows)
-    groups: dict[tuple[Panel, tuple[str, str], int], list[OrderRow]] = {}
-    for row in rows:
-        panel = Panel(row.task, row.split, row.checkpoint)
-        groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
-    panels, cells = list(dict.fromkeys(panel for panel, _, _ in groups)), list(names)
-    ordered = sorted(groups, key=lambda group: (panels.index(group[0]), cells.index(group[1]), group[2]))
-    return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
 
 
 def optimum_curve(points: Iterable[OrderPoint]) -> dict[int, float]:

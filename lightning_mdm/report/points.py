@@ -6,12 +6,12 @@ Knows rows; knows nothing of how they are shown. A panel holds what may be compa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lightning_mdm.metrics.statistics import wilson
-from lightning_mdm.outcomes import Row
+from lightning_mdm.outcomes import OrderRow, Row
 from lightning_mdm.report.naming import competes, distinct_names
 
 
@@ -53,10 +53,13 @@ class Named(Protocol):
     @property
     def policy(self) -> str: ...
     @property
+    def T(self) -> int: ...
+    @property
     def adaptive(self) -> bool: ...
 
 
 AnyPoint = TypeVar("AnyPoint", bound=Named)
+AnyRow = TypeVar("AnyRow", Row, OrderRow)
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,20 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     rows = list(rows)
     if not rows:
         raise ValueError("there are no rows to report: run a sweep first")
+    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
+
+
+def by_cell(rows: Sequence[AnyRow]) -> list[tuple[Panel, str, list[AnyRow]]]:
+    """Panel, name of the policy and rows of every cell, those of its seeds, sorted as points are."""
     names = distinct_names((row.policy, row.options) for row in rows)
     place = {cell: i for i, cell in enumerate(names)}
-    groups: dict[tuple[Panel, tuple[str, str], int], list[Row]] = {}
+    groups: dict[tuple[Panel, tuple[str, str], int], list[AnyRow]] = {}
     for row in rows:
         panel = Panel(row.task, row.split, row.checkpoint)
         groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
     panels = list(dict.fromkeys(panel for panel, _, _ in groups))
     ordered = sorted(groups, key=lambda group: (panels.index(group[0]), place[group[1]], group[2]))
-    return [_pool(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+    return [(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
 
 
 def competitors(points: Iterable[Point]) -> list[Point]:

@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +28,7 @@ from lightning_mdm.report.looks import looks
 from lightning_mdm.report.naming import distinct_names
 from lightning_mdm.report.points import Panel, panel_titles
 from lightning_mdm.report.style import save_figure
-from lightning_mdm.report.tables import print_table
+from lightning_mdm.report.tables import numbers_table, print_table
 
 _LEAST = 10  # tokens of a kind that a point stands for
 _GREYS = ("0.65", "0.4", "0.8", "0.2")  # of kinds that are not ready
@@ -133,7 +132,7 @@ def subproblem_table(losses: Sequence[SubproblemRow], commits: Sequence[CommitRo
     panels = {panel: policies_of(panel, commits) for panel in dict.fromkeys(map(_panel, losses))}
     titles = panel_titles(panels)
     for panel, policies in panels.items():
-        kinds = _table("kind", "ready", "tokens", "nats", "right %")
+        kinds = numbers_table("kind", "ready", "tokens", "nats", "right %")
         for kind, rows in _by_kind([row for row in losses if _panel(row) == panel]).items():
             n = sum(row.n for row in rows)
             nats = math.fsum(row.nats * row.n for row in rows) / n
@@ -141,7 +140,7 @@ def subproblem_table(losses: Sequence[SubproblemRow], commits: Sequence[CommitRo
             kinds.add_row(kind, "yes" if rows[0].ready else "no", str(n), f"{nats:.3f}", f"{100 * right:.1f}")
         parts: list[Text | Table] = [Text(titles[panel], style="bold"), kinds]
         if policies:
-            table = _table("policy", "tokens", "ready %", "wrong %", "without mistake %")
+            table = numbers_table("policy", "tokens", "ready %", "wrong %", "without mistake %")
             for c in policies:
                 ready = 100 * c.total(lambda row: row.n * row.ready) / max(1.0, c.n)
                 firsts = 100 * c.total(lambda row: row.first_mistakes * row.ready) / c.failed if c.failed else None
@@ -200,14 +199,6 @@ def _by_kind(rows: Iterable[SubproblemRow]) -> dict[str, list[SubproblemRow]]:
     for row in rows:
         found.setdefault(row.kind, []).append(row)
     return found
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _denoised(

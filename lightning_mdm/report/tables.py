@@ -1,11 +1,11 @@
-"""The frontier as a table, on the terminal and in Markdown: policies by step budgets.
+"""The frontier as a table, on the terminal and in Markdown: policies by step budgets; and what other tables share.
 
 Knows points; knows nothing of files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import Row
-from lightning_mdm.report.points import Point, by_name, by_panel, competitors, panel_titles, pool_seeds
+from lightning_mdm.report.points import AnyPoint, Point, by_name, by_panel, competitors, panel_titles, pool_seeds
 
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
@@ -39,6 +39,25 @@ def frontier_table(rows: Iterable[Row]) -> Table:
     scored = any(point.score is not None for point in pooled)
     stack.add_row(Text(_CAPTION + (_SCORE if scored else ""), style="dim"))
     return stack
+
+
+def numbers_table(first: str, *others: str, min_width: int | None = None) -> Table:
+    """A table without lines yet: names in its first column, folded where they are too long, numbers in the others."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, min_width=min_width, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def policy_table(points: Sequence[AnyPoint], cell: Callable[[AnyPoint], Text]) -> Table:
+    """A line per policy, a column per step budget; ``cell`` says what is shown of a point."""
+    budgets = sorted({point.T for point in points})
+    table = numbers_table("policy", *(f"T={T}" for T in budgets), min_width=10)
+    for name, curve in by_name(points).items():
+        cells = {point.T: cell(point) for point in curve}
+        table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
+    return table
 
 
 def print_table(table: Table) -> Console:
@@ -101,16 +120,8 @@ def best_at(points: Iterable[Point]) -> dict[int, float]:
 
 
 def _panel_table(points: Sequence[Point]) -> Table:
-    budgets = sorted({point.T for point in points})
     best = best_at(points)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("policy", min_width=10, overflow="fold")
-    for T in budgets:
-        table.add_column(f"T={T}", justify="right", no_wrap=True)
-    for name, curve in by_name(points).items():
-        cells = {point.T: _cell(point, point.competes and point.accuracy == best[point.T]) for point in curve}
-        table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
-    return table
+    return policy_table(points, lambda point: _cell(point, point.competes and point.accuracy == best[point.T]))
 
 
 def _cell(point: Point, best: bool) -> Text:
