@@ -39,6 +39,7 @@ from lightning_mdm.puzzles.sudoku_generator import (
 )
 from lightning_mdm.puzzles.sudoku_logic import LogicalSolution, solve_logically
 from lightning_mdm.puzzles.sudoku_pool import training_stream
+from lightning_mdm.splits import first_different
 from lightning_mdm.vocabulary import TokenSpace
 
 # Base puzzles in place of excluded ones start here; no pool is that large.
@@ -374,21 +375,12 @@ class SudokuProblems(ProblemDataModule):
         Raises:
             ValueError: there are not so many.
         """
-        options = replace(self.options, difficulty=self.difficulties[split])
-        found: dict[int, Puzzle] = {}
-        known = set(self.excluded)  # of the other split's file
-        k = repeats = 0
-        while len(found) < self.sizes[split]:
-            puzzle = fresh(options, split, k, split)
-            form = canonical_form(puzzle)
-            repeats = repeats + 1 if form in known else 0
-            if form not in known:
-                found[k] = puzzle
-                known.add(form)
-            if repeats > MAX_REPEATS:
-                raise ValueError(
-                    f"data.n_{split}={self.sizes[split]}: there are about {len(found)} different {split} puzzles with "
-                    f"{options.min_clues} to {options.max_clues} clues; ask for fewer, or widen the range"
-                )
-            k += 1
+        options, wanted = replace(self.options, difficulty=self.difficulties[split]), self.sizes[split]
+        make = partial(fresh, options, split, split=split)
+        found = first_different(make, canonical_form, wanted, MAX_REPEATS, self.excluded)  # of the other split's file
+        if len(found) < wanted:
+            raise ValueError(
+                f"data.n_{split}={wanted}: there are about {len(found)} different {split} puzzles with "
+                f"{options.min_clues} to {options.max_clues} clues; ask for fewer, or widen the range"
+            )
         return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import re
-import zlib
 from functools import partial
 from typing import Any
 
@@ -18,10 +17,10 @@ from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.sources import GeneratorSource, Source
 from lightning_mdm.data.stories import tell
 from lightning_mdm.data.text import TextDataModule
+from lightning_mdm.splits import first_different, hashed_split
 
-# Of 20 content buckets, one is validation, one is test, the rest is training.
-N_BUCKETS = 20
-BUCKETS = {"train": range(2, N_BUCKETS), "validation": range(0, 1), "test": range(1, 2)}
+N_BUCKETS = 20  # of contents: one is validation, one is test, the rest is training
+SPLITS = ("train", "validation", "test")  # as messages name them
 # Stories tried for one problem, and problems tried for one more of an evaluation split, before giving up.
 MAX_TRIES = 20_000
 MAX_REPEATS = 2_000
@@ -41,12 +40,6 @@ def content_of(response: str) -> str:
     return " ".join(steps)
 
 
-def split_of(content: str) -> str:
-    """The one split that may hold problems of this content."""
-    bucket = zlib.crc32(content.encode()) % N_BUCKETS
-    return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
-
-
 def generate(split: str, k: int, difficulty: Difficulty, seed: int = 0) -> Problem:
     """Problem number ``k`` of ``split`` ("train", "validation" or "test").
 
@@ -59,8 +52,8 @@ def generate(split: str, k: int, difficulty: Difficulty, seed: int = 0) -> Probl
     Raises:
         ValueError: an unknown split, or a difficulty that has hardly any problem for it.
     """
-    if split not in BUCKETS:
-        raise ValueError(f"split {split!r}: the word problems have {', '.join(BUCKETS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: the word problems have {', '.join(SPLITS)}")
     rng = random.Random(f"{seed}/{split}/{k}")
     for _ in range(MAX_TRIES):
         told = tell(rng, difficulty)
@@ -68,7 +61,7 @@ def generate(split: str, k: int, difficulty: Difficulty, seed: int = 0) -> Probl
             continue
         story, asked = told
         equations = " ".join(story.equations)
-        if split_of(content_of(equations)) == split:
+        if hashed_split(content_of(equations).encode(), N_BUCKETS) == split:
             return Problem(
                 index=k,
                 prompt=" ".join(story.sentences),
@@ -115,16 +108,11 @@ class WordProblems(TextDataModule):
 
         So runs with several seeds are compared on the same problems.
         """
-        wanted, found = self.sizes[split], dict[str, Problem]()
-        k, repeats = 0, 0
-        while len(found) < wanted:
-            problem = generate(split, k, self.difficulty)
-            k, repeats = k + 1, repeats + 1
-            if found.setdefault(content_of(problem.response), problem) is problem:
-                repeats = 0
-            if repeats > MAX_REPEATS:
-                raise ValueError(
-                    f"data.n_{split}={wanted}: this difficulty has about {len(found)} different {split} problems; "
-                    "ask for fewer, or raise data.difficulty"
-                )
+        wanted, make = self.sizes[split], partial(generate, split, difficulty=self.difficulty)
+        found = first_different(make, lambda problem: content_of(problem.response), wanted, MAX_REPEATS)
+        if len(found) < wanted:
+            raise ValueError(
+                f"data.n_{split}={wanted}: this difficulty has about {len(found)} different {split} problems; "
+                "ask for fewer, or raise data.difficulty"
+            )
         return list(found.values())

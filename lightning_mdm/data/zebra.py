@@ -10,7 +10,6 @@ disjoint by content: the hash of a puzzle's clues, whatever names and order they
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +25,12 @@ from lightning_mdm.puzzles.zebra import Zebra, draw_puzzle
 from lightning_mdm.puzzles.zebra_clues import KINDS, Item, Puzzle, Table, item_of, parse_puzzle, parse_table, table_text
 from lightning_mdm.puzzles.zebra_logic import rounds_of
 from lightning_mdm.puzzles.zebra_solver import solutions
+from lightning_mdm.splits import SPLITS, first_different, hashed_split
 from lightning_mdm.vocabulary import TokenSpace
 
 DEFAULT = Zebra()
 ASK, PAD = "?", "_"
-# Of eight buckets of contents, one is validation, one is test, the rest is training.
-N_BUCKETS = 8
-BUCKETS = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, N_BUCKETS)}
+N_BUCKETS = 8  # of contents: one is validation, one is test, the rest is training
 # Puzzles drawn for one problem, and problems in a row that an evaluation split has already, before giving up.
 MAX_TRIES = 2_000
 MAX_REPEATS = 200
@@ -51,12 +49,6 @@ def names_of(law: Zebra) -> TokenNames:
     items = (str(Item(a, v)) for a in range(law.max_attributes) for v in range(law.max_houses))
     numbers = (str(n) for n in range(1, max(law.max_houses, law.max_attributes) + 1))
     return TokenNames((*items, *numbers, *KINDS, ASK, PAD))
-
-
-def split_of(content: str) -> str:
-    """The one split that may hold puzzles of this content."""
-    bucket = zlib.crc32(content.encode()) % N_BUCKETS
-    return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
 
 
 def moves_text(puzzle: Puzzle, table: Table, order: MoveOrder) -> str:
@@ -85,16 +77,21 @@ def generate(
     Raises:
         ValueError: an unknown split, or a law that has hardly any puzzle for it.
     """
-    if split not in BUCKETS:
-        raise ValueError(f"split {split!r}: the zebra puzzles have {', '.join(BUCKETS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: the zebra puzzles have {', '.join(SPLITS)}")
     rng = random.Random(f"{law.seed}/{seed}/{split}/{k}")
     for _ in range(MAX_TRIES):
         drawn = draw_puzzle(law, rng)
-        if split_of(drawn.content) == split:
+        if hashed_split(drawn.content.encode(), N_BUCKETS) == split:
             answer = table_text(drawn.table)
             response = answer if layout == "table" else moves_text(drawn.puzzle, drawn.table, move_order)
             return Problem(k, drawn.puzzle.text, response, answer)
     raise ValueError(f"{law} has hardly any puzzle for the {split} split: allow more kinds of clues, or larger puzzles")
+
+
+def told(problem: Problem) -> str:
+    """The clues of a puzzle under the names it has, in whatever order: two of the same are one puzzle."""
+    return " ".join(sorted(str(clue.normal) for clue in parse_puzzle(problem.prompt).clues))
 
 
 def table_of_moves(text: str, puzzle: Puzzle) -> str | None:
@@ -232,16 +229,8 @@ class ZebraPuzzles(ProblemDataModule):
 
         So runs with several seeds are compared on the same puzzles.
         """
-        wanted, make = self.sizes[split], self.maker(split)
-        found: dict[str, Problem] = {}
-        k = repeats = 0
-        while len(found) < wanted and repeats <= MAX_REPEATS:
-            problem = make(k)
-            k, repeats = k + 1, repeats + 1
-            # The same clues in another order are the same puzzle, under the same names.
-            told = " ".join(sorted(str(clue.normal) for clue in parse_puzzle(problem.prompt).clues))
-            if found.setdefault(told, problem) is problem:
-                repeats = 0
+        wanted = self.sizes[split]
+        found = first_different(self.maker(split), told, wanted, MAX_REPEATS)
         if len(found) < wanted:
             raise ValueError(
                 f"data.n_{split}={wanted}: this law has about {len(found)} different {split} puzzles; ask for fewer, "

@@ -9,7 +9,6 @@ of a test split, nor a symmetric one.
 from __future__ import annotations
 
 import random
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -24,12 +23,11 @@ from lightning_mdm.puzzles.sudoku_canonical import canonical_form
 from lightning_mdm.puzzles.sudoku_logic import Position, solve_logically
 from lightning_mdm.puzzles.sudoku_search import search
 from lightning_mdm.puzzles.sudoku_symmetry import Symmetries
+from lightning_mdm.splits import SPLITS, hashed_split
 
 Difficulty = Literal["easy", "hard", "any"]
 
-# Of 8 buckets of classes, one is validation, one is test, the rest is training.
-N_BUCKETS = 8
-BUCKETS = {"validation": range(0, 1), "test": range(1, 2), "train": range(2, N_BUCKETS)}
+N_BUCKETS = 8  # of classes: one is validation, one is test, the rest is training
 # Grids tried for one puzzle before giving up, and ways of adding clues to each of them.
 MAX_GRIDS = 2_000
 ADDITIONS = 8
@@ -78,8 +76,7 @@ def is_of(difficulty: Difficulty, clues: bytes) -> bool:
 
 def split_of(puzzle: Puzzle) -> str:
     """The one split that may hold a puzzle and all that symmetries make of it."""
-    bucket = zlib.crc32(canonical_form(puzzle)) % N_BUCKETS
-    return next(split for split, buckets in BUCKETS.items() if bucket in buckets)
+    return hashed_split(canonical_form(puzzle), N_BUCKETS)
 
 
 def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None) -> Puzzle:
@@ -97,8 +94,8 @@ def fresh(options: SudokuOptions, stream: str, k: int, split: str | None = None)
     Raises:
         ValueError: an unknown split, or options that hardly any puzzle meets.
     """
-    if split is not None and split not in BUCKETS:
-        raise ValueError(f"split {split!r}: Sudokus have {', '.join(BUCKETS)}")
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r}: Sudokus have {', '.join(SPLITS)}")
     where = board(options.side)
     rng = random.Random(f"{stream}/{k}")
     few = False  # whether a grid had a puzzle of so few clues

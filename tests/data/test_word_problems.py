@@ -18,9 +18,10 @@ from lightning_mdm.data import word_problems
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.problem import Problem
 from lightning_mdm.data.stories import Story, begin
-from lightning_mdm.data.word_problems import WordProblems, content_of, generate, split_of
+from lightning_mdm.data.word_problems import N_BUCKETS, WordProblems, content_of, generate
 from lightning_mdm.data.wordings import DISTRACTORS, MEN, WOMEN
 from lightning_mdm.outcomes import read_rows
+from lightning_mdm.splits import hashed_split
 from runs import REPOSITORY, WORD_PROBLEMS
 
 HARD = Difficulty(3, 6, 60, 9, "+-*/", 0.5, 0.7, 0.4, 0.4, 0.5)
@@ -72,7 +73,7 @@ def test_every_problem(difficulty: Difficulty, k: int, seed: int, split: str) ->
     assert problem.response == " ".join(re.findall(r"<<.*?>>", problem.response)) + f" #### {problem.answer}"
     assert difficulty.min_steps <= len(steps) <= difficulty.max_steps
     assert steps[-1][2] == int(problem.answer)
-    assert split_of(content_of(problem.response)) == split
+    assert hashed_split(content_of(problem.response).encode(), N_BUCKETS) == split
 
     unused: list[int] = []
     for operands, operation, result in steps:
@@ -124,7 +125,7 @@ def test_a_content_belongs_to_a_split_by_its_hash_alone() -> None:
     evaluated = {0: "validation", 1: "test"}
     for k in range(400):
         content = f"+{k},2"
-        assert split_of(content) == evaluated.get(zlib.crc32(content.encode()) % 20, "train")
+        assert hashed_split(content.encode(), N_BUCKETS) == evaluated.get(zlib.crc32(content.encode()) % 20, "train")
 
 
 def test_content_ignores_the_order_of_commuting_operands() -> None:
