@@ -170,11 +170,11 @@ class Frontier(EvaluationCallback):
     def record(self, trainer: L.Trainer, name: str, outcomes: Sequence[Outcome]) -> None:
         """Count outcomes and note their problems as done."""
         self.done[name].update(outcome.problem for outcome in outcomes)
-        columns = [(o.problem, int(o.correct), o.nfe, o.tokens) for o in outcomes]
+        columns = [(o.problem, int(o.correct), o.nfe) for o in outcomes]
         scores = [math.nan if o.score is None else o.score for o in outcomes]
-        problem_B, correct_B, nfe_B, tokens_B = torch.tensor(columns, device=self.metric.device).unbind(1)
+        problem_B, correct_B, nfe_B = torch.tensor(columns, device=self.metric.device).unbind(1)
         score_B = torch.tensor(scores, dtype=torch.float64)
-        self.metric.update(name, problem_B, correct_B, nfe_B, tokens_B, score_B)
+        self.metric.update(name, problem_B, correct_B, nfe_B, score_B)
 
     def each_batch(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Decode the problems of a batch in every cell that lacks them."""
@@ -217,11 +217,6 @@ class Frontier(EvaluationCallback):
                 self.examples.append(DecodedExample(run.name, problem, texts, found.steps, grade.correct))
         where = (device_name(module.device), commit_hash(), software())
         return BatchRecord(tuple(outcomes), forward_passes, seconds, *where)
-
-    @staticmethod
-    def split(trainer: L.Trainer) -> str:
-        """The split that the running loop evaluates."""
-        return "test" if trainer.state.fn == TrainerFn.TESTING else "validation"
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule, prefix: str) -> None:
         """Log every cell; outside of fitting also write rows, figure and report."""

@@ -1,4 +1,4 @@
-"""Accuracy, NFE and parallelism of many cells at once, counted per problem and exact on any number of processes.
+"""Accuracy and NFE of many cells at once, counted per problem and exact on any number of processes.
 
 Knows nothing of policies, files or the Trainer.
 
@@ -25,13 +25,8 @@ class CellSummary(NamedTuple):
     The score is the mean share of an answer that is right, ``None`` where some problem has none.
     """
 
-    n: int
-    correct: int
     accuracy: float
     nfe_mean: float
-    nfe_min: int
-    nfe_max: int
-    tokens_per_forward: float
     score: float | None = None
 
 
@@ -46,13 +41,12 @@ class FrontierMetric(CellMetric):
     """
 
     higher_is_better = True
-    columns = 4
+    columns = 3
     number_type = torch.int64
 
     def update(
-        self, cell: str, problem_B: Tensor, correct_B: Tensor, nfe_B: Tensor, tokens_B: Tensor,
-        score_B: Tensor | None = None,
-    ) -> None:  # fmt: skip
+        self, cell: str, problem_B: Tensor, correct_B: Tensor, nfe_B: Tensor, score_B: Tensor | None = None
+    ) -> None:
         """Adds the outcomes of B problems.
 
         Args:
@@ -61,14 +55,13 @@ class FrontierMetric(CellMetric):
                 processes: the lowest rank's).
             correct_B: True where the answer is right.
             nfe_B: denoiser evaluations made for the problem, as counted by the loop.
-            tokens_B: generated answer tokens before end-of-sequence.
             score_B: share of each answer that is right, in [0, 1]; NaN, or none at all, where nobody can tell.
         """
         billionths_B = torch.full_like(problem_B, NO_SCORE)
         if score_B is not None:
             whole_B = (score_B.nan_to_num(nan=NO_SCORE / BILLION) * BILLION).round().long()
             billionths_B = whole_B.to(problem_B.device)
-        self.add(cell, problem_B, correct_B, nfe_B, tokens_B, billionths_B)
+        self.add(cell, problem_B, correct_B, nfe_B, billionths_B)
 
     def compute(self) -> dict[str, CellSummary]:
         """One summary per cell that has at least one outcome, in the order of ``cells``."""
@@ -76,16 +69,9 @@ class FrontierMetric(CellMetric):
 
 
 def _summary(outcomes: Sequence[tuple[int, ...]]) -> CellSummary:
-    correct, nfe, tokens, scores = (list(column) for column in zip(*outcomes, strict=True))
-    evaluations = sum(nfe)
+    correct, nfe, scores = (list(column) for column in zip(*outcomes, strict=True))
     return CellSummary(
-        n=len(nfe),
-        correct=sum(correct),
         accuracy=sum(correct) / len(nfe),
-        nfe_mean=evaluations / len(nfe),
-        nfe_min=min(nfe),
-        nfe_max=max(nfe),
-        # A canvas with nothing to generate costs no evaluation.
-        tokens_per_forward=sum(tokens) / evaluations if evaluations else 0.0,
+        nfe_mean=sum(nfe) / len(nfe),
         score=None if NO_SCORE in scores else sum(scores) / len(scores) / BILLION,
     )

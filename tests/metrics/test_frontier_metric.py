@@ -13,31 +13,31 @@ import torch.multiprocessing
 from lightning_mdm.metrics.frontier import CellSummary, FrontierMetric
 
 CELLS = ["margin@4", "threshold@4", "never decoded"]
-# (cell, problem, correct, nfe, tokens); both processes decode problem 2 of the first cell, as a padded sampler would.
+# (cell, problem, correct, nfe); both processes decode problem 2 of the first cell, as a padded sampler would.
 SHARDS = [
-    [("margin@4", 0, True, 4, 9), ("margin@4", 1, False, 4, 7), ("margin@4", 2, True, 3, 5)],
-    [("margin@4", 2, True, 3, 5)],
+    [("margin@4", 0, True, 4), ("margin@4", 1, False, 4), ("margin@4", 2, True, 3)],
+    [("margin@4", 2, True, 3)],
 ]
-ONLY_FIRST = [("threshold@4", 5, True, 1, 6), ("threshold@4", 3, True, 2, 3)]
+ONLY_FIRST = [("threshold@4", 5, True, 1), ("threshold@4", 3, True, 2)]
 EXPECTED = {
-    "margin@4": CellSummary(3, 2, 2 / 3, 11 / 3, 3, 4, 21 / 11),
-    "threshold@4": CellSummary(2, 2, 1.0, 1.5, 1, 2, 3.0),
+    "margin@4": CellSummary(2 / 3, 11 / 3),
+    "threshold@4": CellSummary(1.0, 1.5),
 }
 
-Shard = list[tuple[str, int, bool, int, int]]
+Shard = list[tuple[str, int, bool, int]]
 
 
 def feed(metric: FrontierMetric, shard: Shard) -> None:
-    for cell, problem, correct, nfe, tokens in shard:
-        numbers = (torch.tensor([value]) for value in (problem, correct, nfe, tokens))
+    for cell, problem, correct, nfe in shard:
+        numbers = (torch.tensor([value]) for value in (problem, correct, nfe))
         metric.update(cell, *numbers)
 
 
 def test_scores_by_hand() -> None:
     metric = FrontierMetric(CELLS)
     one = torch.ones(3, dtype=torch.int64)
-    metric.update("margin@4", torch.arange(3), one, one, one, torch.tensor([0.25, 1.0, 1 / 3], dtype=torch.float64))
-    metric.update("threshold@4", torch.arange(3), one, one, one, torch.tensor([0.25, float("nan"), 1.0]))
+    metric.update("margin@4", torch.arange(3), one, one, torch.tensor([0.25, 1.0, 1 / 3], dtype=torch.float64))
+    metric.update("threshold@4", torch.arange(3), one, one, torch.tensor([0.25, float("nan"), 1.0]))
     found = metric.compute()
     assert found["margin@4"].score == pytest.approx((0.25 + 1.0 + 1 / 3) / 3, abs=1e-9)
     assert found["threshold@4"].score is None, "a mean of some problems is none of the cell"
@@ -54,8 +54,8 @@ def test_counts_by_hand() -> None:
 
 def test_the_first_outcome_of_a_problem_stays() -> None:
     metric = FrontierMetric(["a"])
-    metric.update("a", torch.tensor([4, 4]), torch.tensor([True, False]), torch.tensor([2, 8]), torch.tensor([1, 1]))
-    assert metric.compute()["a"] == CellSummary(1, 1, 1.0, 2.0, 2, 2, 0.5)
+    metric.update("a", torch.tensor([4, 4]), torch.tensor([True, False]), torch.tensor([2, 8]))
+    assert metric.compute()["a"] == CellSummary(1.0, 2.0)
 
 
 def test_same_name_twice() -> None:
