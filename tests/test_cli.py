@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from jsonargparse import Namespace
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm import categorical
@@ -22,10 +23,25 @@ from lightning_mdm.cli import CLI, main
 from lightning_mdm.compilation import compiled_once
 from lightning_mdm.data import text as text_tasks
 from lightning_mdm.modules.denoiser import DenoiserModule
-from lightning_mdm.nets.transformer import Block
+from lightning_mdm.modules.order_module import OrderModule
+from lightning_mdm.nets.selector import SelectorConfig
+from lightning_mdm.nets.transformer import Block, TransformerConfig
 from lightning_mdm.outcomes import read_rows
 from lightning_mdm.parsing import is_given
-from runs import N_TEST, N_VALIDATION, REPOSITORY, SHIPPED, last, program, refused, saved, tiny, write_checkpoint
+from runs import (
+    N_TEST,
+    N_VALIDATION,
+    REPOSITORY,
+    SHIPPED,
+    last,
+    load_script,
+    program,
+    refused,
+    saved,
+    tiny,
+    trainer,
+    write_checkpoint,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +208,28 @@ def test_an_export_brings_its_tokenizer(tmp_path: Path, run_dir: Path, capsys: p
         ["export", str(last(run_dir)), str(another)], "is another tokenizer than the checkpoint's; export to", capsys
     )
     assert not another.exists()
+
+
+def test_what_ships_is_taken_out_of_a_run(tmp_path: Path, run_dir: Path) -> None:
+    """By the script behind ``make train-default``."""
+    ship = load_script("word_problems", "ship_weights").main
+    (tmp_path / "out").mkdir()
+    ship([str(run_dir), str(tmp_path / "out")])
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"denoiser.safetensors", "tokenizer.json"}
+    trained = torch.load(last(run_dir), weights_only=True)["state_dict"]
+    assert all(
+        trained[f"denoiser.{k}"].equal(v) for k, v in load_file(tmp_path / "out" / "denoiser.safetensors").items()
+    )
+    module = OrderModule(11, TransformerConfig(1, 16, 2, 24), selector=SelectorConfig(1, 8, 2, 8))
+    run = trainer(tmp_path)
+    run.strategy.connect(module)
+    run.save_checkpoint(tmp_path / "order" / "checkpoints" / "last.ckpt")
+    ship([str(tmp_path / "order"), str(tmp_path / "out")])
+    kept = load_file(tmp_path / "out" / "order.safetensors")
+    assert {name: kept[name].shape for name in kept} == {
+        name: value.shape for name, value in module.order_nets.state_dict().items()
+    }
+    assert all(value.equal(kept[name]) for name, value in module.order_nets.state_dict().items())
 
 
 def test_weights_bring_their_tokenizer(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -368,3 +368,12 @@ def test_the_order_that_is_kept_is_that_of_the_rows(capsys: pytest.CaptureFixtur
     rows = read_rows(kept.with_name("rows_medium.csv"))
     hashes = {json.loads(row.options)["selector"] for row in rows if row.policy == "learned"}
     assert hashes == {weights_hash(module.selector_for(2))}
+
+
+@pytest.mark.long
+def test_the_bench_of_puzzles_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    load_script("sudoku", "bench").main(["--n", "4"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "puzzles per second of CPU time"
+    assert all(float(line.split()[-1]) > 0.0 for line in said[1:10])
+    assert said[10].startswith("4 fresh puzzles of 17 to 34 clues")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.puzzles.sudoku import Puzzle
@@ -20,9 +20,14 @@ from lightning_mdm.puzzles.sudoku_logic import solve_logically
 from lightning_mdm.puzzles.sudoku_search import proven
 
 
+def warming_up(n: int) -> int:
+    """How many calls come before ``n`` that are measured."""
+    return max(1, n // 10)
+
+
 def rate(make: Callable[[int], object], n: int) -> float:
     """Calls per second of CPU time."""
-    for k in range(n, n + max(1, n // 10)):
+    for k in range(n, n + warming_up(n)):
         make(k)
     start = time.process_time()
     for k in range(n):
@@ -30,17 +35,17 @@ def rate(make: Callable[[int], object], n: int) -> float:
     return n / (time.process_time() - start)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=300)
-    n = parser.parse_args().n
+    n = parser.parse_args(arguments).n
     minimal = SudokuOptions(min_clues=0, max_clues=40)
     wide: dict[Difficulty, SudokuOptions] = {d: SudokuOptions(difficulty=d) for d in ("any", "easy", "hard")}
     print("puzzles per second of CPU time")
     for name, options in wide.items():
         print(f"  fresh, 17 to 34 clues, {name:5}{rate(lambda k, o=options: fresh(o, 'bench', k), n):10.0f}")
     print(f"  fresh, for the test split   {rate(lambda k: fresh(wide['any'], 'bench', k, 'test'), n // 4):10.0f}")
-    puzzles: list[Puzzle] = [fresh(minimal, "bench", k) for k in range(n + n // 10)]
+    puzzles: list[Puzzle] = [fresh(minimal, "bench", k) for k in range(n + warming_up(n))]
     for name, work in {
         "symmetric images            ": lambda k: image(puzzles[0], "bench", k),
         "logical solver              ": lambda k: solve_logically(puzzles[k].clues),

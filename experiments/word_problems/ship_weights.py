@@ -7,8 +7,9 @@ Of a denoiser's run these are denoiser and tokenizer, of an order's run selector
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,16 +21,20 @@ HERE = Path(__file__).parent
 MOST_BYTES = 4_000_000
 
 
-def main(run_dir: str, out_dir: str | Path = HERE) -> None:
-    checkpoints = Path(run_dir) / "checkpoints"
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", nargs="?", default=HERE)
+    options = parser.parse_args(arguments)
+    checkpoints, out_dir = options.run_dir / "checkpoints", options.out_dir
     last = checkpoints / "last.ckpt"
     is_order = "posterior" in torch.load(last, map_location="cpu", weights_only=True, mmap=True)["hyper_parameters"]
-    weights = Path(out_dir) / ("order.safetensors" if is_order else "denoiser.safetensors")
+    weights = out_dir / ("order.safetensors" if is_order else "denoiser.safetensors")
     if is_order:
         OrderModule.load_from_checkpoint(last, map_location="cpu").save_order(weights)
     else:
         DenoiserModule.load_from_checkpoint(last, map_location="cpu").save_weights(weights)
-        tokenizer = Path(out_dir) / "tokenizer.json"
+        tokenizer = out_dir / "tokenizer.json"
         if tokenizer.resolve() != (checkpoints / "tokenizer.json").resolve():
             shutil.copyfile(checkpoints / "tokenizer.json", tokenizer)
     if weights.stat().st_size > MOST_BYTES:
@@ -38,4 +43,4 @@ def main(run_dir: str, out_dir: str | Path = HERE) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
