@@ -4,7 +4,8 @@ python experiments/padding/run.py [--jobs N]
 
 The shipped denoiser of word problems is trained on with responses of 256 tokens, of which some 45 are content and all
 others end-of-sequence, as in the canvas of Fox et al. (arXiv 2602.23968). Policies decode it with the end of the
-sequence as a token like any other and with everything behind it closed. What is complete is not repeated.
+sequence as a token like any other and with everything behind it closed; so does an order learned for it, where the
+end is a token. What is complete is not repeated.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lightning_mdm.report import keep, report
-from lightning_mdm.slices import Clock, Fit, Sweep, layers, run_all, run_script
+from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, run_script
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/padding")
-CONFIG = "configs/word_problems/denoiser.yaml"
+CONFIG, ORDER = "configs/word_problems/denoiser.yaml", "configs/word_problems/order.yaml"
 SHIPPED = "experiments/word_problems"
 CANVAS = ("--data.prompt_tokens", "86", "--data.response_tokens", "256")
-UPDATES, TEST = 240, 300
+UPDATES, ORDER_UPDATES, TEST = 240, 200, 300
 BUDGETS = (1, 2, 4, 8, 16)
 POLICIES = "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}]"
+LEARNED = "[{class_path: Learned, init_args: {price: 0.01}}, {class_path: Learned, init_args: {price: 2.0}}]"
 ENDS = ("as_tokens", "close")
 
 
@@ -34,28 +36,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    data = (*layers(CONFIG), *CANVAS, "--data.tokenizer_path", f"{SHIPPED}/tokenizer.json")
+    canvas = (*CANVAS, "--data.tokenizer_path", f"{SHIPPED}/tokenizer.json")
+    never = ("--trainer.val_check_interval", "100000", "--trainer.num_sanity_val_steps", "0")
     fit = Fit(
         RUNS / "denoiser", UPDATES,
         (
-            *data, "--model.init_from", f"{SHIPPED}/denoiser.safetensors", "--model.learning_rate", "1e-3",
-            "--model.warmup_steps", "20", "--data.batch_size", "16", "--trainer.val_check_interval", "100000",
-            "--trainer.num_sanity_val_steps", "0",
+            *layers(CONFIG), *canvas, *never, "--model.init_from", f"{SHIPPED}/denoiser.safetensors",
+            "--model.learning_rate", "1e-3", "--model.warmup_steps", "20", "--data.batch_size", "16",
         ),
     )  # fmt: skip
+    order = Fit(
+        RUNS / "order", ORDER_UPDATES, (*layers(ORDER), *canvas, *never, "--model.denoiser_ckpt", str(fit.last))
+    )
     run_all([("the denoiser", fit)], Clock(float("inf")))
 
-    def sweep(end: str) -> Path:
-        decoding = (
-            "--frontier.decoding.end_of_sequence", end, "--frontier.policies", POLICIES, "--frontier.budgets",
-            str(list(BUDGETS)), "--data.n_test", str(TEST), "--data.eval_batch_size", "50",
+    def sweep(name: str, end: str, trained: tuple[str, ...], policies: str) -> Path:
+        stage = Sweep(
+            RUNS / name,
+            (
+                *trained, *canvas, "--frontier.decoding.end_of_sequence", end, "--frontier.policies", policies,
+                "--frontier.budgets", str(list(BUDGETS)), "--data.n_test", str(TEST), "--data.eval_batch_size", "50",
+            ),
         )  # fmt: skip
-        stage = Sweep(RUNS / end, (*data, "--ckpt_path", str(fit.last), *decoding))
-        run_all([(end, stage)], Clock(float("inf")))
+        run_all([(name, stage)], Clock(float("inf")))
         return stage.run_dir
 
+    def heuristics(end: str) -> list[Path]:
+        return [sweep(end, end, (*layers(CONFIG), "--ckpt_path", str(fit.last)), POLICIES)]
+
+    def learned(ends: Sequence[str]) -> list[Path]:
+        run_all([("the order", order)], Clock(float("inf")))
+        trained = (*layers(ORDER), *NO_BOUNDS, "--ckpt_path", str(order.last))
+        return [sweep(f"learned_{end}", end, trained, LEARNED) for end in ends]
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        swept = list(pool.map(sweep, ENDS))
+        made = [pool.submit(learned, ENDS), *(pool.submit(heuristics, end) for end in ENDS)]
+        swept = [run for runs in made for run in runs.result()]
     report([str(run) for run in swept], str(RUNS / "report"))
     keep(RUNS / "report", HERE)
 
