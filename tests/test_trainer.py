@@ -24,9 +24,9 @@ def test_a_checkpoint_is_the_last_one_or_the_next_one_and_never_half_of_it(
     io.save_checkpoint({"step": 1}, path)
     save = torch.save
 
-    def killed(value: Any, file: Any) -> None:
+    def killed(value: Any, file: Path) -> None:
         save(value, file)
-        file.truncate(10)
+        os.truncate(file, 10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
