@@ -75,7 +75,7 @@ class SavedConfig(SaveConfigCallback):
         """Nothing yet: no callback has looked at what there is to do."""
 
     @override
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().setup(trainer, pl_module, "fit")
 
     @override

@@ -39,8 +39,9 @@ class WholeFiles(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with whole_file(path) as draft:
-            torch.save(checkpoint, draft)
+        # Of a path torch would write the name, a draft's, into the file.
+        with whole_file(path) as draft, open(draft, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 class Signals(_SignalConnector):

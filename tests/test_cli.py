@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -96,6 +97,21 @@ def test_fit_again_resumes_or_says_that_it_is_complete(tmp_path: Path, run_dir: 
     assert step == 6
     assert [path.name for path in last(again).parent.glob("*.ckpt")] == ["last.ckpt"], "a copied directory"
     assert not all(torch.equal(value, saved(run_dir)[1][name]) for name, value in weights.items())
+
+
+def test_a_training_keeps_its_configuration_whether_it_begins_or_goes_on(tmp_path: Path, run_dir: Path) -> None:
+    def rate() -> float:
+        return float(yaml.safe_load((again / "fit.yaml").read_text())["model"]["init_args"]["learning_rate"])
+
+    again = tmp_path / "run"
+    shutil.copytree(run_dir, again)
+    before = rate()
+    options = ["fit", *tiny(tmp_path), "--run_dir", again, "--ckpt_path", "last", "--trainer.limit_val_batches", "0"]
+    options += ["--model.learning_rate", "0.00777"]
+    program(*options)
+    assert rate() == before != 0.00777, "complete: these options have trained nothing"
+    program(*options, "--trainer.max_steps", "5")
+    assert rate() == 0.00777
 
 
 def test_a_run_that_resumes_trains_no_tokenizer(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

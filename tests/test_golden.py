@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from decoding.reference import FACTS
 from lightning_mdm.decoding.loop import decode
-from lightning_mdm.decoding.policies import POLICIES, Learned
+from lightning_mdm.decoding.policies import (
+    KLASS,
+    POLICIES,
+    Blocks,
+    ConfidenceFactor,
+    ConfidenceThreshold,
+    EntropyBounded,
+    Learned,
+    Prophet,
+    TopMargin,
+)
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.tokens import Temperature
 from lightning_mdm.modules.denoiser import DenoiserModule
@@ -45,6 +55,12 @@ GOLDEN: dict[str, tuple[str, str]] = {
     "learned-greedy-1.0-0.0": ("44214344 04021340", "41213213 10341210"),
     "autoregressive": ("12344444 01023440", "33024113 13342300"),
     "learned-sampled-1.0-0.0": ("34412344 04023140", "41314413 10342200"),
+    "blocks-top_margin-3": ("11122243 02011340", "30234122 12321420"),
+    "prophet-1.2-0.9-0.6": ("23412314 02021120", "22212332 12341200"),
+    "klass-0.0-4.0-1": ("22212212 02021120", "24012130 12341200"),
+    "confidence_threshold-0.4": ("31211211 02021120", "40014133 12341200"),
+    "entropy_bounded-1.0": ("44214344 04021340", "41213213 10341210"),
+    "confidence_factor-1.6": ("34214442 04021340", "42213222 10341210"),
 }
 """By policy: steps and tokens of both rows, a digit each."""
 OBJECTIVES = {
@@ -80,7 +96,11 @@ def trace_of(policy: UnmaskingPolicy) -> tuple[str, str]:
     return steps, tokens
 
 
-TRIED: list[UnmaskingPolicy] = [*(kind() for kind in POLICIES), Learned("sampled")]
+# As they are, and with options that come into play on these rows.
+TRIED: list[UnmaskingPolicy] = [
+    *(kind() for kind in POLICIES), Learned("sampled"), Blocks(TopMargin(), 3), Prophet(1.2, 0.9, 0.6),
+    KLASS(0.0, 4.0, 1), ConfidenceThreshold(0.4), EntropyBounded(1.0), ConfidenceFactor(1.6),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", TRIED, ids=lambda policy: policy.label)

@@ -24,9 +24,9 @@ def test_a_checkpoint_is_the_last_one_or_the_next_one_and_never_half_of_it(
     io.save_checkpoint({"step": 1}, path)
     save = torch.save
 
-    def killed(value: Any, file: Path) -> None:
+    def killed(value: Any, file: Any) -> None:
         save(value, file)
-        os.truncate(file, 10)
+        file.truncate(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
@@ -37,6 +37,8 @@ def test_a_checkpoint_is_the_last_one_or_the_next_one_and_never_half_of_it(
     monkeypatch.setattr(torch, "save", save)
     io.save_checkpoint({"step": 3}, str(path))
     assert torch.load(path, weights_only=True) == {"step": 3}
+    io.save_checkpoint({"step": 3}, tmp_path / "other.ckpt")
+    assert path.read_bytes() == (tmp_path / "other.ckpt").read_bytes(), "nothing of its name is in it"
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 

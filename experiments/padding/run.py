@@ -11,11 +11,20 @@ end is a token. What is complete is not repeated.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from lightning_mdm.data.difficulty import Difficulty
+from lightning_mdm.data.word_problems import WordProblems
+from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.policies import IID, ConfidenceThreshold, TopMargin
+from lightning_mdm.modules.denoiser import DenoiserModule
+from lightning_mdm.outcomes import commit_hash
 from lightning_mdm.report import keep, report
 from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, layers, run_all, run_script
 
@@ -24,11 +33,37 @@ RUNS = Path("runs/padding")
 CONFIG, ORDER = "configs/word_problems/denoiser.yaml", "configs/word_problems/order.yaml"
 SHIPPED = "experiments/word_problems"
 CANVAS = ("--data.prompt_tokens", "86", "--data.response_tokens", "256")
-UPDATES, ORDER_UPDATES, TEST = 240, 200, 300
+UPDATES, ORDER_UPDATES, TEST, TRACED = 240, 200, 300, 100
 BUDGETS = (1, 2, 4, 8, 16)
 POLICIES = "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}]"
 LEARNED = "[{class_path: Learned, init_args: {price: 0.01}}, {class_path: Learned, init_args: {price: 2.0}}]"
 ENDS = ("as_tokens", "close")
+
+
+def note_ends(checkpoint: Path, to: Path) -> None:
+    """How much of the text goes with the last step, and how often its end is misplaced, the end being a token.
+
+    Written for the first ``TRACED`` test problems: ``last_step`` is a share of the text's tokens, ``misplaced`` one of
+    the problems, in which text is filled with the end or what is behind it with text.
+    """
+    module = DenoiserModule.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    difficulty = Difficulty(**OmegaConf.to_container(OmegaConf.load(CONFIG))["data"]["init_args"]["difficulty"])
+    data = WordProblems(
+        difficulty, vocab_size=512, n_test=TRACED, eval_batch_size=TRACED, prompt_tokens=86, response_tokens=256,
+        tokenizer_path=f"{SHIPPED}/tokenizer.json",
+    )  # fmt: skip
+    batch, space = next(iter(data.test_dataloader())), data.token_space
+    text_BL = batch.response_BL & (batch.tokens_BL != space.eos_id)
+    with open(to, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["policy", "T", "n", "last_step", "misplaced", "commit"])
+        for policy in (IID(), TopMargin(), ConfidenceThreshold()):
+            for steps in BUDGETS:
+                trace = decode(module.denoiser, policy, batch, space, steps=steps)
+                last = float((trace.order.step_BL == steps)[text_BL].float().mean())
+                ended_BL = (trace.tokens_BL == space.eos_id) & batch.response_BL
+                misplaced = float((ended_BL != batch.response_BL & ~text_BL).any(-1).float().mean())
+                rows.writerow([policy.label, steps, TRACED, round(last, 4), round(misplaced, 4), commit_hash()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         swept = [run for runs in made for run in runs.result()]
     report([str(run) for run in swept], str(RUNS / "report"))
     keep(RUNS / "report", HERE)
+    note_ends(fit.last, HERE / "ends.csv")
 
 
 if __name__ == "__main__":

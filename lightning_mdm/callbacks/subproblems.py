@@ -140,7 +140,8 @@ class Subproblems(EvaluationCallback):
                 f"subproblems.policies: a problem of {data.task} has several right answers, so no token of a policy "
                 "can be called wrong; leave them out for the denoiser's losses alone"
             )
-        published(Path(trainer.default_root_dir))  # what cannot be joined with is said before anything is decoded
+        if not fitting:
+            published(Path(trainer.default_root_dir))  # what cannot be joined with is said before anything is decoded
         self.facts, self.split = SplitFacts(data, split), data.split_name(split)
         longest = self.facts.longest_response
         all_policies = self.policies is None and not fitting

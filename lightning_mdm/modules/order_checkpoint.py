@@ -64,8 +64,8 @@ def restore_order(kept: Path, weights: Path, out: Path) -> bool:
 
 def save(state: Mapping[str, Any], out: Path) -> None:
     """Write a file at once or not at all, as whatever is killed meanwhile is to go on from it."""
-    with whole_file(out) as draft:
-        torch.save(dict(state), draft)
+    with whole_file(out) as draft, open(draft, "wb") as file:  # of a path torch would write the name into the file
+        torch.save(dict(state), file)
 
 
 def rounded_hash(weights: Mapping[str, Tensor]) -> str:

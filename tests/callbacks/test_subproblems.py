@@ -354,6 +354,20 @@ def test_nothing_where_there_is_nothing_to_tell(tmp_path: Path, fitted: bool) ->
                 analyse(tmp_path, module, problems)
 
 
+@pytest.mark.parametrize("name", ["subproblems.csv", "commits.csv"])
+def test_a_damaged_file_stops_an_analysis_before_it_begins_and_no_training(tmp_path: Path, name: str) -> None:
+    problems = data()
+    analyse(tmp_path, Answering(LoneSingles(problems)), problems, policies=[TopMargin()], budgets=[5])
+    with open(tmp_path / name, "a") as file:
+        file.write("half a li")
+    asked = LoneSingles(problems)
+    asked.forward = None  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=f"{name}, line"):
+        analyse(tmp_path, Answering(asked), problems, policies=[TopMargin()], budgets=[5])
+    module = DenoiserModule(4, TransformerConfig(layers=1, width=8, heads=2, mlp_width=8, positions=16))
+    trainer(tmp_path, Subproblems(fit_problems=2), max_steps=1, val_check_interval=1).fit(module, problems)
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"subproblems.budgets=\[0\]: give step budgets of at least 1, or null"):
         Subproblems(budgets=[0])
