@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import pytest
@@ -250,8 +250,8 @@ def test_where_checkpoints_are_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_killed_meanwhile_leaves_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(state: Any, file: Path) -> None:
-        file.write_bytes(b"half")
+    def killed(state: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
     save({"step": 1}, tmp_path / "order.ckpt")
