@@ -38,6 +38,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def after_refusal(
+    tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str
+) -> dict[Path, bytes]:
+    """What is in a run's directory after a sweep into it that is refused."""
+    args = ["sweep", *tiny(tmp_path), "--run_dir", str(run_dir), "--ckpt_path", str(last(run_dir))]
+    refused([*args, *(part.replace("{tmp}", str(tmp_path)) for part in extra)], message, capsys)
+    return contents(run_dir)
+
+
 NAMES = ", ".join(policy.__name__ for policy in POLICIES)
 THRESHOLD = "[{class_path: ConfidenceThreshold, init_args: {%s}}]"
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -77,11 +86,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
 def test_a_mistake_is_one_clear_line_and_costs_nothing(
     tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], mistake: str
 ) -> None:
-    extra, message = MISTAKES[mistake]
     before = contents(run_dir)
-    args = ["sweep", *tiny(tmp_path), "--run_dir", str(run_dir), "--ckpt_path", str(last(run_dir))]
-    refused([*args, *(part.replace("{tmp}", str(tmp_path)) for part in extra)], message, capsys)
-    assert contents(run_dir) == before
+    assert after_refusal(tmp_path, run_dir, capsys, *MISTAKES[mistake]) == before
 
 
 LATE: dict[str, tuple[list[str], str]] = {
@@ -99,11 +105,8 @@ LATE: dict[str, tuple[list[str], str]] = {
 def test_what_model_or_data_refuse_is_refused_before_anything_is_decoded_or_replaced(
     tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str], mistake: str
 ) -> None:
-    extra, message = LATE[mistake]
     before = contents(run_dir)
-    args = ["sweep", *tiny(tmp_path), "--run_dir", str(run_dir), "--ckpt_path", str(last(run_dir))]
-    refused([*args, *extra], message, capsys)
-    after = contents(run_dir)
+    after = after_refusal(tmp_path, run_dir, capsys, *LATE[mistake])
     assert {path: after.pop(path) for path in before} == before
     assert not any(path.suffix in (".yaml", ".jsonl", ".csv") for path in after)
 

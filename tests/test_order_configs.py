@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import yaml
 from lightning_mdm.cli import main
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.laws.markov_chain import MarkovChain
+from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import net_from_plain
+from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_order_rows, read_rows
-from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, program, tiny
+from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, load_script, program, tiny, trainer
 
 ORDERS = sorted((REPOSITORY / "configs" / "word_problems").glob("order*.yaml"))
 LAWS: dict[str, Any] = {"hop_chain": HopChain(chain=10, free=6, given=16), "markov_chain": MarkovChain()}
@@ -169,3 +172,21 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     refused("model.net.width=32, but", capsys, "sweep", *order, *wrong, "--ckpt_path", last)
     refused("give it as model.denoiser_ckpt to learn an order", capsys, "sweep", *order, "--ckpt_path", weights)
     refused("holds a selector too", capsys, "sweep", *options, "--ckpt_path", last)
+
+
+def test_where_a_text_ends_is_noted_of_a_wide_canvas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("padding")
+    monkeypatch.setattr(script, "TRACED", 3)
+    monkeypatch.setattr(script, "BUDGETS", (1, 2))
+    monkeypatch.chdir(REPOSITORY)
+    torch.manual_seed(0)
+    run = trainer(tmp_path)
+    run.strategy.connect(DenoiserModule(512, TransformerConfig(1, 16, 2, 24)))
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    script.note_ends(tmp_path / "last.ckpt", tmp_path / "ends.csv")
+    with open(tmp_path / "ends.csv", newline="") as file:
+        rows = {(row["policy"], row["T"]): row for row in csv.DictReader(file)}
+    assert {row["last_step"] for (_, T), row in rows.items() if T == "1"} == {"1.0"}, "everything at once"
+    assert len(rows) == 6
+    assert 0.0 < float(rows["iid", "2"]["last_step"]) < 1.0
+    assert {row["misplaced"] for row in rows.values()} == {"1.0"}, "an untrained net knows no end"

@@ -2,7 +2,7 @@
 
 python experiments/padding/run.py [--jobs N]
 
-The shipped denoiser of word problems is trained on with responses of 256 tokens, of which some 45 are content and all
+The shipped denoiser of word problems is trained on with responses of 256 tokens, of which some 46 are text and all
 others end-of-sequence, as in the canvas of Fox et al. (arXiv 2602.23968). Policies decode it with the end of the
 sequence as a token like any other and with everything behind it closed; so does an order learned for it, where the
 end is a token. What is complete is not repeated.
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/padding")
 CONFIG, ORDER = "configs/word_problems/denoiser.yaml", "configs/word_problems/order.yaml"
 SHIPPED = "experiments/word_problems"
-CANVAS = ("--data.prompt_tokens", "86", "--data.response_tokens", "256")
+PROMPT_TOKENS, RESPONSE_TOKENS = 86, 256
 UPDATES, ORDER_UPDATES, TEST, TRACED = 240, 200, 300, 100
 BUDGETS = (1, 2, 4, 8, 16)
 POLICIES = "[IID, TopProbability, TopMargin, {class_path: ConfidenceThreshold, init_args: {threshold: 0.9}}]"
@@ -47,10 +47,10 @@ def note_ends(checkpoint: Path, to: Path) -> None:
     the problems, in which text is filled with the end or what is behind it with text.
     """
     module = DenoiserModule.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    difficulty = Difficulty(**OmegaConf.to_container(OmegaConf.load(CONFIG))["data"]["init_args"]["difficulty"])
+    task = OmegaConf.to_container(OmegaConf.load(CONFIG))["data"]["init_args"]
     data = WordProblems(
-        difficulty, vocab_size=512, n_test=TRACED, eval_batch_size=TRACED, prompt_tokens=86, response_tokens=256,
-        tokenizer_path=f"{SHIPPED}/tokenizer.json",
+        Difficulty(**task["difficulty"]), vocab_size=task["vocab_size"], n_test=TRACED, eval_batch_size=TRACED,
+        prompt_tokens=PROMPT_TOKENS, response_tokens=RESPONSE_TOKENS, tokenizer_path=f"{SHIPPED}/tokenizer.json",
     )  # fmt: skip
     batch, space = next(iter(data.test_dataloader())), data.token_space
     text_BL = batch.response_BL & (batch.tokens_BL != space.eos_id)
@@ -71,7 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    canvas = (*CANVAS, "--data.tokenizer_path", f"{SHIPPED}/tokenizer.json")
+    canvas = (
+        "--data.prompt_tokens", str(PROMPT_TOKENS), "--data.response_tokens", str(RESPONSE_TOKENS),
+        "--data.tokenizer_path", f"{SHIPPED}/tokenizer.json",
+    )  # fmt: skip
     never = ("--trainer.val_check_interval", "100000", "--trainer.num_sanity_val_steps", "0")
     fit = Fit(
         RUNS / "denoiser", UPDATES,

@@ -339,19 +339,9 @@ def subproblem_rows(
                 continue
             sem = math.sqrt(max(0.0, squared - nats * nats / n) / (n - 1) / n) if n > 1 else None
             row = SubproblemRow(
-                *where,
-                kind.name,
-                kind.ready,
-                first,
-                last,
-                int(n),
-                nats / n,
-                sem,
-                right / n,
-                device,
-                commit_hash(),
+                *where, kind.name, kind.ready, first, last, int(n), nats / n, sem, right / n, device, commit_hash(),
                 software(),
-            )
+            )  # fmt: skip
             rows.append(row)
     return rows
 
