@@ -72,6 +72,7 @@ OBJECTIVES = {
     "relative_finishing": 5.038476147776613,
     "levelled": 4.663299354784577,
     "levelled_finishing": 4.931400722588422,
+    "selector": 5.007086645320685,
 }
 
 

@@ -20,9 +20,9 @@ from lightning_mdm.cli import main
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_commits, read_outcomes, read_rows

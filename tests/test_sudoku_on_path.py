@@ -47,14 +47,21 @@ def test_the_stages_parse(
     configs: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
     monkeypatch.setattr(slices, "lightning", parse)
     assert slices.run_all(script.stages(script.SIZES[size], tmp_path), slices.Clock(float("inf")))
-    arms = ("start", "control", "joint")
+    arms, together = ("start", "control", "joint", "own_draws"), ("joint", "own_draws")
     sweeps = [f"{arm}/{split}" for arm in arms for split in ("easy", "hard")]
-    assert sorted(configs) == sorted(["joint", "control", "control_order", *sweeps])
+    assert sorted(configs) == sorted([*together, "control", "control_order", *sweeps])
     model = {name: found["model"]["init_args"] for name, found in configs.items()}
     assert {name: options.get("denoiser") for name, options in model.items()} == {
-        "joint": "joint", "control": None, "control_order": "frozen",
-        **{f"{arm}/{split}": "joint" if arm == "joint" else "frozen" for arm in arms for split in ("easy", "hard")},
+        "joint": "joint", "own_draws": "joint", "control": None, "control_order": "frozen",
+        **{f"{arm}/{split}": "joint" if arm in together else "frozen" for arm in arms for split in ("easy", "hard")},
     }  # fmt: skip
+    families = {name: options["posterior"]["family"] for name, options in model.items() if "posterior" in options}  # type: ignore[index]
+    assert {name for name, family in families.items() if family == "selector"} == {
+        "own_draws", "own_draws/easy", "own_draws/hard"
+    }  # fmt: skip
+    changed = {"denoiser_ckpt", "init_from", "posterior"}
+    joint, own = ({k: v for k, v in model[name].items() if k not in changed} for name in together)
+    assert joint == own
     rates = {name: (model[name]["learning_rate"], model[name]["warmup_steps"]) for name in ("joint", "control")}
     assert len({*rates.values(), (model["joint"]["denoiser_learning_rate"], 20)}) == 1
     assert configs["joint"]["trainer"]["max_steps"] == configs["control_order"]["trainer"]["max_steps"]
@@ -68,9 +75,9 @@ def test_the_stages_parse(
         assert len({str(options) for options in data.values()}) == 1
 
 
-def test_the_table_pairs_joint_and_control_puzzle_by_puzzle(script: ModuleType) -> None:
+def test_the_table_pairs_the_arms_puzzle_by_puzzle(script: ModuleType) -> None:
     row = read_rows(REPOSITORY / "experiments" / "sudoku" / "rows_medium.csv")[0]
-    right = {"start": [0, 0, 0, 0], "control": [1, 0, 0, 0], "joint": [0, 1, 1, 1]}
+    right = {"start": [0, 0, 0, 0], "control": [1, 0, 0, 0], "joint": [0, 1, 1, 1], "own_draws": [1, 1, 0, 1]}
     rows: dict[str, list[Row]] = {}
     solved: dict[str, dict[tuple[str, str, int, int], bool]] = {}
     for arm, each in right.items():
@@ -87,8 +94,12 @@ def test_the_table_pairs_joint_and_control_puzzle_by_puzzle(script: ModuleType) 
             for problem, value in enumerate(each)
         }
     lines = script.table(rows, solved).splitlines()
-    p = mcnemar(dict(enumerate(map(bool, right["joint"]))), dict(enumerate(map(bool, right["control"])))).p_value
     span = "[12.5, 87.5] @3.5"
-    assert f"| easy (n = 4) | learned | 4 | 0.0 {span} | 25.0 {span} | 75.0 {span} | 3 | 1 | {p:.2g} | 1 |" in lines
-    assert sum(line.startswith("| easy") for line in lines) == 2
-    assert lines[-1] == "Weights: start `start`, control `control`, joint `joint`. Commit: `abc1234`."
+    assert f"| easy (n = 4) | learned | 4 | 0.0 {span} | 25.0 {span} | 75.0 {span} | 75.0 {span} |" in lines
+    for one, other, alone, theirs in (("joint", "control", 3, 1), ("own_draws", "control", 2, 0)):
+        p = mcnemar(dict(enumerate(map(bool, right[one]))), dict(enumerate(map(bool, right[other])))).p_value
+        compared = f"{one.replace('_', ' ')}, {other}"
+        assert f"| {compared} | easy (n = 4) | learned | 4 | {alone} | {theirs} | {p:.2g} | 1 |" in lines
+    assert sum("easy" in line for line in lines) == 2 * (1 + len(script.COMPARED))
+    weights = "start `start`, control `control`, joint `joint`, own draws `own_draws`"
+    assert lines[-1] == f"Weights: {weights}. Commit: `abc1234`."

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from lightning_mdm.modules.denoiser import DenoiserModule, masked_diffusion, training_t
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import compile_blocks
 from lightning_mdm.noise import RowNoise

@@ -2,10 +2,10 @@
 
 python experiments/order_parts/run.py [--recipes published prices ...] [--seeds 0 1 2] [--jobs N]
 
-The denoiser of word problems that ships, frozen, and the recipes of ``RECIPES``, each of which has what the one above
-it has and something more. Temperature and learning rate of the published posterior are chosen on validation with the
-first seed. What is complete is not repeated, what was stopped goes on, and all that is complete is reported. A seed is
-one of the order: of its weights, data and noise.
+The denoiser of word problems that ships, frozen, and the recipes of ``PARTS``, each of which has what the one above it
+has and something more; the last does without a posterior what the one above it does with one. Temperature and learning
+rate of the published posterior are chosen on validation with the first seed. What is complete is not repeated, what was
+stopped goes on, and all that is complete is reported. A seed is one of the order: of its weights, data and noise.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ PARTS: dict[str, dict[str, object]] = {
     "confidence": {"selector.start": "confidence"},
     "finishing": {"finishing": "true"},
     "prices": {"prices": [0.01, 0.1, 0.5, 2.0]},
+    "no_posterior": {"posterior.family": "selector"},
 }  # fmt: skip
-"""By recipe, the module's options that it changes in the one above it; the last has those of the configuration."""
+"""By recipe, the module's options that it changes in the one above it; ``prices`` has those of the configuration."""
 RECIPES = tuple(PARTS)
+PRICED = ("prices", "no_posterior")
 CANDIDATES: tuple[dict[str, object], ...] = tuple(
     {"posterior.order_temperature": temperature, "learning_rate": rate}
     for rate, temperature in product((1.5e-3, 3e-4), (0.1, 0.3))
@@ -79,7 +81,7 @@ def learn(recipe: str, seed: int, candidate: dict[str, object], split: str) -> P
     options, run_dir = options_of(recipe, seed, candidate), run_of(recipe, seed, candidate)
     never = ("--trainer.val_check_interval", "100000")
     fit = Fit(run_dir / "order", UPDATES.get(recipe, steps_of(CONFIG)), (*options, *never))
-    price = 0.01 if recipe == "prices" else 0.0
+    price = 0.01 if recipe in PRICED else 0.0
     learned = f"[{{class_path: Learned, init_args: {{price: {price}}}}}]"
     sweep = Sweep(run_dir / split, (*options, "--ckpt_path", str(fit.last), *decoding(split, learned, (seed,))))
     run_all([(f"{run_dir}, order", fit), (f"{run_dir}, {split}", sweep)], Clock(float("inf")))

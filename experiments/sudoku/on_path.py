@@ -1,12 +1,13 @@
-"""Is a denoiser better for its order once it is trained on states that this order's posterior visits?
+"""Is a denoiser better for its order once it is trained on states that this order visits?
 
 python experiments/sudoku/on_path.py [--size SIZE] [--minutes M]
 
-From the stored denoiser and order of a size on: ``joint`` trains both together (``on_path.yaml``); ``control`` trains
-the denoiser for as many rows on masks drawn alike (``on_path_control.yaml``), then the order for as many updates, with
-that denoiser frozen; ``start`` is neither. Margin and the learned order decode easy and hard puzzles with all three.
-Give the same command until it says that all is complete; its exit status is 3 until then. ``medium`` takes hours of a
-CPU core, ``paper`` (the 6M net) minutes of a GPU.
+From the stored denoiser and order of a size on: ``joint`` trains both together in the states that the order's
+posterior visits (``on_path.yaml``), ``own_draws`` in those of the selector's own draws; ``control`` trains the denoiser
+for about as many rows as ``joint`` on masks drawn alike (``on_path_control.yaml``), then the order for as many updates,
+with that denoiser frozen; ``start`` is none of them. Margin and the learned order decode easy and hard puzzles with
+each. Give the same command until it says that all is complete; its exit status is 3 until then. ``medium`` takes hours
+of a CPU core, ``paper`` (the 6M net) minutes of a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from lightning_mdm.slices import (
 
 HERE = Path(__file__).parent
 CONFIGS = Path("configs/sudoku")
-ARMS = ("start", "control", "joint")
+ARMS = ("start", "control", "joint", "own_draws")
+JOINT = ("joint", "own_draws")
+COMPARED = (("joint", "control"), ("own_draws", "control"), ("own_draws", "joint"))
+OWN_DRAWS = ("--model.posterior.family", "selector")
 BUDGETS = {"easy": (2, 4, 8), "hard": (4, 8, 16)}  # hardly any hard puzzle is solved with two steps
 N_TEST = {"easy": 1000, "hard": 500}
 POLICIES = {"top_margin": "top margin", "learned": "learned"}
@@ -89,6 +93,10 @@ def stages(size: Size, run_dir: Path) -> list[tuple[str, Fit | Sweep]]:
         "joint": Fit(
             run_dir / "joint", steps, (*size.order("on_path"), *start, "--model.denoiser_ckpt", str(weights))
         ),
+        "own_draws": Fit(
+            run_dir / "own_draws", steps,
+            (*size.order("on_path"), *start, *OWN_DRAWS, "--model.denoiser_ckpt", str(weights)),
+        ),
         "control": Fit(
             run_dir / "control", steps_of(CONFIGS / "on_path_control.yaml"),
             (*size.denoiser("on_path_control"), "--model.init_from", str(weights)),
@@ -102,12 +110,13 @@ def stages(size: Size, run_dir: Path) -> list[tuple[str, Fit | Sweep]]:
         "start": (*start, "--model.denoiser_ckpt", str(weights)),
         "control": ("--ckpt_path", str(fits["control_order"].last)),
         "joint": ("--ckpt_path", str(fits["joint"].last)),
+        "own_draws": (*OWN_DRAWS, "--ckpt_path", str(fits["own_draws"].last)),
     }
     sweeps = {
         (arm, split): Sweep(
             run_dir / arm / split,
             (
-                *size.order("on_path"), *(frozen if arm != "joint" else ()), *found[arm], *NO_BOUNDS,
+                *size.order("on_path"), *(() if arm in JOINT else frozen), *found[arm], *NO_BOUNDS,
                 "--data.test_difficulty", split, "--data.n_test", str(N_TEST[split]),
                 "--frontier.budgets", str(list(BUDGETS[split])),
             ),
@@ -139,37 +148,50 @@ Solved = dict[tuple[str, str, int, int], bool]
 
 
 def table(rows: dict[str, list[Row]], solved: dict[str, Solved]) -> str:
-    """Puzzles solved by every arm, and the paired test of the last two.
+    """Puzzles solved by every arm, and the paired tests of those that are compared.
 
     Args:
         rows: by arm.
         solved: by arm: whether (split, policy, T, problem) is.
     """
     cells = {arm: {(row.split, row.policy, row.T): row for row in rows[arm]} for arm in ARMS}
-    compared = {cell: of_cell(solved["joint"], solved["control"], cell) for cell in cells["joint"]}
-    corrected = dict(zip(compared, holm([pair.p_value for pair in compared.values()]), strict=True))
     lines = [
-        "Puzzles solved, % [Wilson 95 %] and mean NFE. Joint against control: puzzles that only one of them solves,"
-        " exact McNemar test, and that p Holm-corrected over all lines.",
+        "Puzzles solved, % [Wilson 95 %] and mean NFE.",
         "",
-        "| puzzles | policy | T | start | control | joint | only joint | only control | p | corrected |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| puzzles | policy | T | {' | '.join(map(named, ARMS))} |",
+        f"|---|---|---|{'---|' * len(ARMS)}",
     ]
-    for cell, pair in sorted(compared.items()):
-        split, policy, budget = cell
-        said = (said_of(cells[arm][cell]) for arm in ARMS)
-        lines.append(
-            f"| {split} (n = {pair.n}) | {POLICIES[policy]} | {budget} | {' | '.join(said)} | {pair.only_a} | "
-            f"{pair.only_b} | {pair.p_value:.2g} | {corrected[cell]:.2g} |"
-        )
-    weights = ", ".join(f"{arm} `{rows[arm][0].checkpoint}`" for arm in ARMS)
+    for split, policy, budget in sorted(cells[ARMS[0]]):
+        each = [cells[arm][split, policy, budget] for arm in ARMS]
+        where = f"{split} (n = {each[0].n}) | {POLICIES[policy]} | {budget}"
+        lines.append(f"| {where} | {' | '.join(map(said_of, each))} |")
+    lines += [
+        "",
+        "Puzzles that only one of two solves, exact McNemar test, and that p Holm-corrected over all lines of the two.",
+        "",
+        "| compared | puzzles | policy | T | only the first | only the second | p | corrected |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one, other in COMPARED:
+        pairs = {cell: of_cell(solved[one], solved[other], cell) for cell in sorted(cells[one])}
+        corrected = holm([pair.p_value for pair in pairs.values()])
+        for ((split, policy, budget), pair), p in zip(pairs.items(), corrected, strict=True):
+            lines.append(
+                f"| {named(one)}, {named(other)} | {split} (n = {pair.n}) | {POLICIES[policy]} | {budget} | "
+                f"{pair.only_a} | {pair.only_b} | {pair.p_value:.2g} | {p:.2g} |"
+            )
+    weights = ", ".join(f"{named(arm)} `{rows[arm][0].checkpoint}`" for arm in ARMS)
     commits = ", ".join(sorted({f"`{row.commit}`" for arm in ARMS for row in rows[arm]}))
     return "\n".join([*lines, "", f"Weights: {weights}. Commit: {commits}.", ""])
 
 
-def of_cell(joint: Solved, control: Solved, cell: tuple[str, str, int]) -> Paired:
+def named(arm: str) -> str:
+    return arm.replace("_", " ")
+
+
+def of_cell(first: Solved, second: Solved, cell: tuple[str, str, int]) -> Paired:
     """The paired test of a cell's problems."""
-    one, other = ({key[3]: right for key, right in arm.items() if key[:3] == cell} for arm in (joint, control))
+    one, other = ({key[3]: right for key, right in arm.items() if key[:3] == cell} for arm in (first, second))
     return mcnemar(one, other)
 
 

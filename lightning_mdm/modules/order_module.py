@@ -7,7 +7,7 @@ selector is ``decoding/learned.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,16 +30,13 @@ from lightning_mdm.modules.order_bounds import OrderBounds
 from lightning_mdm.modules.order_draws import STEPS_PER_UPDATE, draw_sets, trajectories
 from lightning_mdm.modules.order_options import (
     Estimator,
-    PosteriorConfig,
     Sharing,
     Training,
     check_options,
-    posterior_from_plain,
 )
 from lightning_mdm.modules.weights import load_denoiser, load_net, save_net
 from lightning_mdm.nets.build import NetConfig, build_denoiser, net_from_plain
-from lightning_mdm.nets.order_net import OrderNetConfig
-from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
+from lightning_mdm.nets.posterior_net import PosteriorConfig, PosteriorNet, build_posterior, posterior_from_plain
 from lightning_mdm.nets.selector import Selector, SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
@@ -190,15 +187,10 @@ class OrderModule(L.LightningModule):
         self.denoiser.requires_grad_(self.joint)
         names = ["shared"] if selectors == "shared" else [f"T{budget}" for budget in budgets]
         width = self.denoiser.width
-        kind: Callable[[int, OrderNetConfig], PosteriorNet] = partial(
-            StateAware, finishes=finishing, relative=posterior.family == "relative"
-        )
-        if posterior.family == "max_normalised":
-            kind = partial(MaxNormalised, order_temperature=posterior.order_temperature)
         self.selectors = nn.ModuleDict({name: Selector(width, selector, finishing) for name in names})
-        self.posteriors = nn.ModuleDict({name: kind(width, posterior.net) for name in names})
+        self.posteriors = nn.ModuleDict({name: build_posterior(posterior, width, finishing) for name in names})
         if init_from is not None:
-            load_net(self.order_nets, init_from, option="model.init_from", options=self.order_options)
+            self.take_order(init_from)
         self.earlier = EarlierBatches(max(self.budgets), focus)
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.budget_drawn = self.budgets[0]  # of the update at hand
@@ -247,6 +239,15 @@ class OrderModule(L.LightningModule):
     def save_order(self, path: str | Path) -> None:
         """Write selectors and posteriors to a safetensors file, for ``init_from``."""
         save_net(self.order_nets, path, self.order_options)
+
+    def take_order(self, path: str | Path) -> None:
+        """Take selectors and posteriors from a file that ``save_order`` wrote; selectors alone where q is their law."""
+        nets, options = self.order_nets, self.order_options
+        left_out: tuple[str, ...] = ()
+        if self.hparams["posterior"]["family"] == "selector":
+            del nets["posteriors"], options["posterior"]
+            left_out = ("posteriors.",)
+        load_net(nets, path, option="model.init_from", options=options, left_out=left_out)
 
     def selector_for(self, budget: int) -> Selector:
         """The selector that decodes in ``budget`` steps.

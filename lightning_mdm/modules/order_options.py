@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 from lightning_mdm.modules.budget_draws import BudgetDraw
-from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.objectives.denoising import Weighting
 
-Family = Literal["state_aware", "relative", "max_normalised"]
 Estimator = Literal["all_steps", "one_step"]
 Training = Literal["frozen", "joint"]
 Sharing = Literal["shared", "per_budget"]
-
-
-@dataclass(frozen=True)
-class PosteriorConfig:
-    """The approximate posterior.
-
-    Args:
-        family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law), or
-            ``max_normalised`` (following Fox et al., arXiv 2602.23968).
-        net: shape of the net that reads the clean sequence.
-        order_temperature: of the max-normalised family.
-    """
-
-    family: Family = "state_aware"
-    net: OrderNetConfig = field(default_factory=OrderNetConfig)
-    order_temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.family not in get_args(Family):
-            raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
-        if not self.order_temperature > 0.0:
-            raise ValueError(f"posterior.order_temperature={self.order_temperature}: give a number above 0")
-
-
-def posterior_from_plain(config: PosteriorConfig | Mapping[str, Any]) -> PosteriorConfig:
-    """The configuration from the plain values of ``dataclasses.asdict``; one that is no mapping stays what it is.
-
-    Those that no option has are left out: a checkpoint may be of another version.
-    """
-    if not isinstance(config, Mapping):
-        return config
-    known = {option.name: config[option.name] for option in fields(PosteriorConfig) if option.name in config}
-    return PosteriorConfig(**{**known, "net": OrderNetConfig(**config["net"])})
 
 
 def check_options(
@@ -127,15 +92,15 @@ def check_options(
     if finishing and posterior.family == "max_normalised":
         raise ValueError(
             "model.finishing=true, model.posterior.family='max_normalised': this family cannot decide about "
-            "finishing; choose state_aware or relative"
+            "finishing; choose state_aware, relative or selector"
         )
     if selector.start_stake is not None and selector.start != "entropy_bound" and not finishing:
         raise ValueError(
             f"model.selector.start_stake={selector.start_stake}: with start={selector.start!r} it says when to "
             "finish; give model.finishing=true, or leave it out"
         )
-    if len(selector.start_shares) > 1 and posterior.family != "relative":
+    if len(selector.start_shares) > 1 and posterior.family not in ("relative", "selector"):
         raise ValueError(
             f"model.selector.start_shares={list(selector.start_shares)}, model.posterior.family={posterior.family!r}: "
-            "choose relative, the family that draws one of several shares, or give one share"
+            "choose relative or selector, the families that draw one of several shares, or give one share"
         )

@@ -54,7 +54,14 @@ def write_safetensors(state: Mapping[str, Tensor], path: str | Path, options: Ma
         raise OSError(f"{path}: {error}") from error
 
 
-def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+def load_net(
+    net: nn.Module,
+    path: str | Path,
+    *,
+    option: str,
+    options: Mapping[str, Mapping[str, Any]],
+    left_out: tuple[str, ...] = (),
+) -> None:
     """Take a net's weights from a safetensors file.
 
     Args:
@@ -62,11 +69,14 @@ def load_net(net: nn.Module, path: str | Path, *, option: str, options: Mapping[
         path: the file.
         option: what the path is called in messages.
         options: the net's own; see ``save_net``.
+        left_out: what the names of weights that the net does without begin with.
 
     Raises:
         ValueError: no such file, none of this format, or weights of another net.
     """
-    fill(net, read_safetensors(existing(path, option), option, options), f"{option}={path}")
+    state = read_safetensors(existing(path, option), option, options)
+    taken = {name: value for name, value in state.items() if not name.startswith(left_out)}
+    fill(net, taken, f"{option}={path}")
 
 
 def read_safetensors(path: Path, option: str, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:

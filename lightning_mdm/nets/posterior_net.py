@@ -2,7 +2,8 @@
 
 A net reads the clean sequence once per example and gives one score per position. The max-normalised family needs no
 more. The state-aware one adds a small function of the true token's log-likelihood in the state at hand, which the
-estimator has computed anyway, so that "unmask what is certain now" is at hand from the first update on.
+estimator has computed anyway, so that "unmask what is certain now" is at hand from the first update on. Beside them
+stands what a posterior has to be better than: none, trajectories drawn from the selector.
 Knows nothing of the estimators.
 
 Shapes: B examples, S states of them, L positions, D width of the embeddings.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,26 +26,53 @@ from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 
+Family = Literal["state_aware", "relative", "max_normalised", "selector"]
+
 GIVEN = 3  # 1 / steps left, the logarithm of T, the price
 EVIDENCE_WIDTH = 32  # of the small function, within
 
 
-class PosteriorNet(nn.Module, ABC):
-    """q(U | M, x): scores once per example, then a law for every state.
+@dataclass(frozen=True)
+class PosteriorConfig:
+    """The approximate posterior.
 
     Args:
-        embedding_width: D.
-        config: shape of the net that reads the clean sequence.
-        last_scale: scale of its last layer's initial weights.
+        family: ``state_aware``, ``relative`` (the same, as a move away from the selector's own law),
+            ``max_normalised`` (following Fox et al., arXiv 2602.23968), or ``selector``: no posterior, the selector's
+            own draws.
+        net: shape of the net that reads the clean sequence, of the families that have one.
+        order_temperature: of the max-normalised family.
     """
+
+    family: Family = "state_aware"
+    net: OrderNetConfig = field(default_factory=OrderNetConfig)
+    order_temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            raise ValueError(f"posterior.family={self.family!r}: choose one of {', '.join(get_args(Family))}")
+        if not self.order_temperature > 0.0:
+            raise ValueError(f"posterior.order_temperature={self.order_temperature}: give a number above 0")
+
+
+def posterior_from_plain(config: PosteriorConfig | Mapping[str, Any]) -> PosteriorConfig:
+    """The configuration from the plain values of ``dataclasses.asdict``; one that is no mapping stays what it is.
+
+    Those that no option has are left out: a checkpoint may be of another version.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    known = {option.name: config[option.name] for option in fields(PosteriorConfig) if option.name in config}
+    return PosteriorConfig(**{**known, "net": OrderNetConfig(**config["net"])})
+
+
+class PosteriorNet(nn.Module, ABC):
+    """q(U | M, x): scores once per example, then a law for every state."""
 
     reads_states: bool
     reads_selector: bool = False
 
-    def __init__(self, embedding_width: int, config: OrderNetConfig, last_scale: float) -> None:
-        super().__init__()
-        self.net = OrderNet(embedding_width, STEP_FEATURES + 1, config, last_scale)
-
+    @abstractmethod
     def scores(
         self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int | Tensor, price: float | Tensor,
         most: int | None = None,
@@ -57,11 +87,6 @@ class PosteriorNet(nn.Module, ABC):
             price: nats per step; likewise.
             most: the most positions to order of a row, for callers who know that.
         """
-        steps_B = torch.zeros_like(valid_BL[:, 0], dtype=torch.int64) + budget
-        price_B1 = torch.zeros_like(steps_B, dtype=torch.float64)[:, None] + price**0.5
-        feature_BF = torch.cat((step_features(steps_B), price_B1), dim=-1).to(embedded_BLD.dtype)
-        feature_BLF = feature_BF[:, None].expand(-1, valid_BL.shape[1], -1)
-        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, steps_B, most)
 
     @abstractmethod
     def law(
@@ -81,7 +106,31 @@ class PosteriorNet(nn.Module, ABC):
         """
 
 
-class MaxNormalised(PosteriorNet):
+class ScoringPosterior(PosteriorNet):
+    """One with a net that reads the clean sequence.
+
+    Args:
+        embedding_width: D.
+        config: shape of the net.
+        last_scale: scale of its last layer's initial weights.
+    """
+
+    def __init__(self, embedding_width: int, config: OrderNetConfig, last_scale: float) -> None:
+        super().__init__()
+        self.net = OrderNet(embedding_width, STEP_FEATURES + 1, config, last_scale)
+
+    def scores(
+        self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int | Tensor, price: float | Tensor,
+        most: int | None = None,
+    ) -> OrderReading:  # fmt: skip
+        steps_B = torch.zeros_like(valid_BL[:, 0], dtype=torch.int64) + budget
+        price_B1 = torch.zeros_like(steps_B, dtype=torch.float64)[:, None] + price**0.5
+        feature_BF = torch.cat((step_features(steps_B), price_B1), dim=-1).to(embedded_BLD.dtype)
+        feature_BLF = feature_BF[:, None].expand(-1, valid_BL.shape[1], -1)
+        return self.net(embedded_BLD, feature_BLF, valid_BL, response_BL, steps_B, most)
+
+
+class MaxNormalised(ScoringPosterior):
     """Following Fox et al.: the best-scored position for certain, the others by their distance from it.
 
     Args:
@@ -114,7 +163,7 @@ class MaxNormalised(PosteriorNet):
         return max_normalised(read.value_BL, masked_SL, self.order_temperature)
 
 
-class StateAware(PosteriorNet):
+class StateAware(ScoringPosterior):
     """The selector's law, on the score plus a small function of the evidence in the current state.
 
     Args:
@@ -166,3 +215,43 @@ class StateAware(PosteriorNet):
         if finish_S is None:
             return NonEmptyBernoulli.from_logits(logits_SL, masked_SL)
         return FinishingBernoulli.from_logits(logits_SL, finish_S, masked_SL)
+
+
+class SelectorItself(PosteriorNet):
+    """No posterior: q is the selector's own law, in the states that it comes to by itself.
+
+    KL(q || pi) is 0, and the bound is what the true tokens cost along the selector's own draws; its gradient is the
+    selector's by REINFORCE alone. Nothing that knows the answer has a part in where trajectories lead.
+    """
+
+    reads_states = True
+    reads_selector = True
+
+    def scores(
+        self, embedded_BLD: Tensor, valid_BL: Tensor, response_BL: Tensor, budget: int | Tensor, price: float | Tensor,
+        most: int | None = None,
+    ) -> OrderReading:  # fmt: skip
+        nothing_BL = torch.zeros_like(valid_BL, dtype=embedded_BLD.dtype)
+        return OrderReading(nothing_BL, nothing_BL[:, :1])
+
+    def law(
+        self, read: OrderReading, masked_SL: Tensor, log_prob_SL: Tensor | None, pi: UnmaskingLaw | None,
+        steps_left_S: Tensor, budget: int | Tensor, price: float | Tensor,
+    ) -> UnmaskingLaw:  # fmt: skip
+        assert pi is not None, "the selector's law is the posterior's"
+        return pi
+
+
+def build_posterior(config: PosteriorConfig, embedding_width: int, finishes: bool) -> PosteriorNet:
+    """The net of a configuration.
+
+    Args:
+        config: family, and shape of its net.
+        embedding_width: D.
+        finishes: as the selector's; not of the max-normalised family.
+    """
+    if config.family == "selector":
+        return SelectorItself()
+    if config.family == "max_normalised":
+        return MaxNormalised(embedding_width, config.net, config.order_temperature)
+    return StateAware(embedding_width, config.net, finishes, relative=config.family == "relative")

@@ -16,8 +16,8 @@ from lightning_mdm.data.batch import Batch
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from modules.test_denoiser_module import NET, V, loader, trainer
 
@@ -25,6 +25,7 @@ SMALL = SelectorConfig(layers=1, width=16, heads=2, mlp_width=16)
 PLAIN = OrderNetConfig(layers=1, width=16, heads=2, mlp_width=16)
 MAX_NORMALISED = PosteriorConfig("max_normalised", PLAIN)
 RELATIVE = PosteriorConfig("relative", PLAIN)
+NO_POSTERIOR = PosteriorConfig("selector", PLAIN)
 FROM_CONFIDENCE = replace(SMALL, start="confidence", start_threshold=0.3)
 SHARES, OTHER = (0.7, 1.0, 1.4), (0.5, 1.0, 2.0)
 OF_SHARES = replace(SMALL, start="quota", start_threshold=0.2, start_shares=SHARES)
@@ -36,6 +37,7 @@ LAWS = {
     "relative_finishing": {"posterior": RELATIVE, "finishing": True},
     "levelled": {"posterior": RELATIVE, "selector": OF_SHARES},
     "levelled_finishing": {"posterior": RELATIVE, "selector": OF_SHARES, "finishing": True},
+    "selector": {"posterior": NO_POSTERIOR, "selector": OF_SHARES, "finishing": True},
 }
 
 

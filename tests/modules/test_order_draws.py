@@ -21,8 +21,8 @@ from lightning_mdm.modules.imitation import IMITATED_LOGIT, imitation
 from lightning_mdm.modules.order_batch import BatchModel, StateReading
 from lightning_mdm.modules.order_draws import draw_sets
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.order_net import OrderReading
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.noise import RowNoise
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps

@@ -22,7 +22,7 @@ from lightning_mdm.decoding.state import DecodingState, Prediction
 from lightning_mdm.modules.order_batch import BatchModel
 from lightning_mdm.modules.order_draws import draw_sets, trajectories
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import all_steps
 from lightning_mdm.objectives.order_model import States
@@ -35,6 +35,7 @@ from modules.orders import (
     FROM_CONFIDENCE,
     LAWS,
     MAX_NORMALISED,
+    NO_POSTERIOR,
     PLAIN,
     RELATIVE,
     SMALL,
@@ -58,6 +59,20 @@ def test_untrained_a_relative_posterior_pays_nothing_for_the_order(tmp_path: Pat
             assert found[f"val/token_nats@T={budget}/learned"] > 0.0
         fit(module, tmp_path, steps=2)
         assert validate(module, [batch([1, 2, 3])], tmp_path)["val/order_kl_nats@T=3/learned"] > 1e-5
+
+
+def test_without_a_posterior_nothing_is_ever_paid_for_the_order(tmp_path: Path, ckpt: str) -> None:
+    """As untrained relative posteriors have it: the same trajectories, and the same bound."""
+    for finishing in (False, True):
+        options = {"selector": FROM_CONFIDENCE, "finishing": finishing}
+        module, relative = build(ckpt, posterior=NO_POSTERIOR, **options), build(ckpt, posterior=RELATIVE, **options)
+        module.selectors.load_state_dict(relative.selectors.state_dict())
+        found, theirs = (validate(one, [batch([1, 2, 3])], tmp_path) for one in (module, relative))
+        assert found == pytest.approx(theirs, abs=1e-5)
+        fit(module, tmp_path, steps=2)
+        after = validate(module, [batch([1, 2, 3])], tmp_path)
+        assert after["val/order_kl_nats@T=3/learned"] == pytest.approx(0.0, abs=1e-6)
+        assert after["val/bound_nats@T=3/learned"] != found["val/bound_nats@T=3/learned"]
 
 
 def test_training_lowers_the_bound_of_a_law_below_that_of_iid(tmp_path: Path) -> None:
@@ -178,7 +193,7 @@ def at(module: OrderModule, rows: Batch, masked: tuple[int, ...], budget: int, l
     return module.batch_model(rows, budget, 0.3), States(torch.zeros(1).long(), masked_1L, torch.tensor([left]))
 
 
-@pytest.mark.parametrize("law", ["state_aware", "relative_finishing"])
+@pytest.mark.parametrize("law", ["state_aware", "relative_finishing", "selector"])
 def test_the_validation_bound_is_the_enumerated_one(tmp_path: Path, ckpt: str, law: str) -> None:
     """One row under many problem numbers: its mean bound is the sum over all sets of the first of two steps."""
     module = build(ckpt, budgets=[2], prices=[0.3], validation_samples=1, **LAWS[law]).double()

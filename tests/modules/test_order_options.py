@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_mdm.callbacks.runs import selectors_hash, weights_hash
 from lightning_mdm.modules import order_module
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.row_features import IIDOffset
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
@@ -243,11 +243,11 @@ def test_other_shares_are_another_selector(ckpt: str) -> None:
         ({"net": replace(NET, layers=2)}, r"model.net.layers=2, but model.denoiser_ckpt=.* was trained with 1: give"),
         (
             {"selector": OF_SHARES},
-            r"model.selector.start_shares=\[0.7, 1.0, 1.4\], model.posterior.family='state_aware': choose relative",
+            r"model.selector.start_shares=\[0.7, 1.0, 1.4\], model.posterior.family='state_aware': choose relative or",
         ),
         (
             {"finishing": True, "posterior": MAX_NORMALISED},
-            r"model.finishing=true, model.posterior.family='max_normalised': .*; choose state_aware or relative",
+            r"model.finishing=true, model.posterior.family='max_normalised': .*; choose state_aware, relative or",
         ),
         ({"fewest_first": -1}, r"model.fewest_first=-1: give a number of updates, at least 0"),
         ({"net": CHAIN, "denoiser_ckpt": None}, r"model.net: this HopChain has 4 tokens, the data 11"),

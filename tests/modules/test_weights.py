@@ -16,9 +16,9 @@ from lightning_mdm.cli import main
 from lightning_mdm.modules.autoregressive import AutoregressiveModule
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.modules.weights import export_denoiser, stored_options
 from lightning_mdm.nets.order_net import OrderNetConfig
+from lightning_mdm.nets.posterior_net import PosteriorConfig
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.smdm import to_published
 from lightning_mdm.nets.transformer import TransformerConfig
@@ -110,6 +110,12 @@ def test_an_order_is_that_of_its_selector(tmp_path: Path, trained: DenoiserModul
             OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=posterior, **options)
     cooler = PosteriorConfig(order_temperature=0.1)
     assert OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=cooler, **options), "that is the training's"
+    alone = OrderModule(V, NET, selector=FROM_CONFIDENCE, posterior=PosteriorConfig("selector"), **options)
+    assert same(alone.selectors.state_dict(), order.selectors.state_dict()), "without a posterior none is taken"
+    assert not list(alone.posteriors.parameters())
+    alone.save_order(tmp_path / "alone.safetensors")
+    with pytest.raises(ValueError, match=r"model.posterior.family=state_aware, .* was trained with selector"):
+        OrderModule(V, NET, selector=FROM_CONFIDENCE, **{**options, "init_from": str(tmp_path / "alone.safetensors")})
     for name, content in (("empty", b""), ("cut", (tmp_path / "order.safetensors").read_bytes()[:-1])):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"model.init_from=.*{name}: this file is no safetensors file, or a dam"):

@@ -11,9 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_mdm.modules.order_options import PosteriorConfig
 from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNetConfig, OrderReading
-from lightning_mdm.nets.posterior_net import MaxNormalised, PosteriorNet, StateAware
+from lightning_mdm.nets.posterior_net import (
+    MaxNormalised,
+    PosteriorConfig,
+    PosteriorNet,
+    StateAware,
+    build_posterior,
+)
 from lightning_mdm.orders.finishing_law import FinishingBernoulli
 from lightning_mdm.orders.posterior import max_normalised
 from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
@@ -170,6 +175,16 @@ def test_untrained_a_relative_posterior_is_the_selector_exactly(kind: Kind) -> N
     assert type(q) is type(pi)
     changed = trained(kind).law(scores, response_BL, log_prob_BL, pi, torch.tensor([4, 3, 2]), 4, 0.2)
     assert changed.kl(pi).min().item() > 1e-3
+
+
+def test_without_a_posterior_the_law_is_the_selectors_own() -> None:
+    net = build_posterior(PosteriorConfig("selector"), WIDTH, finishes=True)
+    embedded_BLD, valid_BL, response_BL = sequences()
+    scores, pi = net.scores(embedded_BLD, valid_BL, response_BL, 4, 0.2), selector_law(response_BL, finishing=True)
+    assert net.reads_states
+    assert scores.value_BL.shape == response_BL.shape
+    assert net.law(scores, response_BL, torch.zeros(response_BL.shape), pi, torch.tensor([3, 3, 3]), 4, 0.2) is pi
+    assert not list(net.parameters())
 
 
 def test_untrained_the_state_aware_family_prefers_some_positions() -> None:

@@ -63,10 +63,10 @@ class ToyModel(nn.Module):
     Args:
         length: L.
         budget: T.
-        family: ``state_aware``, ``relative`` or ``max_normalised``.
+        family: ``state_aware``, ``relative``, ``max_normalised`` or ``selector``.
         seed: of the tables.
         finishing: whether finishing is a decision of its own.
-        levels: of which one is drawn before a set, if there are several; of a ``relative`` posterior.
+        levels: of which one is drawn before a set, if there are several; of a ``relative`` posterior or none.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class ToyModel(nn.Module):
             return max_normalised(self.static.expand(len(states.masked_SL), -1), states.masked_SL, 0.7)
         assert log_prob_SL is not None
         assert pi is not None
+        if self.family == "selector":
+            return pi
         where = states.steps_left_S, self.code(states.masked_SL)
         logits_SL = self.static + self.dynamic[where]
         logits_SL = logits_SL + self.evidence[0] * log_prob_SL + self.evidence[1] * log_prob_SL.exp()
@@ -168,6 +170,8 @@ class ToyModel(nn.Module):
         """Of a set, or of a level and a set."""
         if level is None:
             return sum((self.q(masked, chosen, left, j) for j in range(self.levels)), torch.zeros(()))
+        if self.family == "selector":
+            return self.pi(masked, chosen, left, level)
         if self.family == "max_normalised":
             best = max(self.static[i].item() for i in masked)
             top = next(i for i in masked if self.static[i].item() == best)
