@@ -131,6 +131,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Subproblems, "subproblems")
         parser.add_lightning_class_args(Predictions, "predictions")
         parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("frontier.decoding", "order_heatmap.decoding", apply_on="instantiate")
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     @override

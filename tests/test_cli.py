@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_mdm import categorical
+from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.cli import CLI, main
 from lightning_mdm.compilation import compiled_once
 from lightning_mdm.data import text as text_tasks
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.selector import SelectorConfig
@@ -324,6 +326,14 @@ def test_net_and_losses_are_compiled_while_fitting_alone(tmp_path: Path, monkeyp
     compiled_once.cache_clear()
     program("validate", *options, "--ckpt_path", "last")
     assert asked == [Block, categorical.token_losses]
+
+
+def test_heat_maps_are_of_orders_as_the_frontier_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[DecodingOptions] = []
+    monkeypatch.setattr(OrderHeatmap, "begin", lambda self, *_: asked.append(self.decoding))
+    options = ["--frontier.decoding.end_of_sequence", "close", "--frontier.decoding.token_temperature", "0.5"]
+    program("fit", *tiny(tmp_path), "--run_dir", tmp_path / "run", *options, "--frontier.fit_policies", "[]")
+    assert set(asked) == {DecodingOptions(end_of_sequence="close", token_temperature=0.5)}
 
 
 def test_tasks_of_ones_own_are_found_in_the_working_directory(

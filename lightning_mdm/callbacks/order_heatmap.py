@@ -1,7 +1,8 @@
 """Shows what a selector has learned: at which step it unmasks which position of the first few validation problems.
 
 Decodes inside the validation loop, on the first process alone and with problems of its own shard: nothing here waits
-for another process. The tokens are the model's own, likeliest ones, as in decoding.
+for another process. The tokens are the model's own, decoded as everywhere else, but without looking back: what is
+shown is an order.
 
 Shapes: N samples of problems, L positions.
 """
@@ -9,6 +10,7 @@ Shapes: N samples of problems, L positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import lightning as L
@@ -21,7 +23,7 @@ from lightning_mdm.callbacks.order_log import log_heatmap
 from lightning_mdm.callbacks.runs import problems_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.decoding.learned import Learned
-from lightning_mdm.decoding.loop import decode
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.decoding.state import Rows
 from lightning_mdm.decoding.trace import Trace
@@ -48,12 +50,19 @@ class OrderHeatmap(EvaluationCallback):
         samples: orders drawn of each.
         budgets: step budgets T; where not given, the smallest, the middle and the largest that the module was trained
             with.
+        decoding: how the problems are decoded; that of the frontier, on the command line.
 
     Raises:
         ValueError: an option out of its range.
     """
 
-    def __init__(self, problems: int = 3, samples: int = 32, budgets: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        problems: int = 3,
+        samples: int = 32,
+        budgets: Sequence[int] | None = None,
+        decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+    ) -> None:
         for name, value, least in (("problems", problems, 0), ("samples", samples, 1)):
             if value < least:
                 raise ValueError(f"order_heatmap.{name}={value}: give at least {least}")
@@ -62,6 +71,7 @@ class OrderHeatmap(EvaluationCallback):
         self.problems = problems
         self.samples = samples
         self.budgets = budgets
+        self.decoding = replace(decoding, search=False)
         self.shown: dict[int, Shown] = {}
         self.missing = 0
 
@@ -104,14 +114,14 @@ class OrderHeatmap(EvaluationCallback):
             panels.append(HeatmapPanel(f"problem {index}", labels, steps_NL[row][:, response_L].tolist()))
         return panels
 
-    @staticmethod
     def decode(
-        trainer: L.Trainer, module: OrderModule, policy: UnmaskingPolicy, canvas: Rows, budget: int, seed: int = 0
+        self, trainer: L.Trainer, module: OrderModule, policy: UnmaskingPolicy, canvas: Rows, budget: int, seed: int = 0
     ) -> Trace:
         """Decode some problems with the module's selector for a budget."""
+        space = problems_of(trainer).token_space
         with trainer.precision_plugin.forward_context():
             bound = policy.bound(module.selector_for(budget))
-            return decode(module.denoiser, bound, canvas, problems_of(trainer).token_space, steps=budget, seed=seed)
+            return self.decoding.decode(module.denoiser, bound, canvas, space, budget, seed)
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule, prefix: str) -> None:
         for budget, (panels, nfe) in self.shown.items():

@@ -18,6 +18,7 @@ from lightning_mdm.callbacks.order_heatmap import OrderHeatmap, Shown
 from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.decoding.learned import Learned
+from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.laws import law_denoiser
@@ -150,12 +151,29 @@ def test_steps_are_those_of_the_greedy_rule_at_the_first_price(tmp_path: Path, m
         asked.append((policy, budget, len(canvas.index_B)))
         return SimpleNamespace(nfe_B=torch.tensor(next(nfe)))
 
-    monkeypatch.setattr(OrderHeatmap, "decode", staticmethod(fake))
+    monkeypatch.setattr(OrderHeatmap, "decode", lambda self, *given: fake(*given))
     run = trainer(tmp_path, OrderHeatmap(problems=3, budgets=[4]))
     run.validate(order_module(prices=[2.0, 0.0]), data(), verbose=False)
     assert asked == [(Learned(price=2.0), 4, 2), (Learned(price=2.0), 4, 1)]
     found = [run.callback_metrics[f"val/{name}selector_steps@T=4"] for name in ("fewest_", "", "most_")]
     assert found == [1.0, 2.0, 3.0]
+
+
+def test_problems_are_decoded_as_elsewhere_but_without_looking_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[DecodingOptions] = []
+    plain = DecodingOptions.decode
+
+    def noting(self: DecodingOptions, *given: Any) -> Any:
+        asked.append(self)
+        return plain(self, *given)
+
+    monkeypatch.setattr(DecodingOptions, "decode", noting)
+    decoding = DecodingOptions(guidance=0.5, search=True)
+    run = trainer(tmp_path, OrderHeatmap(problems=1, budgets=[4], decoding=decoding))
+    run.validate(order_module(), data(), verbose=False)
+    assert asked == [DecodingOptions(guidance=0.5)]
 
 
 @pytest.mark.parametrize("averaged_first", [True, False])
