@@ -39,20 +39,24 @@ READING = (
     "--model.selector.attends", "all", "--model.selector.positions", "0",
     "--model.posterior.net.attends", "all", "--model.posterior.net.positions", "0",
 )  # fmt: skip
+NO_POSTERIOR = ("--model.posterior.family", "selector")
+ARRANGED_ANEW = (
+    *READING, "--model.fewest_first", "150", "--model.entropy_bonus", "0", "--trainer.max_steps", "600",
+    "--model.selector.step_readouts", "true", "--model.posterior.net.step_readouts", "true",
+)  # fmt: skip
 RECIPES: dict[str, tuple[str, ...]] = {
     "relative": (),
     "state_aware": ("--model.posterior.family", "state_aware"),
+    "no_posterior": NO_POSTERIOR,
     "max_normalised": PUBLISHED,
     "max_normalised_one_step": (*PUBLISHED, "--model.estimator", "one_step", "--trainer.max_steps", "2400"),
     "more_hops": ("--data.law.hops", "3"),
     "longer_chain": (
         "--data.law.chain", "14", "--data.law.given", "12",
     ),
-    "arranged_anew": (
-        *READING, "--model.fewest_first", "150", "--model.entropy_bonus", "0", "--trainer.max_steps", "600",
-        "--model.selector.step_readouts", "true", "--model.posterior.net.step_readouts", "true",
-    ),
+    "arranged_anew": ARRANGED_ANEW,
     "arranged_anew_at_once": READING,
+    "arranged_anew_no_posterior": (*ARRANGED_ANEW, *NO_POSTERIOR),
 }  # fmt: skip
 
 
