@@ -349,6 +349,35 @@ def seeded(seed: int) -> tuple[str, ...]:
     return "--seed_everything", str(seed), "--data.seed", str(seed), "--model.noise_seed", str(seed)
 
 
+def of_seed(path: Path, seed: int) -> Path:
+    """Where what is of a seed is kept: of seed 0, the one that is published by itself, at the path, of others below."""
+    return path / f"seed_{seed}" if seed else path
+
+
+def reseeded(seed: int) -> tuple[str, ...]:
+    """``seeded``, where the seed is not the 0 that configuration files say."""
+    return seeded(seed) if seed else ()
+
+
+def decoded_with(seed: int) -> tuple[str, ...]:
+    """The option that gives the noise of a sweep a seed, likewise."""
+    return ("--frontier.seeds", f"[{seed}]") if seed else ()
+
+
+def complete_seeds(runs: Path, sweeps: Sequence[str]) -> dict[int, Path]:
+    """By seed, the run directories in which all sweeps are complete, to be joined; none where only seed 0 has any.
+
+    Args:
+        runs: seed 0's, which holds the others'; see ``of_seed``.
+        sweeps: names of their directories.
+    """
+    others = [path.name.removeprefix("seed_") for path in runs.glob("seed_*")]
+    found = {seed: of_seed(runs, seed) for seed in sorted({0, *(int(name) for name in others if name.isdigit())})}
+    last = LAST_WRITTEN["sweep"]
+    found = {seed: path for seed, path in found.items() if all((path / name / last).is_file() for name in sweeps)}
+    return found if found.keys() - {0} else {}
+
+
 def layers(*files: str | Path) -> tuple[str, ...]:
     """The options that lay configuration files over one another."""
     return tuple(part for file in files for part in ("--config", str(file)))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import re
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -106,6 +109,15 @@ def write_checkpoint(path: Path, step: int, seconds: float = 0.0) -> None:
     loops = {"fit_loop": {"state_dict": {"combined_loader": [{"slots": 4 * step}]}}}
     saved = {"global_step": step, "callbacks": timer, "state_dict": weights, "loops": loops}
     torch.save({**saved, "hyper_parameters": {"denoiser": "frozen"}}, path)
+
+
+def without_seed(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """A command without the options that give it a seed, nor the seed in its paths; and what these options say."""
+    names = ("--seed_everything", "--data.seed", "--model.noise_seed", "--frontier.seeds")
+    said = {name: value for name, value in pairwise(arguments) if name in names}
+    places = {k for k, part in enumerate(arguments) if part in names}
+    rest = [part for k, part in enumerate(arguments) if not places & {k, k - 1}]
+    return [re.sub(r"/seed_\d+", "", part) for part in rest], said
 
 
 def tiny(tmp_path: Path, text: str = TINY_WORD_PROBLEMS) -> list[str]:

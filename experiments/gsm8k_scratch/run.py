@@ -6,7 +6,8 @@ Give the same command until it says that all is complete. What is complete is no
 The weights of the 25M denoiser so far and its order are stored in ``weights/``, from which a run continues where its
 checkpoints are not at hand; the larger ones are too large for that. Without ``--path`` the problems are streamed from
 the hub. ``--tiny`` walks the whole chain on a CPU, on generated problems in GSM8K's form, with nets and numbers that
-mean nothing.
+mean nothing. A seed is one of weights, training rows (and the tokenizer that is trained on them) and noise, and of the
+noise of decoding; where several seeds of a size are complete, they are also reported together.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import generate
-from lightning_mdm.report import keep
+from lightning_mdm.report import keep, report
+from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     COMPILING,
+    LAST_WRITTEN,
     LEAST_SECONDS,
     NO_BOUNDS,
     Clock,
     Fit,
     Kept,
     Sweep,
+    decoded_with,
     layers,
     not_complete,
     run_all,
@@ -62,6 +66,12 @@ def rehearsal_files(folder: Path) -> Path:
             lines.append(json.dumps({"question": problem.prompt, "answer": thought}) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def complete(runs: Path, size: str, split: str) -> dict[int, list[Path]]:
+    """The seeds of a size that have decoded a split, and where their rows are."""
+    reports = runs.glob(f"{size}_seed_*/sweep_{split}/{LAST_WRITTEN['sweep']}")
+    return dict(sorted((int(path.parent.parent.name.rpartition("_")[2]), [path.parent]) for path in reports))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,13 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs / f"sweep_{options.split}",
         (
             *order, "--split", options.split, "--ckpt_path", str(fit.last),
-            *NO_BOUNDS,
+            *NO_BOUNDS, *decoded_with(options.seed),
         ),
     )  # fmt: skip
     if not run_all([("order", fit), (f"sweep, {options.split}", sweep)], clock):
         not_complete()
-    if options.split == "test" and not options.tiny:
+    published = options.split == "test" and not options.tiny
+    if published:
         keep(sweep.run_dir, HERE, f"_{name}")
+    seeds = complete(runs.parent, options.size, options.split)
+    if len(seeds) > 1:
+        joined = join_seeds(seeds, runs.with_name(f"{options.size}_joined_{options.split}"))
+        report([str(joined)])
+        if published:
+            keep(joined, HERE, f"_{options.size}_seeds")
     print(f"all is complete: {sweep.run_dir}")
 
 

@@ -1,6 +1,6 @@
 """Train a Sudoku denoiser, learn its order and decode the easy and the hard test set, in slices of a few minutes.
 
-python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--so_far]
+python experiments/sudoku/run.py [--size SIZE] [--minutes M] [--seed 0] [--so_far]
 
 Give the same command until it says that all is complete; its exit status is 3 until then. What is complete is not
 repeated, and what a slice's end has stopped goes on from its last checkpoint, or from the last batch it has decoded.
@@ -11,6 +11,9 @@ noise on the ranking, and looking back. ``causal`` and ``causal_solver`` are the
 reading order and in the solver's, and ``medium_causal`` and ``medium_causal_solver`` the same of ``medium``'s shape.
 ``small`` is the configuration of ``make sudoku``, minutes of CPU cores on easier puzzles; ``tiny`` rehearses ``paper``.
 ``--so_far`` runs nothing and reports on the problems that every policy has decoded, in the run directory alone.
+A seed is one of weights, training puzzles and noise, and of the noise of decoding; the test puzzles are the same. Rows
+of seed 0 are published by themselves, those of all seeds of a size that are complete in ``RUNS`` together. Weights and
+orders of other seeds are stored in folders of their own, ``weights_6m/seed_1/``.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
 from lightning_mdm.report import keep, report
+from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     COMPILING,
     LEAST_SECONDS,
@@ -35,8 +39,12 @@ from lightning_mdm.slices import (
     Fit,
     Kept,
     Sweep,
+    complete_seeds,
+    decoded_with,
     layers,
     not_complete,
+    of_seed,
+    reseeded,
     run_all,
     run_script,
     said,
@@ -56,7 +64,7 @@ class Size:
     Args:
         denoiser: configuration files of the denoiser, one over the other.
         order: likewise of the order; none of a causal net, which has no order to learn.
-        options: of every stage.
+        options: of every stage, but for its seed.
         steps: updates of both trainings, where they are not those of the files.
         sweep: options of both sweeps.
         hard: of the sweep of hard puzzles.
@@ -65,6 +73,7 @@ class Size:
         stored: whether the denoiser's weights are stored.
         reserve: seconds that starting and stopping a training may take.
         pool_file: whether the base puzzles of trainings are made ahead, once for all slices and worker processes.
+        seed: of weights, training puzzles and noise, in training and in decoding.
     """
 
     denoiser: tuple[str, ...]
@@ -78,6 +87,12 @@ class Size:
     stored: bool = True
     reserve: float = 75.0
     pool_file: bool = False
+    seed: int = 0
+
+    @property
+    def everywhere(self) -> tuple[str, ...]:
+        """The options of every stage."""
+        return (*self.options, *reseeded(self.seed))
 
     @property
     def least(self) -> float:
@@ -132,7 +147,7 @@ def fit_of(size: Size, names: Sequence[str], run_dir: Path, options: Sequence[st
         run_dir: of the training; those on the same puzzles share a file.
         options: beside what the files say.
     """
-    made = (*layers(*files(names)), *size.options, *options)
+    made = (*layers(*files(names)), *size.everywhere, *options)
     steps = size.steps or steps_of(*files(names))
     if not size.pool_file:
         return Fit(run_dir, steps, made, size.least)
@@ -140,14 +155,18 @@ def fit_of(size: Size, names: Sequence[str], run_dir: Path, options: Sequence[st
     kinds = ("side", "min_clues", "max_clues", "difficulty")
     path = run_dir.parent / f"pool_{'_'.join(str(data[kind]) for kind in kinds)}_{data.pool}.npz"
     return Fit(
-        run_dir, steps, (*made, "--data.train_path", str(path)), size.least, partial(make_pool, data, path, kinds)
+        run_dir,
+        steps,
+        (*made, "--data.train_path", str(path)),
+        size.least,
+        partial(make_pool, data, path, kinds, size.seed),
     )
 
 
-def make_pool(data: DictConfig, path: Path, kinds: Sequence[str]) -> None:
+def make_pool(data: DictConfig, path: Path, kinds: Sequence[str], seed: int) -> None:
     """Make the base puzzles of some training data, unless they are there."""
     if not path.is_file():
-        given = [f"--{kind}={data[kind]}" for kind in kinds]
+        given = [*(f"--{kind}={data[kind]}" for kind in kinds), *([f"--seed={seed}"] if seed else [])]
         subprocess.run([sys.executable, str(HERE / "pool.py"), f"--n={data.pool}", f"--out={path}", *given], check=True)
     said(path, "pool", True)
 
@@ -167,13 +186,13 @@ def stages(size: Size, run_dir: Path, weights_dir: Path, found: Path) -> list[tu
         weights_dir: where weights are stored.
         found: the denoiser's weights.
     """
-    alone = (*layers(*files(size.denoiser)), *size.options)
+    alone = (*layers(*files(size.denoiser)), *size.everywhere)
     weights = ("--ckpt_path" if found.suffix == ".ckpt" else "--model.init_from", str(found))
     stages: list[tuple[str, Fit | Sweep]] = []
     decoded = {"": (*alone, *weights)}
     if size.order:
         frozen = ("--model.denoiser_ckpt", str(found))
-        learned = (*layers(*files(size.order)), *size.options, *frozen)
+        learned = (*layers(*files(size.order)), *size.everywhere, *frozen)
         order = fit_of(size, size.order, run_dir / "order", frozen)
         if size.stored:
             order = replace(order, kept=Kept(weights_dir / "order.ckpt", found))
@@ -181,14 +200,14 @@ def stages(size: Size, run_dir: Path, weights_dir: Path, found: Path) -> list[tu
         of_order = (*NO_BOUNDS, "--ckpt_path", str(order.last))
         decoded[""] = (*learned, *of_order)
         if size.variants:
-            decoded["_search"] = (*layers(*files((*size.order, "search"))), *size.options, *frozen, *of_order)
+            decoded["_search"] = (*layers(*files((*size.order, "search"))), *size.everywhere, *frozen, *of_order)
     if size.variants:
-        decoded["_noisy"] = (*layers(*files((*size.denoiser, "kim_2025"))), *size.options, *weights)
+        decoded["_noisy"] = (*layers(*files((*size.denoiser, "kim_2025"))), *size.everywhere, *weights)
     for suffix, options in decoded.items():
         for split in SPLITS:
             hard = size.hard if split == "hard" else ()
             budgets = () if suffix == "_noisy" else size.sweep
-            sweep = (*options, "--data.test_difficulty", split, *hard, *budgets)
+            sweep = (*options, "--data.test_difficulty", split, *hard, *budgets, *decoded_with(size.seed))
             stages.append((split + suffix, Sweep(run_dir / (split + suffix), sweep)))
     return stages
 
@@ -234,10 +253,26 @@ def so_far(run_dir: Path) -> Path:
 
 
 def publish(run_dirs: Sequence[Path], out: Path, size: Size) -> None:
-    """Table, figure and report of run directories in ``out``, and copies of them in this folder."""
+    """Table, figure and report of run directories in ``out``, and copies of seed 0's in this folder."""
     report([str(path) for path in run_dirs], str(out))
-    if size.suffix is not None:
+    if size.suffix is not None and not size.seed:
         keep(out, HERE, size.suffix)
+
+
+def publish_seeds(runs: Path, names: Sequence[str], size: Size) -> None:
+    """The same of all seeds that are complete, with ``_seeds`` in the names of the files.
+
+    Args:
+        runs: of seed 0, which holds those of others.
+        names: of the sweeps.
+        size: see ``Size``.
+    """
+    if found := complete_seeds(runs, names):
+        parts = {seed: [path / name for name in names] for seed, path in found.items()}
+        joined = join_seeds(parts, runs / "joined")
+        report([str(joined)])
+        if size.suffix is not None:
+            keep(joined, HERE, f"{size.suffix}_seeds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -245,20 +280,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this slice; without end if not given")
     parser.add_argument("--runs", type=Path, default=Path("runs/sudoku_sizes"), help="where runs are kept, by size")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--so_far", action="store_true", help="report on what is decoded, in RUNS/SIZE/so_far, and run nothing"
+        "--so_far",
+        action="store_true",
+        help="report on what is decoded, in so_far of the run directory, and run nothing",
     )
     options = parser.parse_args(arguments)
-    size, run_dir = SIZES[options.size], options.runs / options.size
+    size, runs = replace(SIZES[options.size], seed=options.seed), options.runs / options.size
+    run_dir = of_seed(runs, size.seed)
     if options.so_far:
         path = so_far(run_dir)
         report([str(path)])  # there alone: what this folder keeps is of complete runs
         return
-    weights = (run_dir if size.suffix is None else HERE) / f"weights{size.suffix or ''}"
+    weights = of_seed((runs if size.suffix is None else HERE) / f"weights{size.suffix or ''}", size.seed)
     if not run(size, run_dir, weights, Clock(options.minutes, size.reserve)):
         not_complete()
     path = run_dir / "report"
-    publish([folder for folder in sweeps(run_dir) if (folder / "frontier.csv").is_file()], path, size)
+    decoded = [folder for folder in sweeps(run_dir) if (folder / "frontier.csv").is_file()]
+    publish(decoded, path, size)
+    publish_seeds(runs, [folder.name for folder in decoded], size)
     print(f"all is complete: {path}")
 
 
