@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,8 @@ from lightning_mdm.nets.smdm import to_published
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import read_rows
 from llama import files
-from runs import REPOSITORY, program
+from runs import REPOSITORY, program, without_seed
+from test_report import save, sweep
 
 FOLDER = REPOSITORY / "configs" / "gsm8k_aug"
 EXPERIMENT = REPOSITORY / "experiments" / "gsm8k_aug"
@@ -319,6 +321,50 @@ def test_stages_on_the_real_thing(script: ModuleType, monkeypatch: pytest.Monkey
     for other in (["--model.learning_rate", "1"], ["stray"], ["--data.stages", "one", "--trainer.max_steps=1"]):
         with pytest.raises(SystemExit):
             script.main(["order", *other])
+
+
+def test_another_seed_runs_beside_seed_0(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its heuristics get what its own order takes, and what that of seed 0 does; both seeds are reported together."""
+    commands: list[list[str]] = []
+    nfe = {0: 4, 1: 7}
+
+    def lightning(*arguments: str) -> None:
+        commands.append(list(arguments))
+        if arguments[0] == "sweep":
+            run_dir = Path(arguments[arguments.index("--run_dir") + 1])
+            seed = int("--frontier.seeds" in arguments)
+            policy = "learned" if "learned" in run_dir.name else "top_margin"
+            rows, outcomes = sweep((seed,), checkpoint=f"{policy}{seed}")
+            rows = [replace(row, policy=policy, nfe_mean=nfe[seed], nfe_max=nfe[seed]) for row in rows if row.adaptive]
+            save(run_dir, rows, [replace(row, policy=policy) for row in outcomes if row.policy == "threshold"])
+            (run_dir / "report.md").touch()
+
+    monkeypatch.setattr(script, "lightning", lightning)
+    script.main(["all", "--split", "test", "--runs", str(tmp_path)])
+    first, commands[:] = [*commands], []
+    assert all(without_seed(command) == (command, {}) for command in first), "of seed 0 nothing is said"
+    assert [command[0] for command in first] == [
+        "fit", "export", "fit", "fit", "sweep", "sweep", "sweep", "report"
+    ]  # fmt: skip
+    script.main(["all", "--split", "test", "--runs", str(tmp_path), "--seed", "1"])
+    *own, together = commands
+    budgets = [command.index("--frontier.budgets") + 1 for command in (first[5], own[5])]
+    assert [command.pop(place) for command, place in zip((first[5], own[5]), budgets, strict=True)] == ["[4]", "[4, 7]"]
+    assert [without_seed(command)[0] for command in own] == first, "all else is the same"
+    seeds = {"--seed_everything": "1", "--data.seed": "1", "--model.noise_seed": "1"}
+    another, noise = {"--data.seed": "101"}, {"--frontier.seeds": "[1]"}
+    assert [without_seed(command)[1] for command in own] == [
+        seeds, {}, seeds, {**seeds, **another}, {**seeds, **noise}, {**seeds, **another, **noise},
+        {**seeds, **another, **noise}, {},
+    ]  # fmt: skip
+    assert not {path for c in first for path in c if path.startswith(str(tmp_path))} & {p for c in own for p in c}
+    joined = [tmp_path / "joined" / f"{name}_test" for name in ("learned", "heuristics", "adaptive", "report")]
+    assert together[:4] == ["report", *map(str, joined[:3])]
+    assert together[-2:] == ["--out", str(joined[3])]
+    rows = [row for path in joined[:3] for row in read_rows(path / "frontier.csv")]
+    assert {(row.seed, row.checkpoint) for row in rows} == {
+        (seed, f"{policy}0+{policy}1") for seed in (0, 1) for policy in ("learned", "top_margin")
+    }
 
 
 def test_stages_of_the_larger_denoiser(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
