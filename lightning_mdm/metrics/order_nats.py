@@ -8,7 +8,6 @@ Shapes: B problems of one update.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_mdm.metrics.cells import CellMetric
+from lightning_mdm.metrics.statistics import mean_and_error
 
 
 class OrderCost(NamedTuple):
@@ -60,12 +60,11 @@ class OrderNatsMetric(CellMetric):
 
 def _summary(numbers: Sequence[tuple[float, ...]]) -> OrderCost:
     nats, tokens, nfe = (list(column) for column in zip(*numbers, strict=True))
-    n = len(nats)
-    finite = all(map(math.isfinite, nats))
+    n, (mean, error) = len(nats), mean_and_error(nats)
     return OrderCost(
         n=n,
-        nats=math.fsum(nats) / n,
-        nats_sem=statistics.stdev(nats) / math.sqrt(n) if n > 1 and finite else None,
+        nats=mean,
+        nats_sem=error,
         nats_per_token=math.fsum(nats) / max(1.0, math.fsum(tokens)),
         nfe_mean=math.fsum(nfe) / n,
         nfe_min=int(min(nfe)),

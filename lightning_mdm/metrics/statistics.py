@@ -61,15 +61,17 @@ def wilson(correct: float, n: int, level: float = 0.95) -> Interval:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and its standard error, ``None`` of a single value; +-1.96 of them are a 95 % interval of many values.
+    """The mean and its standard error; +-1.96 of them are a 95 % interval of many values.
+
+    The error is ``None`` of a single value, and where one is infinite or NaN.
 
     Raises:
         ValueError: no value.
     """
     if not values:
         raise ValueError("a mean needs at least one value")
-    mean = statistics.fmean(values)
-    return mean, statistics.stdev(values, mean) / math.sqrt(len(values)) if len(values) > 1 else None
+    mean, known = statistics.fmean(values), len(values) > 1 and all(map(math.isfinite, values))
+    return mean, statistics.stdev(values, mean) / math.sqrt(len(values)) if known else None
 
 
 def mcnemar(correct_a: Mapping[Key, bool], correct_b: Mapping[Key, bool]) -> Paired:

@@ -26,7 +26,7 @@ from lightning_mdm.modules.earlier_batches import EarlierBatches
 from lightning_mdm.modules.imitation import imitation
 from lightning_mdm.modules.optimization import check_rates, learning_rate_factor, take_configured, total_updates
 from lightning_mdm.modules.order_batch import BatchModel
-from lightning_mdm.modules.order_bounds import OrderBounds
+from lightning_mdm.modules.order_bounds import BoundEvaluation
 from lightning_mdm.modules.order_draws import STEPS_PER_UPDATE, draw_sets, trajectories
 from lightning_mdm.modules.order_options import (
     Estimator,
@@ -42,7 +42,7 @@ from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.noise import STEPS_DRAWN_AHEAD, RowNoise, Stream
 from lightning_mdm.objectives.denoising import Weighting
 from lightning_mdm.objectives.order_elbo import OrderElbo, all_steps
-from lightning_mdm.objectives.order_one_step import iid_steps, one_step
+from lightning_mdm.objectives.order_one_step import one_step
 
 ORDER_OPTIONS = ("family", "net")  # of the posterior
 FORBIDDEN = "forbidden_tokens"  # where a checkpoint says what is never generated
@@ -168,14 +168,12 @@ class OrderModule(L.LightningModule):
         self.denoising_weight = denoising_weight
         self.denoising_weighting: Weighting = denoising_weighting
         self.budgets = list(budgets)
-        self.bound_budgets = self.budgets if bound_budgets is None else list(bound_budgets)
         self.fewest_first = fewest_first
         self.prices = list(prices)
         self.token_temperature = token_temperature
         self.estimator: Estimator = estimator
         self.samples = samples
         self.focus = focus
-        self.validation_samples = validation_samples
         self.warm_start_steps = warm_start_steps
         self.warm_start_margin = warm_start_margin
         self.entropy_bonus = entropy_bonus
@@ -201,10 +199,11 @@ class OrderModule(L.LightningModule):
         self.earlier = EarlierBatches(max(self.budgets), focus)
         self.budget_draws = BudgetDraws(self.budgets, budget_draw)
         self.budget_drawn = self.budgets[0]  # of the update at hand
-        self.bounds = OrderBounds()
+        self.bounds = BoundEvaluation(budgets if bound_budgets is None else bound_budgets, prices, validation_samples)
         self.curves = BudgetCurves()
 
     def setup(self, stage: str) -> None:
+        self.bounds.known = {}  # an earlier loop's, perhaps of other weights
         if self.compile_nets and stage == "fit":
             compile_blocks(self.denoiser)
 
@@ -388,45 +387,25 @@ class OrderModule(L.LightningModule):
         self.log("train/score_variance_without_baseline", elbo.score_variance_without_baseline)
         self.log("train/denoiser_evaluations", float(elbo.evaluations))
 
-    # Evaluation.
+    # Evaluation: see ``order_bounds.py``.
 
     def on_validation_epoch_start(self) -> None:
-        self.bounds.clear()
+        self.bounds.begin(self.device)
 
     def on_test_epoch_start(self) -> None:
-        self.bounds.clear()
+        self.bounds.begin(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.bounds.add(batch, self.batch_model)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.evaluate(batch)
+        self.bounds.add(batch, self.batch_model)
 
     def on_validation_epoch_end(self) -> None:
         self.bounds.log(self, "val")
 
     def on_test_epoch_end(self) -> None:
         self.bounds.log(self, "test")
-
-    def evaluate(self, batch: Batch) -> None:
-        """Bounds on -log p(x) of the learned order and of IID, on draws that are the same at every evaluation.
-
-        The learned order at each of ``bound_budgets`` with the first price, and at the largest with every price; IID,
-        which knows no price, once for each budget.
-        """
-        M, response_BL = self.validation_samples, batch.response_BL
-        noise = trajectories(RowNoise(0, batch.index_B), M)
-        cells = [(budget, self.prices[0]) for budget in self.bound_budgets]
-        cells += [(max(self.bound_budgets), price) for price in self.prices[1:] if self.bound_budgets]
-        for budget, price in cells:
-            model = self.batch_model(batch, budget, price)
-            choose = partial(draw_sets, noise, 0)
-            learned = all_steps(model, response_BL, budget=budget, samples=M, choose=choose, price=price)
-            self.bounds.add("learned", learned, batch, budget, price)
-            if price == self.prices[0]:
-                times_NL = 1 + (noise.uniform_BL(Stream.MASK, 0, response_BL.shape[1]) * budget).long()
-                iid = iid_steps(model, response_BL, times_NL, budget=budget, price=price)
-                self.bounds.add("iid", iid, batch, budget, price)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The problems of the batch; the ``Predictions`` callback decodes them."""
