@@ -16,13 +16,19 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import OrderRow
-from lightning_mdm.report.looks import BLACK, Look, looks
+from lightning_mdm.report.looks import Look, looks
 from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
 from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles
-from lightning_mdm.report.style import draw_curve, evaluations_axis, legend_beside, panel_grid, save_figure
+from lightning_mdm.report.style import (
+    draw_curve,
+    draw_optimum,
+    evaluations_axis,
+    legend_beside,
+    panel_grid,
+    save_figure,
+)
 from lightning_mdm.report.tables import policy_table, print_table
 
-OPTIMUM = "optimum"
 _LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
 _CAPTION = "nats per sequence: -log-likelihood of the true tokens along the order; @ mean NFE; bold: least at this T"
 
@@ -74,19 +80,7 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> 
         )
         nfe, nats, bars = ([getattr(point, field) for point in shown] for field in ("nfe_mean", "nats", "sem"))
         draw_curve(axis, nfe, nats, bars, name, styles[name], is_adaptive(curve))
-    best = optimum_curve(points)
-    if best:
-        # With bars of its own, if only empty ones: legends list lines first.
-        axis.errorbar(
-            list(best),
-            list(best.values()),
-            yerr=0.0,
-            label=OPTIMUM,
-            color=BLACK,
-            marker="*",
-            linewidth=1.5,
-            zorder=1.5,
-        )
+    draw_optimum(axis, optimum_curve(points))
     evaluations_axis(axis, max(point.T for point in points))
     axis.set_ylabel("nats per sequence, bars: standard error")
 
@@ -94,11 +88,7 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> 
 def _panel_table(points: Sequence[OrderPoint]) -> Table:
     budgets = sorted({point.T for point in points})
     least = {T: min(point.nats for point in points if point.T == T) for T in budgets}
-    table = policy_table(points, lambda point: _cell(point, point.nats == least[point.T]))
-    best = optimum_curve(points)
-    if best:
-        table.add_row(Text(OPTIMUM), *(Text(f"{best[T]:.2f}" if T in best else "") for T in budgets), style="bold")
-    return table
+    return policy_table(points, lambda point: _cell(point, point.nats == least[point.T]), optimum_curve(points))
 
 
 def _cell(point: OrderPoint, least: bool) -> Text:

@@ -8,9 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from lightning_mdm.outcomes import OrderRow
 from lightning_mdm.report.points import Panel, by_cell
+
+
+class Comparable(Protocol):
+    """A point that an optimum may be known for."""
+
+    @property
+    def T(self) -> int: ...
+    @property
+    def optimum(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
 
 
-def optimum_curve(points: Iterable[OrderPoint]) -> dict[int, float]:
+def optimum_curve(points: Iterable[Comparable]) -> dict[int, float]:
     """The optimum at every step budget at which it is known, ascending."""
     known = {point.T: point.optimum for point in points if point.optimum is not None}
     return dict(sorted(known.items()))

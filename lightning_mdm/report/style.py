@@ -6,7 +6,7 @@ Knows matplotlib's objects (no pyplot: nothing global, nothing that needs a scre
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lightning_mdm.report.looks import Look
+from lightning_mdm.report.looks import BLACK, Look
 from lightning_mdm.whole_files import whole_file
 
+OPTIMUM = "optimum"
 # Inches of a legend: what lies above and below it, a line of its title and an entry.
 AROUND, TITLE, ENTRY = 0.37, 0.13, 0.19
 
@@ -64,8 +65,21 @@ def draw_curve(
     )
 
 
+def draw_optimum(axis: Axes, best: Mapping[int, float]) -> None:
+    """The optimum over the step budget, in black; nothing where it is not known."""
+    if best:
+        # With bars of its own, if only empty ones: legends list lines first.
+        nats = list(best.values())
+        axis.errorbar(list(best), nats, 0.0, label=OPTIMUM, color=BLACK, marker="*", linewidth=1.5, zorder=1.5)
+
+
 def evaluations_axis(axis: Axes, most: int) -> None:
     """Denoiser evaluations along x, up to ``most``, and the look of a panel that is drawn already."""
+    steps_axis(axis, most, "denoiser evaluations per problem (mean NFE, counted)")
+
+
+def steps_axis(axis: Axes, most: int, label: str) -> None:
+    """A number of steps along x, up to ``most``, and the look of a panel that is drawn already."""
     axis.set_xscale("log", base=2)
     ticks = [2.0**i for i in range(math.ceil(math.log2(most)) + 1)]
     low, high = axis.get_xlim()
@@ -74,7 +88,7 @@ def evaluations_axis(axis: Axes, most: int) -> None:
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_xlabel("denoiser evaluations per problem (mean NFE, counted)")
+    axis.set_xlabel(label)
     axis.grid(color="0.9", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ Knows points; knows nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.points import AnyPoint, Point, by_name, by_panel, competitors, panel_titles, pool_seeds
+from lightning_mdm.report.style import OPTIMUM
 
 _CAPTION = (
     "accuracy %, Wilson 95 % interval, mean denoiser evaluations per problem (NFE, counted); bold: best at this T"
@@ -50,13 +51,22 @@ def numbers_table(first: str, *others: str, min_width: int | None = None) -> Tab
     return table
 
 
-def policy_table(points: Sequence[AnyPoint], cell: Callable[[AnyPoint], Text]) -> Table:
-    """A line per policy, a column per step budget; ``cell`` says what is shown of a point."""
+def policy_table(
+    points: Sequence[AnyPoint], cell: Callable[[AnyPoint], Text], optimum: Mapping[int, float] | None = None
+) -> Table:
+    """A line per policy, a column per step budget; ``cell`` says what is shown of a point.
+
+    The optimum at every budget at which it is known is the last line, if there is any.
+    """
     budgets = sorted({point.T for point in points})
     table = numbers_table("policy", *(f"T={T}" for T in budgets), min_width=10)
     for name, curve in by_name(points).items():
         cells = {point.T: cell(point) for point in curve}
         table.add_row(Text(name), *(cells.get(T, Text()) for T in budgets))
+    if optimum:
+        table.add_row(
+            Text(OPTIMUM), *(Text(f"{optimum[T]:.2f}" if T in optimum else "") for T in budgets), style="bold"
+        )
     return table
 
 
