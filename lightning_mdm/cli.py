@@ -1,8 +1,8 @@
 """The command line: ``lightning fit | validate | test | predict | sweep | analyse | report | export``.
 
 ``report`` needs rows only and ``export`` a checkpoint; the others are Lightning's own command line with a run
-directory, the frontier, the costs of orders, the analysis of subproblems and the predictions added. Also installed as
-``lightning-mdm`` and run by ``python -m lightning_mdm``.
+directory, the frontier, the costs of orders and their bounds, the analysis of subproblems and the predictions added.
+Also installed as ``lightning-mdm`` and run by ``python -m lightning_mdm``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing_extensions import override
 
 from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.last_update import LastUpdate
+from lightning_mdm.callbacks.order_bounds import OrderBounds
 from lightning_mdm.callbacks.order_heatmap import OrderHeatmap
 from lightning_mdm.callbacks.order_nats import OrderNats
 from lightning_mdm.callbacks.predictions import Predictions
@@ -56,7 +57,7 @@ unmasking policy, draw accuracy against steps."""
 EPILOG = """Two more: 'lightning report RUN [RUN ...] [--out DIR]' joins runs into one table, figure and report;
 'lightning export CHECKPOINT FILE' writes a denoiser's weights in the layout of SMDM."""
 # What an analysis leaves alone.
-OTHERS = (Frontier, OrderNats, OrderHeatmap)
+OTHERS = (Frontier, OrderNats, OrderHeatmap, OrderBounds)
 # In checkpoints of a training with averaged weights: those that were averaged.
 AVERAGED_OVER = "current_model_state"
 # What a training says whose workers got the SIGTERM of a whole job a moment before it.
@@ -103,7 +104,7 @@ class CLI(LightningCLI):
         mode = {"parser_mode": "omegaconf+"}
         super().__init__(
             trainer_class=Trainer,
-            trainer_defaults={"callbacks": [LastUpdate()]},
+            trainer_defaults={"callbacks": [LastUpdate(), OrderBounds()]},
             parser_class=Parser,
             save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},

@@ -17,7 +17,7 @@ from lightning_mdm.modules.denoiser import DenoiserModule
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.build import net_from_plain
 from lightning_mdm.nets.transformer import TransformerConfig
-from lightning_mdm.outcomes import read_order_rows, read_rows
+from lightning_mdm.outcomes import read_bound_rows, read_order_rows, read_rows
 from runs import N_TEST, REPOSITORY, WORD_PROBLEMS, load_script, program, tiny, trainer
 
 ORDERS = sorted((REPOSITORY / "configs" / "word_problems").glob("order*.yaml"))
@@ -69,6 +69,7 @@ def test_fit_and_sweep(tmp_path: Path, task: str) -> None:
     options = ["--config", CONFIGS[task], "--run_dir", tmp_path, *QUICK]
     program("fit", *options)
     assert not (tmp_path / "order_nats.csv").exists()
+    assert not (tmp_path / "order_bounds.csv").exists()
     last = tmp_path / "checkpoints" / "last.ckpt"
     alone = OrderModule.load_from_checkpoint(last, map_location="cpu")
     assert net_from_plain(alone.hparams["net"]) == LAWS[task]
@@ -77,6 +78,10 @@ def test_fit_and_sweep(tmp_path: Path, task: str) -> None:
     assert printed[-1] == str(tmp_path)
     assert any(line.split()[:1] == ["optimum"] for line in printed)
     assert not (tmp_path / "frontier.csv").exists()
+    bounds = read_bound_rows(tmp_path / "order_bounds.csv")
+    assert [(row.policy, row.n, row.optimum) for row in bounds if row.T == 2] == [
+        (policy, 5, pytest.approx(LAWS[task].optimum_nats(2))) for policy in ("learned", "iid")
+    ]
     rows = read_order_rows(tmp_path / "order_nats.csv")
     assert {row.T: row.optimum for row in rows} == {T: pytest.approx(LAWS[task].optimum_nats(T)) for T in BUDGETS}
     assert {(row.task, row.split, row.n) for row in rows} == {(task, "test", 5)}
@@ -156,6 +161,14 @@ def test_an_order_on_a_trained_denoiser(tmp_path: Path, capsys: pytest.CaptureFi
     assert [(row.policy, row.n) for row in read_rows(run / "frontier.csv")] == [("learned", N_TEST)]
     program("sweep", *order, *gone, "--ckpt_path", last, "--frontier.policies", "[TopMargin]")
     assert {row.policy for row in read_rows(run / "frontier.csv")} == {"learned", "top_margin"}, "it is still its order"
+
+    config, bounds = (run / "sweep.yaml").read_text(), run / "order_bounds.csv"
+    rows = bounds.read_text()
+    bounds.write_text(rows + "half a li")
+    again = ["sweep", *order, *gone, "--ckpt_path", last, "--frontier.budgets", "[3]"]
+    refused("order_bounds.csv, line", capsys, *again)
+    assert (run / "sweep.yaml").read_text() == config, "what is refused leaves that of an earlier run in its place"
+    bounds.write_text(rows)
 
     dear = "[Learned, {class_path: Blocks, init_args: {policy: {class_path: Learned, init_args: {price: 1}}}}]"
     with pytest.warns(UserWarning, match=r"price=1\.0: beyond model.prices=\[0\.0\], .*a guess"):

@@ -1,6 +1,7 @@
 """What a run of a policy is, which runs a module can make of a split, and what each is called after in the rows.
 
-Shared by the callbacks that run policies: the frontier, the costs of orders, the analysis of subproblems, predictions.
+Shared by the callbacks that run policies, the frontier, the costs of orders, the analysis of subproblems, predictions,
+and by the bounds of orders.
 """
 
 from __future__ import annotations
@@ -256,7 +257,18 @@ def selectors_hash(module: L.LightningModule) -> str | None:
 
     ``None`` where the module is a denoiser alone.
     """
-    hashes = [weights_hash(net) for net in cast(Mapping[str, nn.Module], getattr(module, "selectors", {})).values()]
+    return nets_hash(module, "selectors")
+
+
+def posteriors_hash(module: L.LightningModule) -> str | None:
+    """Likewise that of its approximate posterior."""
+    return nets_hash(module, "posteriors")
+
+
+def nets_hash(module: L.LightningModule, kind: str) -> str | None:
+    """The hash of a module's nets of a kind, ``None`` of none."""
+    nets = cast(Mapping[str, nn.Module], getattr(module, kind, {}))
+    hashes = [weights_hash(net) for net in nets.values()]
     if not hashes:
         return None
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]

@@ -55,6 +55,19 @@ def even_batch_size(n: int, world: int, batch_size: int) -> int:
     return next(size for size in sizes if -(-least // size) == -(-most // size))
 
 
+def problems_in(n: int, world: int, batch_size: int, batches: float) -> int:
+    """How many of ``n`` problems are in the first ``batches`` of every process: the first ones.
+
+    Args:
+        n: problems that are shared.
+        world: processes.
+        batch_size: as ``evaluation_loader`` is told.
+        batches: of each process.
+    """
+    size = even_batch_size(n, world, batch_size)
+    return int(min(n, batches * size * world))
+
+
 def evaluation_loader(
     examples: Sequence[Example], *, batch_size: int, pad_id: int, replica: Replica
 ) -> DataLoader[Example]:

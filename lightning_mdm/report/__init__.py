@@ -4,7 +4,7 @@ naming      what a policy is called
 points      rows with their seeds pooled
 tables      policies by step budgets, on the terminal and in Markdown
 figure      accuracy against denoiser evaluations
-order_*     what orders cost in nats, and when they unmask which position
+order_*     what orders cost in nats, their bounds, and when they unmask which position
 subproblems how hard tokens of each kind are, and which of them policies unmask
 looks       colour and marker of every policy
 style       how figures look
@@ -17,6 +17,7 @@ runs        reading run directories, writing the files
 
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.naming import display_name
+from lightning_mdm.report.order_bounds import order_bounds_figure, order_bounds_table, report_order_bounds
 from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
 from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
 from lightning_mdm.report.runs import keep, read_runs, report, show_report, write_report
@@ -30,10 +31,13 @@ __all__ = [
     "frontier_table",
     "heatmap_figure",
     "keep",
+    "order_bounds_figure",
+    "order_bounds_table",
     "order_nats_figure",
     "order_nats_table",
     "read_runs",
     "report",
+    "report_order_bounds",
     "report_order_nats",
     "report_subproblems",
     "show_report",

@@ -11,12 +11,13 @@ from typing import Any
 
 LOOP_OPTIONS = frozenset(
     {
-        "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "precision", "search", "selector",
-        "source", "stages", "token_frequency", "token_temperature", "told",
+        "answer_steps", "denoiser", "end_of_sequence", "guidance", "isolate_rows", "posterior", "precision", "search",
+        "selector", "source", "stages", "token_frequency", "token_temperature", "told",
     }
 )  # fmt: skip
-"""Options of the decoding loop and of the task, what a policy was told or its hash, the hash of a user's own code, and
-the denoiser where several share a panel; every other option is a parameter of the policy."""
+"""Options of the decoding loop and of the task, what a policy was told or its hash, the approximate posterior's, the
+hash of a user's own code, and the denoiser where several share a panel; every other option is a parameter of the
+policy."""
 SAID_WHERE_USED = frozenset({"guidance", "search"})
 """Options that rows leave out where they are off."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lightning_mdm.metrics.statistics import wilson
-from lightning_mdm.outcomes import OrderRow, Row
+from lightning_mdm.outcomes import BoundRow, OrderRow, Row
 from lightning_mdm.report.naming import competes, distinct_names
 
 
@@ -54,12 +54,17 @@ class Named(Protocol):
     def policy(self) -> str: ...
     @property
     def T(self) -> int: ...
+
+
+class Paced(Protocol):
+    """A point of a policy that spends its budget, or does not."""
+
     @property
     def adaptive(self) -> bool: ...
 
 
 AnyPoint = TypeVar("AnyPoint", bound=Named)
-AnyRow = TypeVar("AnyRow", Row, OrderRow)
+AnyRow = TypeVar("AnyRow", Row, OrderRow, BoundRow)
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def by_name(points: Iterable[AnyPoint]) -> dict[str, list[AnyPoint]]:
     return names
 
 
-def is_adaptive(curve: Iterable[Named]) -> bool:
+def is_adaptive(curve: Iterable[Paced]) -> bool:
     """Whether the number of steps depends on the row."""
     return any(point.adaptive for point in curve)
 

@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning_mdm.outcomes import (
+    ORDER_BOUNDS,
     ORDER_NATS,
+    BoundRow,
     OrderRow,
     OutcomeRow,
     Row,
     canonical_json,
+    read_bound_rows,
     read_order_rows,
+    write_bound_rows,
     write_order_rows,
     write_outcomes,
     write_rows,
@@ -24,7 +28,8 @@ from lightning_mdm.report.runs import read_runs
 def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | None = None) -> Path:
     """Write a run directory in which every denoiser, or every order of one, is a seed.
 
-    What orders cost in nats is joined, too, where it is known.
+    What orders cost in nats is joined, too, and so are their bounds, where they are known. All sweeps of a denoiser may
+    have evaluated the same bounds; they count once, those over the most problems.
 
     Args:
         parts: by seed, the run directories of its sweeps.
@@ -37,6 +42,7 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
     rows: list[Row] = []
     outcomes: list[OutcomeRow] = []
     costs: list[OrderRow] = []
+    bounds: dict[tuple[object, ...], BoundRow] = {}
     for seed, found in runs.items():
         for row in found.rows:
             rows.append(replace(row, checkpoint=checkpoint, seed=seed, options=with_selector(row.options, selector)))
@@ -47,17 +53,30 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
             for cost in read_order_rows(file) if file.is_file() else ():
                 options = with_selector(cost.options, selector)
                 costs.append(replace(cost, checkpoint=checkpoint, seed=seed, options=options))
+        for file in (folder / ORDER_BOUNDS for folder in parts[seed]):
+            for bound in read_bound_rows(file) if file.is_file() else ():
+                options = with_selector(bound.options, selector)
+                joined = replace(bound, checkpoint=checkpoint, seed=seed, options=options)
+                cell = (joined.task, joined.split, joined.policy, joined.options, joined.T, joined.seed)
+                if cell not in bounds or bounds[cell].n < joined.n:
+                    bounds[cell] = joined
     path.mkdir(parents=True, exist_ok=True)
     if costs:
         write_order_rows(path / ORDER_NATS, costs)
+    if bounds:
+        write_bound_rows(path / ORDER_BOUNDS, bounds.values())
     write_rows(path / "frontier.csv", rows)
     write_outcomes(path / "outcomes.csv", outcomes)
     return path
 
 
 def with_selector(options: str, selector: str | None) -> str:
-    """The options with a name, or nothing, for the hash of the selector, which differs between denoisers."""
+    """The options with a name, or nothing, for the hash of the selector, which differs between denoisers.
+
+    And without that of the approximate posterior, which does so, too.
+    """
     kept = json.loads(options)
+    kept.pop("posterior", None)
     if kept.pop("selector", None) is not None and selector is not None:
         kept["selector"] = selector
     return canonical_json(kept)

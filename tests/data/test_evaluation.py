@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -9,7 +11,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DistributedSampler
 
 from lightning_mdm.data.batch import Example
-from lightning_mdm.data.evaluation import ExactShard, evaluation_loader, even_batch_size
+from lightning_mdm.data.evaluation import ExactShard, evaluation_loader, even_batch_size, problems_in
 from lightning_mdm.data.stream import Replica
 
 
@@ -42,6 +44,20 @@ def test_equally_many_batches(n: int, world: int, batch_size: int) -> None:
     }
     assert len(lengths) == 1
     assert 1 <= size <= batch_size
+
+
+@pytest.mark.parametrize("batches", [1, 2, math.inf])
+@pytest.mark.parametrize(("n", "world", "batch_size"), [(7, 1, 3), (7, 2, 2), (12, 3, 2), (33, 2, 16)])
+def test_the_first_batches_of_all_processes_hold_the_first_problems(
+    n: int, world: int, batch_size: int, batches: float
+) -> None:
+    size = even_batch_size(n, world, batch_size)
+    held = {
+        place
+        for rank in range(world)
+        for place in list(range(rank, n, world))[: n if batches == math.inf else int(batches) * size]
+    }
+    assert held == set(range(problems_in(n, world, batch_size, batches)))
 
 
 def test_even_batch_size_changes_nothing_without_need() -> None:

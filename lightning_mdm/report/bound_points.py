@@ -1,0 +1,79 @@
+"""Points of ``order_bounds.csv``: the bounds of an order at a budget, seeds pooled.
+
+Knows rows; knows nothing of how they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lightning_mdm.outcomes import BoundRow
+from lightning_mdm.report.points import Panel, by_cell
+
+
+@dataclass(frozen=True)
+class BoundPoint:
+    """The bounds of a policy at a step budget and a price, over all seeds.
+
+    Args:
+        panel: where it belongs.
+        name: display name, unique within the rows given.
+        policy: as in the rows.
+        T: step budget.
+        n: problems.
+        seeds: number of seeds pooled.
+        nats: bound on -log p(x), mean per sequence.
+        sem: its standard error; the seeds evaluate the same problems, so they do not narrow it. ``nan`` where unknown.
+        importance_weighted_nats: the tighter bound, mean per sequence.
+        optimum: the least expected nats in T steps, where the task knows it.
+    """
+
+    panel: Panel
+    name: str
+    policy: str
+    T: int
+    n: int
+    seeds: int
+    nats: float
+    sem: float
+    importance_weighted_nats: float
+    optimum: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Seeds, and problems of each."""
+        return self.seeds, self.n
+
+
+def bound_points(rows: Iterable[BoundRow]) -> list[BoundPoint]:
+    """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
+
+    Raises:
+        ValueError: no row, or one seed of a cell that occurs twice.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no rows of bounds: sweep with a learned order and model.bound_budgets")
+    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
+
+
+def _pool(panel: Panel, name: str, rows: Sequence[BoundRow]) -> BoundPoint:
+    seeds = [row.seed for row in rows]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
+    n = sum(row.n for row in rows)
+    sems = [row.bound_nats_sem for row in rows if row.bound_nats_sem is not None]
+    return BoundPoint(
+        panel=panel,
+        name=name,
+        policy=rows[0].policy,
+        T=rows[0].T,
+        n=max(row.n for row in rows),
+        seeds=len(rows),
+        nats=sum(row.bound_nats * row.n for row in rows) / n,
+        sem=sum(sems) / len(sems) if sems else math.nan,
+        importance_weighted_nats=sum(row.importance_weighted_nats * row.n for row in rows) / n,
+        optimum=rows[0].optimum,
+    )

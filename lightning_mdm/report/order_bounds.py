@@ -1,0 +1,102 @@
+"""The bounds of orders on -log p(x) in nats, as a figure and as a table, with the optimum where the task knows it.
+
+Knows points, matplotlib's objects and rich; knows nothing of estimators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from lightning_mdm.outcomes import BoundRow
+from lightning_mdm.report.bound_points import BoundPoint, bound_points
+from lightning_mdm.report.looks import Look, looks
+from lightning_mdm.report.order_points import optimum_curve
+from lightning_mdm.report.points import by_name, by_panel, panel_titles
+from lightning_mdm.report.style import draw_curve, draw_optimum, legend_beside, panel_grid, save_figure, steps_axis
+from lightning_mdm.report.tables import policy_table, print_table
+
+_LEGEND = "solid: bound\ndashed: importance-weighted"
+_CAPTION = (
+    "nats per sequence: bound on -log p(x) ± its standard error; iw: importance-weighted bound; bold: least at this T"
+)
+
+
+def order_bounds_figure(rows: Iterable[BoundRow]) -> Figure:
+    """Nats per sequence against the budget T, a line per policy and price; a panel as in the frontier.
+
+    The bound with its standard errors, the importance-weighted one lighter and dashed, the optimum in black. Seeds are
+    pooled. Points of infinitely many nats are left out.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    points = bound_points(rows)
+    panels = by_panel(points)
+    figure, axes = panel_grid(len(panels))
+    styles, titles = looks((point.name, point.policy) for point in points), panel_titles(panels)
+    for axis, (panel, members) in zip(axes, panels.items(), strict=True):
+        _draw(axis, members, styles)
+        axis.set_title(titles[panel], fontsize=10, loc="left")
+    legend_beside(figure, _LEGEND)
+    return figure
+
+
+def order_bounds_table(rows: Iterable[BoundRow]) -> Table:
+    """Policies by step budgets, the optimum last; one table per task, split and checkpoint, stacked.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    stack = Table.grid(padding=(0, 0, 1, 0))
+    panels = by_panel(bound_points(rows))
+    titles = panel_titles(panels)
+    for panel, points in panels.items():
+        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
+    stack.add_row(Text(_CAPTION, style="dim"))
+    return stack
+
+
+def report_order_bounds(rows: Sequence[BoundRow], out_dir: Path) -> None:
+    """Print the table and write the figure, ``order_bounds.png`` and ``order_bounds.svg``."""
+    save_figure(order_bounds_figure(rows), out_dir / "order_bounds")
+    print_table(order_bounds_table(rows))
+
+
+def _draw(axis: Axes, points: Sequence[BoundPoint], styles: dict[str, Look]) -> None:
+    for name, curve in by_name(points).items():
+        shown = [point for point in curve if math.isfinite(point.nats)]
+        budgets, nats, bars = ([getattr(point, field) for point in shown] for field in ("T", "nats", "sem"))
+        draw_curve(axis, budgets, nats, bars, name, styles[name], adaptive=False)
+        tighter = [point for point in curve if math.isfinite(point.importance_weighted_nats)]
+        axis.plot(
+            [point.T for point in tighter],
+            [point.importance_weighted_nats for point in tighter],
+            color=styles[name].colour,
+            linestyle="--",
+            linewidth=1.2,
+            marker=".",
+            alpha=0.5,
+            zorder=1.8,
+        )
+    draw_optimum(axis, optimum_curve(points))
+    steps_axis(axis, max(point.T for point in points), "step budget T")
+    axis.set_ylabel("nats per sequence, bars: standard error")
+
+
+def _panel_table(points: Sequence[BoundPoint]) -> Table:
+    least = {T: min(point.nats for point in points if point.T == T) for T in {point.T for point in points}}
+    return policy_table(points, lambda point: _cell(point, point.nats == least[point.T]), optimum_curve(points))
+
+
+def _cell(point: BoundPoint, least: bool) -> Text:
+    error = "" if math.isnan(point.sem) else f"±{point.sem:.2f}"
+    rest = f"{error}\niw {point.importance_weighted_nats:.2f}"
+    return Text.assemble((f"{point.nats:.2f}", "bold" if least else ""), (rest, "dim"))
