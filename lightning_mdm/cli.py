@@ -149,6 +149,9 @@ class CLI(LightningCLI):
         check_run_dir(config)
         if subcommand in ("sweep", "analyse") and not is_given("limit_val_batches", args):
             config.trainer.limit_val_batches = None  # a configuration limits the validation within a training
+        bounds = config.model is not None and "bound_budgets" in config.model.init_args
+        if subcommand == "analyse" and bounds and not is_given("bound_budgets", args):
+            config.model.init_args.bound_budgets = []  # they cost as much as training, and an analysis shows none
         if subcommand == "fit":
             check_places(config)
         self.ckpt = path = checkpoint_path(config, fitting=subcommand == "fit")

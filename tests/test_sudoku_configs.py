@@ -19,6 +19,7 @@ from lightning_mdm.callbacks.runs import weights_hash
 from lightning_mdm.cli import main
 from lightning_mdm.data.sudoku import SudokuProblems
 from lightning_mdm.decoding.noisy import Noisy
+from lightning_mdm.modules.order_bounds import BoundEvaluation
 from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.order_net import OrderNetConfig
@@ -157,7 +158,7 @@ def test_make_sudoku_trains_sweeps_and_analyses(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.long
-def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
+def test_denoiser_sweep_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "denoiser"
     program("fit", *SMALL, *QUICK, "--run_dir", base)
     last = base / "checkpoints" / "last.ckpt"
@@ -174,10 +175,12 @@ def test_denoiser_sweep_and_order(tmp_path: Path) -> None:
         ("validation", "top_margin", 4), ("validation", "iid", 4),
     }  # fmt: skip
     assert read_rows(base / "frontier.csv") == [row], "an analysis decodes nothing for the frontier"
-    few = ["--model.samples=2", "--model.validation_samples=1", "--model.bound_budgets=[2]"]
-    order = [*files(["order", "order_small"]), *QUICK, *few]
+    few = tmp_path / "few.yaml"
+    few.write_text("model: {init_args: {samples: 2, validation_samples: 1, bound_budgets: [2]}}")
+    order = [*files(["order", "order_small"]), "--config", few, *QUICK]
     order += ["--model.denoiser_ckpt", last, "--model.selector.start=quota", "--model.selector.start_shares=[0.8, 1.0]"]
     program("fit", *order, "--run_dir", tmp_path / "order", "--order_heatmap.samples=2")
+    monkeypatch.delattr(BoundEvaluation, "bound")  # an analysis evaluates none
     program(
         "analyse", *order, "--run_dir", tmp_path / "order", "--ckpt_path", "last", "--subproblems.masks=1",
         "--subproblems.policies=[{class_path: Learned, init_args: {price: 0.01}}]",
