@@ -101,7 +101,6 @@ class OrderBounds(EvaluationCallback):
             learned = cell.policy == "learned"
             policy = Learned("sampled", price=cell.price) if learned else IID()
             options = policy_options(trainer, module, Run(policy, cell.budget, 0), facts)
-            options["token_temperature"] = module.token_temperature
             if learned:
                 options["posterior"] = self.nets["posterior"]
             elif cell.price:  # which an order drawn without asking it pays all the same

@@ -35,22 +35,16 @@ class StateReading:
         prediction: distributions at the masked positions, and hidden states.
         true_SL: int64, the true tokens.
         masked_SL: bool, what is masked.
-        token_temperature: at which tokens are drawn.
     """
 
     prediction: Prediction
     true_SL: Tensor
     masked_SL: Tensor
-    token_temperature: float = 1.0
 
     @cached_property
     def log_prob_SL(self) -> Tensor:
-        """log p(x_i | z) of the true tokens, drawn at the temperature; 0 where not masked."""
-        drawn = self.prediction
-        if self.token_temperature != 1.0:
-            logits_SQV = drawn.logits_BQV / self.token_temperature
-            drawn = Prediction(logits_SQV, drawn.query_BQ, drawn.length, compile=drawn.compile)
-        return drawn.log_prob_BL(self.true_SL, self.masked_SL)
+        """log p(x_i | z) of the true tokens; 0 where not masked."""
+        return self.prediction.log_prob_BL(self.true_SL, self.masked_SL)
 
     @cached_property
     def margin_SL(self) -> Tensor:
@@ -78,7 +72,6 @@ class BatchModel:
         price: nats per step.
         forbidden: ids that are never generated.
         compile: compute statistics of the logits, and what the nets make of them, through ``torch.compile``.
-        token_temperature: at which tokens are drawn; the selector sees the distributions as they are.
     """
 
     batch: Batch
@@ -90,7 +83,6 @@ class BatchModel:
     price: float
     forbidden: Sequence[int] = ()
     compile: bool = False
-    token_temperature: float = 1.0
 
     @property
     def posterior_reads_states(self) -> bool:
@@ -134,7 +126,7 @@ class BatchModel:
             if self.forbidden:
                 logits_SQV.index_fill_(-1, self.forbidden_ids, -torch.inf)  # ours to write to, and large
             prediction = Prediction(logits_SQV, query_SQ, masked_SL.shape[1], hidden_SLD, self.compile)
-            return StateReading(prediction, clean_SL, masked_SL, self.token_temperature)
+            return StateReading(prediction, clean_SL, masked_SL)
 
     def selector_law(self, states: States, reading: StateReading) -> UnmaskingLaw:
         """pi(U | z)."""

@@ -73,10 +73,6 @@ class OrderModule(L.LightningModule):
             decides an order there, such as the meaning of a prompt, is learned within few decisions; for larger budgets
             waiting alone gains so much that nobody would look for it.
         prices: nats per step, one drawn for each update; the selector is told which.
-        token_temperature: at which the bounded model draws its tokens, above 0; a selector sees the denoiser's
-            distributions as they are, in decoding, too. At 1 an order is learned for the likelihood of text; the lower,
-            the more for what the likeliest tokens get wrong, and the less what is doubtful and right counts. Bounds of
-            several temperatures are no bounds of one model.
         estimator: ``all_steps`` or ``one_step``.
         samples: trajectories K >= 2 of each example.
         focus: examples count in proportion to about exp(-focus x nats): with 0 all alike, with 1 as in a bound of the
@@ -121,7 +117,6 @@ class OrderModule(L.LightningModule):
         budget_draw: BudgetDraw = "uniform",
         fewest_first: int = 0,
         prices: Sequence[float] = (0.0,),
-        token_temperature: float = 1.0,
         estimator: Estimator = "all_steps",
         samples: int = 8,
         focus: float = 0.0,
@@ -145,8 +140,7 @@ class OrderModule(L.LightningModule):
         check_options(
             denoiser=denoiser, denoising_weighting=denoising_weighting, selector=selector, posterior=posterior,
             finishing=finishing, selectors=selectors,
-            budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices,
-            token_temperature=token_temperature, estimator=estimator,
+            budgets=budgets, budget_draw=budget_draw, fewest_first=fewest_first, prices=prices, estimator=estimator,
             samples=samples, focus=focus, bound_budgets=bound_budgets, validation_samples=validation_samples,
             entropy_bonus=entropy_bonus, entropy_fades_by=entropy_fades_by,
             denoiser_learning_rate=denoiser_learning_rate,
@@ -170,7 +164,6 @@ class OrderModule(L.LightningModule):
         self.budgets = list(budgets)
         self.fewest_first = fewest_first
         self.prices = list(prices)
-        self.token_temperature = token_temperature
         self.estimator: Estimator = estimator
         self.samples = samples
         self.focus = focus
@@ -291,7 +284,7 @@ class OrderModule(L.LightningModule):
         """The batch as the estimators see it, ``forbidden_tokens`` left out of the denoiser's distributions."""
         return BatchModel(
             batch, self.denoiser, not self.joint, self.selector_for(budget), self.posterior_for(budget), budget, price,
-            self.forbidden_tokens, self.compile_nets, self.token_temperature,
+            self.forbidden_tokens, self.compile_nets,
         )  # fmt: skip
 
     # Training.

@@ -28,7 +28,6 @@ def check_options(
     budget_draw: BudgetDraw,
     fewest_first: int,
     prices: Sequence[float],
-    token_temperature: float,
     estimator: Estimator,
     samples: int,
     focus: float,
@@ -65,8 +64,6 @@ def check_options(
         raise ValueError(f"model.prices={list(prices)}: give one or more finite prices of at least 0 nats per step")
     if len(set(prices)) < len(prices):
         raise ValueError(f"model.prices={list(prices)}: give each price once")
-    if not 0.0 < token_temperature < math.inf:
-        raise ValueError(f"model.token_temperature={token_temperature}: give a finite number above 0")
     if samples < 2 or validation_samples < 1:
         raise ValueError(
             f"model.samples={samples}, model.validation_samples={validation_samples}: the baseline needs at least "

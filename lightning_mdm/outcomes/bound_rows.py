@@ -25,8 +25,8 @@ class BoundRow:
         data: 12 hexadecimal digits of the fingerprint of the split's problems and their encoding.
         checkpoint: content hash of the denoiser's weights.
         policy: ``learned``, the selector's law itself, or ``iid``.
-        options: precision, temperature of the tokens and a price, of the learned order also its other parameters and
-            the hashes of selector and approximate posterior, canonical JSON.
+        options: precision and a price, of the learned order also its other parameters and the hashes of selector and
+            approximate posterior, canonical JSON.
         T: step budget.
         seed: 0, as the draws are always the same; of runs joined as the seeds of one, which of them it is.
         samples: trajectories of each problem, also of the importance-weighted bound.

@@ -122,7 +122,7 @@ def test_rows_are_what_the_estimators_give(tmp_path: Path) -> None:
             "rule": "sampled", "beta": 1, "price": price, "selector": selectors_hash(module),
             "posterior": weights_hash(module.posteriors["shared"]),
         }  # fmt: skip
-        assert own == {"precision": "32-true", "token_temperature": 1, **(learned if policy == "learned" else {})}
+        assert own == {"precision": "32-true", **(learned if policy == "learned" else {})}
 
 
 def test_iid_pays_the_price_too(tmp_path: Path) -> None:
@@ -189,8 +189,6 @@ def test_another_order_problems_or_trajectories_are_evaluated_anew(tmp_path: Pat
     moved = evaluate(tmp_path, module)
     assert cells_of(moved) == CELLS
     assert [row.token_nats for row in moved if row.policy == "learned"] != [row.token_nats for row in learned[1]]
-    cooler = [row for row in evaluate(tmp_path, order_module(seed=1, token_temperature=0.5)) if row not in moved]
-    assert [json.loads(row.options)["token_temperature"] for row in cooler] == [0.5] * len(CELLS)
     rows = evaluate(tmp_path, order_module(seed=1, validation_samples=3))
     assert [(row.samples, row.n) for row in rows] == [(3, N)] * len(CELLS)
     rows = evaluate(tmp_path, order_module(seed=1, validation_samples=3), data(n_test=6))
