@@ -123,7 +123,7 @@ def test_display_name_refuses(options: str) -> None:
 
 
 def test_loop_options_are_those_of_the_loop() -> None:
-    told = {"denoiser", "precision", "selector", "source", "token_frequency", "told"}
+    told = {"denoiser", "posterior", "precision", "selector", "source", "token_frequency", "told"}
     of_the_task = {"answer_steps", "stages"}  # see GSM8KAug.decoding_options
     described = set(DecodingOptions(guidance=0.5, search=True).describe(IID())) - set(IID().options)
     assert {field.name for field in fields(DecodingOptions)} - described == {
