@@ -135,6 +135,7 @@ def test_another_seed_runs_beside_seed_0(
     assert all(without_seed(call) == (list(call), {}) for call in first), "of seed 0 nothing is said"
     assert not [name for name in before if "seed" in name]
     n_pools, program.calls = len(pools), []
+    first = [call for call in first if call[0] != "analyse"]  # an analysis is shown of seed 0 alone
     script.main([*options, "--seed", "1"])
     assert [without_seed(call)[0] for call in program.calls] == [list(call) for call in first], "all else is the same"
     for call in program.calls:
@@ -173,12 +174,25 @@ def test_a_seed_alone_is_published_under_the_name_of_seeds(started: Any, place: 
     assert {row.seed for row in read_rows(place / "here" / "rows_seeds.csv")} == {3}
 
 
+def test_what_is_published_of_more_seeds_stays(started: Any, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script, _ = started("zebra")
+    for seed in ("1", "2"):
+        script.main(["--runs", "all", "--seed", seed])
+    before = published(place / "here")
+    script.main(["--runs", "elsewhere", "--seed", "2"])
+    assert published(place / "here") == before
+    assert "rows_seeds.csv stays: it is of seed 1, too" in capsys.readouterr().out
+    script.main(["--runs", "all", "--seed", "3"])
+    assert {row.seed for row in read_rows(place / "here" / "rows_seeds.csv")} == {1, 2, 3}
+
+
 def test_another_seeds_weights_go_on_where_nothing_else_is(
     started: Any, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, program = started("sudoku")
     monkeypatch.setattr(script, "report", lambda *_: None)
     monkeypatch.setattr(script, "keep", lambda *_: None)
+    monkeypatch.setattr(script, "keep_seeds", lambda *_: None)
     for seed in ("0", "1"):
         script.main(["--size", "medium", "--runs", "here_first", "--seed", seed])
     program.calls = []

@@ -15,7 +15,8 @@ with a small net and files made here.
 A seed is one of the data's order, of noise, of what is drawn of an order's weights, and of the noise of decoding; the
 denoiser begins from published weights, which have none. Other seeds than 0 run in ``seed_N`` of the runs. ``report``
 is of the seed alone and, where other seeds than 0 are complete, of all of these together in ``joined``. So that these
-can be pooled, the heuristics of another seed also decode at the budgets of seed 0, once its learned order is swept.
+can be pooled, the heuristics of another seed also decode at the budgets of seed 0, once its learned order is swept;
+sweep that first. What one seed's order takes and seed 0's does not, no other decodes: such budgets are of one seed.
 """
 
 from __future__ import annotations

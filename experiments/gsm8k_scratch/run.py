@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from lightning_mdm.data.difficulty import Difficulty
 from lightning_mdm.data.word_problems import generate
-from lightning_mdm.report import keep, report
+from lightning_mdm.report import keep, keep_seeds, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     COMPILING,
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         joined = join_seeds(seeds, runs.with_name(f"{options.size}_joined_{options.split}"))
         report([str(joined)])
         if published:
-            keep(joined, HERE, f"_{options.size}_seeds")
+            keep_seeds(joined, HERE, f"_{options.size}_seeds")
     print(f"all is complete: {sweep.run_dir}")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from lightning_mdm.modules.order_checkpoint import restore_order
 from lightning_mdm.modules.weight_parts import join_checkpoint
 from lightning_mdm.outcomes import Row, read_rows, write_rows
-from lightning_mdm.report import keep, report
+from lightning_mdm.report import keep, keep_seeds, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     NO_BOUNDS,
@@ -154,7 +154,7 @@ def run(name: str, runs: Path, seed: int = 0) -> None:
     if found := complete_seeds(runs / name, ["test"]):
         joined = join_seeds({seed: [path / "test"] for seed, path in found.items()}, runs / name / "joined")
         report([str(joined)])
-        keep(joined, HERE, f"_{name}_seeds")
+        keep_seeds(joined, HERE, f"_{name}_seeds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

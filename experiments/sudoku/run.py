@@ -29,7 +29,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_mdm.outcomes import OutcomeRow, OutcomeStore, Row, frontier_row, outcome_rows, write_outcomes, write_rows
-from lightning_mdm.report import keep, report
+from lightning_mdm.report import keep, keep_seeds, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     COMPILING,
@@ -272,7 +272,7 @@ def publish_seeds(runs: Path, names: Sequence[str], size: Size) -> None:
         joined = join_seeds(parts, runs / "joined")
         report([str(joined)])
         if size.suffix is not None:
-            keep(joined, HERE, f"{size.suffix}_seeds")
+            keep_seeds(joined, HERE, f"{size.suffix or '_small'}_seeds")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

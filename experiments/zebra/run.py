@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 
-from lightning_mdm.report import keep, report
+from lightning_mdm.report import keep, keep_seeds, report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import (
     COMPILING,
@@ -73,8 +73,10 @@ def stages(
         ("denoiser", denoiser),
         ("order", fit),
         ("masked", Sweep(runs / "masked", (*learned, *NO_BOUNDS, *noise, "--ckpt_path", str(fit.last)))),
-        ("analysis", Sweep(runs / "analysis", (*learned, *analysed, "--ckpt_path", str(fit.last)), "analyse")),
     ]
+    if not seed:  # the others would be shown nowhere
+        analysis = Sweep(runs / "analysis", (*learned, *analysed, "--ckpt_path", str(fit.last)), "analyse")
+        found.append(("analysis", analysis))
     for name, layered in CAUSAL.items():
         causal = (*layers(*files(layered)), *options)
         fit = Fit(runs / f"{name}_net", steps or steps_of(*files(layered)), (*causal, *COMPILED), COMPILING)
@@ -90,7 +92,7 @@ def publish_seeds(runs: Path) -> None:
         joined = runs / "joined"
         parts = [join_seeds({seed: [path / name] for seed, path in found.items()}, joined / name) for name in SWEEPS]
         report([str(path) for path in parts], str(joined / "report"), one_panel=True)
-        keep(joined / "report", HERE, "_seeds")
+        keep_seeds(joined / "report", HERE, "_seeds")
 
 
 def publish(runs: Path, seed: int = 0) -> Path:

@@ -141,7 +141,7 @@ class OrderBounds(EvaluationCallback):
     def stays(self, row: BoundRow) -> bool:
         """Whether a row of an earlier loop, of another cell than these, is of the same weights.
 
-        One of the same split also has to be of the same problems, no fewer, and of as many trajectories.
+        One of the same split also has to be of the same problems, be it of fewer, and of as many trajectories.
         """
         own, options = next(iter(self.wanted.values())), json.loads(row.options)
         if (row.task, row.checkpoint) != (own["task"], own["checkpoint"]) or any(
@@ -153,7 +153,6 @@ class OrderBounds(EvaluationCallback):
         return (
             all((row.policy, row.options, row.T) != (w["policy"], w["options"], w["T"]) for w in self.wanted.values())
             and (row.data, row.samples) == (own["data"], own["samples"])
-            and row.n >= self.n
             and options.get("source") == json.loads(own["options"]).get("source")
         )
 

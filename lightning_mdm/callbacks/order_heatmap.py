@@ -1,8 +1,8 @@
 """Shows what a selector has learned: at which step it unmasks which position of the first few validation problems.
 
 Decodes inside the validation loop, on the first process alone and with problems of its own shard: nothing here waits
-for another process. The tokens are the model's own, decoded as everywhere else, but without looking back: what is
-shown is an order.
+for another process. The tokens are the model's own, decoded as the frontier does it, but without looking back, as what
+is shown is an order; of a response in parts it is the first one, with the whole budget.
 
 Shapes: N samples of problems, L positions.
 """
@@ -34,10 +34,10 @@ MOST_FIGURES = 3
 
 
 class Shown(NamedTuple):
-    """What a budget has to show so far: a panel per problem, and the greedy selector's evaluations."""
+    """What a budget has to show so far: a panel per problem, and the greedy selector's steps."""
 
     panels: list[HeatmapPanel]
-    nfe: list[int]
+    steps: list[int]
 
 
 class OrderHeatmap(EvaluationCallback):
@@ -50,7 +50,8 @@ class OrderHeatmap(EvaluationCallback):
         samples: orders drawn of each.
         budgets: step budgets T; where not given, the smallest, the middle and the largest that the module was trained
             with.
-        decoding: how the problems are decoded; that of the frontier, on the command line.
+        decoding: how the problems are decoded; that of the frontier, on the command line. Without what makes it faster,
+            which takes time to begin with: these are a few problems in the middle of a training.
 
     Raises:
         ValueError: an option out of its range.
@@ -71,7 +72,7 @@ class OrderHeatmap(EvaluationCallback):
         self.problems = problems
         self.samples = samples
         self.budgets = budgets
-        self.decoding = replace(decoding, search=False)
+        self.decoding = replace(decoding, search=False, compile_statistics=False, cuda_graphs=False)
         self.shown: dict[int, Shown] = {}
         self.missing = 0
 
@@ -90,7 +91,7 @@ class OrderHeatmap(EvaluationCallback):
         for budget in self.budgets_of(module):
             shown = self.shown.setdefault(budget, Shown([], []))
             greedy = self.decode(trainer, module, Learned(price=module.prices[0]), canvas, budget)
-            shown.nfe.extend(greedy.nfe_B.tolist())
+            shown.steps.extend(greedy.order.n_steps_B.tolist())
             if writers(trainer.loggers):
                 shown.panels.extend(self.sample(trainer, module, canvas, budget))
 
@@ -124,11 +125,11 @@ class OrderHeatmap(EvaluationCallback):
             return self.decoding.decode(module.denoiser, bound, canvas, space, budget, seed)
 
     def finish(self, trainer: L.Trainer, module: L.LightningModule, prefix: str) -> None:
-        for budget, (panels, nfe) in self.shown.items():
+        for budget, (panels, steps) in self.shown.items():
             for name, value in (
-                ("selector_steps", sum(nfe) / len(nfe)),
-                ("fewest_selector_steps", min(nfe)),
-                ("most_selector_steps", max(nfe)),
+                ("selector_steps", sum(steps) / len(steps)),
+                ("fewest_selector_steps", min(steps)),
+                ("most_selector_steps", max(steps)),
             ):
                 module.log(f"{prefix}/{name}@T={budget}", float(value), rank_zero_only=True)
             if panels:

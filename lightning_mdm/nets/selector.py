@@ -57,7 +57,7 @@ class SelectorConfig(OrderNetConfig):
         start_shares: of ``quota``: multiples of the even quota, above 0. With several, each is a level of its own
             (``orders/levelled_law.py``): how much to take at once is one decision, learned for every row from what it
             would put at stake and what would be left; at first that next to 1 is the likeliest. Only with a relative
-            posterior, which draws shares as the selector does.
+            posterior, which draws shares as the selector does, or with none.
     """
 
     start: Start = "iid"

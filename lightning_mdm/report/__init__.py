@@ -20,7 +20,7 @@ from lightning_mdm.report.naming import display_name
 from lightning_mdm.report.order_bounds import order_bounds_figure, order_bounds_table, report_order_bounds
 from lightning_mdm.report.order_heatmap import HeatmapPanel, heatmap_figure
 from lightning_mdm.report.order_nats import order_nats_figure, order_nats_table, report_order_nats
-from lightning_mdm.report.runs import keep, read_runs, report, show_report, write_report
+from lightning_mdm.report.runs import keep, keep_seeds, read_runs, report, show_report, write_report
 from lightning_mdm.report.subproblems import report_subproblems, subproblem_figure, subproblem_table
 from lightning_mdm.report.tables import frontier_table
 
@@ -31,6 +31,7 @@ __all__ = [
     "frontier_table",
     "heatmap_figure",
     "keep",
+    "keep_seeds",
     "order_bounds_figure",
     "order_bounds_table",
     "order_nats_figure",

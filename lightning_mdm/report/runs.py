@@ -173,6 +173,17 @@ def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
             copyfile(report_dir / name, path)
 
 
+def keep_seeds(report_dir: Path, folder: Path, suffix: str) -> None:
+    """Keeps the report on several seeds of a training as ``keep`` does; what is there of more seeds stays."""
+    kept = folder / f"rows{suffix}.csv"
+    before = {row.seed for row in read_rows(kept)} if kept.is_file() else set()
+    missing = sorted(before - {row.seed for row in read_rows(report_dir / "frontier.csv")})
+    if missing:
+        print(f"{kept} stays: it is of seed {', '.join(map(str, missing))}, too, whose run is not here")
+        return
+    keep(report_dir, folder, suffix)
+
+
 def _rows(directory: Path) -> list[Row]:
     if not directory.is_dir():
         raise ValueError(f"run {directory} does not exist: give the directory that a sweep printed as its last line")

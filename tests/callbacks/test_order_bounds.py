@@ -209,6 +209,13 @@ def test_rows_of_fewer_problems_are_not_complete(tmp_path: Path) -> None:
     assert (tmp_path / ORDER_BOUNDS).read_bytes() == before
 
 
+def test_rows_of_other_budgets_stay_be_they_of_fewer_problems(tmp_path: Path) -> None:
+    few = evaluate(tmp_path, order_module(bound_budgets=[3]), limit_test_batches=1)
+    rows = evaluate(tmp_path, order_module(bound_budgets=[2]))
+    assert [(row.T, row.n) for row in rows] == [(2, N)] * (len(rows) - len(few)) + [(3, 3)] * len(few)
+    assert rows[-len(few) :] == few
+
+
 def test_the_other_split_stays_and_older_weights_go(tmp_path: Path) -> None:
     validation = evaluate(tmp_path, split="validation")
     assert [(row.split, row.n) for row in validation] == [("validation", N_VALIDATION)] * len(CELLS)

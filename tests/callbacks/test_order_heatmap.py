@@ -145,11 +145,11 @@ def test_steps_are_logged_without_tensorboard(tmp_path: Path, drawn: Drawn) -> N
 
 def test_steps_are_those_of_the_greedy_rule_at_the_first_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, int, int]] = []
-    nfe = iter([[2, 3], [1]])  # of three problems in two batches
+    steps = iter([[2, 3], [1]])  # of three problems in two batches
 
     def fake(trainer: L.Trainer, module: OrderModule, policy: Any, canvas: Any, budget: int, seed: int = 0) -> Any:
         asked.append((policy, budget, len(canvas.index_B)))
-        return SimpleNamespace(nfe_B=torch.tensor(next(nfe)))
+        return SimpleNamespace(order=SimpleNamespace(n_steps_B=torch.tensor(next(steps))))
 
     monkeypatch.setattr(OrderHeatmap, "decode", lambda self, *given: fake(*given))
     run = trainer(tmp_path, OrderHeatmap(problems=3, budgets=[4]))
@@ -170,10 +170,11 @@ def test_problems_are_decoded_as_elsewhere_but_without_looking_back(
         return plain(self, *given)
 
     monkeypatch.setattr(DecodingOptions, "decode", noting)
-    decoding = DecodingOptions(guidance=0.5, search=True)
-    run = trainer(tmp_path, OrderHeatmap(problems=1, budgets=[4], decoding=decoding))
+    decoding = DecodingOptions(guidance=0.5, search=True, compile_statistics=True, cuda_graphs=True)
+    run = trainer(tmp_path, OrderHeatmap(problems=1, budgets=[2], decoding=decoding))
     run.validate(order_module(), data(), verbose=False)
     assert asked == [DecodingOptions(guidance=0.5)]
+    assert 1 <= run.callback_metrics["val/selector_steps@T=2"] <= 2, "a step is two evaluations"
 
 
 @pytest.mark.parametrize("averaged_first", [True, False])
