@@ -110,6 +110,7 @@ def save(folder: Path, rows: list[Row], outcomes: list[OutcomeRow] | None) -> Pa
         ("blocks", {"length": 8, "policy": {"name": "noisy", "scale": 1, "of": None}}, "blocks(8) of noisy scale=1"),
         ("mirror", {"policy": {"name": "blocks", "l": 2, "policy": {"name": "iid"}}}, "mirror of blocks(2) of iid"),
         ("turns", {"n": 2, "first": {"name": "iid"}, "then": {"name": "p_q"}}, "turns(2) of iid and p q"),
+        ("iid", {"price": 0.01, "precision": "32-true"}, "iid price=0.01"),
     ],
 )
 def test_display_name(policy: str, options: dict[str, Any], name: str) -> None:

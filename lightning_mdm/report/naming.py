@@ -25,8 +25,9 @@ SAID_WHERE_USED = frozenset({"guidance", "search"})
 def display_name(policy: str, options: str) -> str:
     """The policy with its own parameters, in the order of the options.
 
-    ``top margin``, ``threshold 0.9`` (the only parameter it has: its value says enough, unless it is ``true`` or
-    ``false``), ``remdm eta=0.1, ranking=random``, and for a policy that wraps another, ``blocks(8) of top margin``.
+    ``top margin``, ``threshold 0.9`` (the only parameter it has: its value says enough, unless it is ``true``,
+    ``false`` or a price), ``remdm eta=0.1, ranking=random``, and for a policy that wraps another, ``blocks(8) of top
+    margin``.
 
     Args:
         policy: name of the policy.
@@ -114,7 +115,7 @@ def _describe(name: str, parameters: Mapping[str, Any], bare: bool) -> str:
     wrapped = [value for value in parameters.values() if _is_policy(value)]
     plain = {key: value for key, value in parameters.items() if value is not None and not _is_policy(value)}
     arguments = ", ".join(
-        _text(value) if bare and not isinstance(value, bool) else f"{key}={_text(value)}"
+        _text(value) if bare and key != "price" and not isinstance(value, bool) else f"{key}={_text(value)}"
         for key, value in plain.items()
     )
     if not wrapped:
