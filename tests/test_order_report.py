@@ -19,7 +19,8 @@ from lightning_mdm.report import (
 )
 from lightning_mdm.report.looks import BLACK, looks
 from lightning_mdm.report.order_heatmap import legible
-from lightning_mdm.report.order_points import optimum_curve, order_points
+from lightning_mdm.report.order_points import order_points
+from lightning_mdm.report.panels import optimum_curve
 from lightning_mdm.report.points import Panel
 
 pytestmark = pytest.mark.draws

@@ -5,12 +5,11 @@ Knows rows; knows nothing of how they are shown.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lightning_mdm.outcomes import BoundRow
-from lightning_mdm.report.points import Panel, by_cell
+from lightning_mdm.report.points import Panel, by_cell, error_over, mean_over
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,6 @@ def bound_points(rows: Iterable[BoundRow]) -> list[BoundPoint]:
 
 
 def _pool(panel: Panel, name: str, rows: Sequence[BoundRow]) -> BoundPoint:
-    seeds = [row.seed for row in rows]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
-    n = sum(row.n for row in rows)
-    sems = [row.bound_nats_sem for row in rows if row.bound_nats_sem is not None]
     return BoundPoint(
         panel=panel,
         name=name,
@@ -72,8 +66,8 @@ def _pool(panel: Panel, name: str, rows: Sequence[BoundRow]) -> BoundPoint:
         T=rows[0].T,
         n=max(row.n for row in rows),
         seeds=len(rows),
-        nats=sum(row.bound_nats * row.n for row in rows) / n,
-        sem=sum(sems) / len(sems) if sems else math.nan,
-        importance_weighted_nats=sum(row.importance_weighted_nats * row.n for row in rows) / n,
+        nats=mean_over(rows, lambda row: row.bound_nats),
+        sem=error_over(row.bound_nats_sem for row in rows),
+        importance_weighted_nats=mean_over(rows, lambda row: row.importance_weighted_nats),
         optimum=rows[0].optimum,
     )

@@ -6,22 +6,22 @@ Knows points, matplotlib's objects and rich; knows nothing of estimators.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import BoundRow
 from lightning_mdm.report.bound_points import BoundPoint, bound_points
-from lightning_mdm.report.looks import Look, looks
-from lightning_mdm.report.order_points import optimum_curve
-from lightning_mdm.report.points import by_name, by_panel, panel_titles
-from lightning_mdm.report.style import draw_curve, draw_optimum, legend_beside, panel_grid, save_figure, steps_axis
-from lightning_mdm.report.tables import policy_table, print_table
+from lightning_mdm.report.looks import Look
+from lightning_mdm.report.panels import least_table, optimum_curve, panels_figure
+from lightning_mdm.report.points import by_name
+from lightning_mdm.report.style import draw_curve, draw_optimum, save_figure, steps_axis
+from lightning_mdm.report.tables import panels_table, print_table
 
 _LEGEND = "solid: bound\ndashed: importance-weighted"
 _CAPTION = (
@@ -38,15 +38,7 @@ def order_bounds_figure(rows: Iterable[BoundRow]) -> Figure:
     Raises:
         ValueError: when there is no row.
     """
-    points = bound_points(rows)
-    panels = by_panel(points)
-    figure, axes = panel_grid(len(panels))
-    styles, titles = looks((point.name, point.policy) for point in points), panel_titles(panels)
-    for axis, (panel, members) in zip(axes, panels.items(), strict=True):
-        _draw(axis, members, styles)
-        axis.set_title(titles[panel], fontsize=10, loc="left")
-    legend_beside(figure, _LEGEND)
-    return figure
+    return panels_figure(bound_points(rows), _draw, _LEGEND)
 
 
 def order_bounds_table(rows: Iterable[BoundRow]) -> Table:
@@ -55,13 +47,7 @@ def order_bounds_table(rows: Iterable[BoundRow]) -> Table:
     Raises:
         ValueError: when there is no row.
     """
-    stack = Table.grid(padding=(0, 0, 1, 0))
-    panels = by_panel(bound_points(rows))
-    titles = panel_titles(panels)
-    for panel, points in panels.items():
-        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
-    stack.add_row(Text(_CAPTION, style="dim"))
-    return stack
+    return panels_table(bound_points(rows), partial(least_table, cell=_cell), _CAPTION)
 
 
 def report_order_bounds(rows: Sequence[BoundRow], out_dir: Path) -> None:
@@ -70,7 +56,7 @@ def report_order_bounds(rows: Sequence[BoundRow], out_dir: Path) -> None:
     print_table(order_bounds_table(rows))
 
 
-def _draw(axis: Axes, points: Sequence[BoundPoint], styles: dict[str, Look]) -> None:
+def _draw(axis: Axes, points: Sequence[BoundPoint], styles: Mapping[str, Look]) -> None:
     for name, curve in by_name(points).items():
         shown = [point for point in curve if math.isfinite(point.nats)]
         budgets, nats, bars = ([getattr(point, field) for point in shown] for field in ("T", "nats", "sem"))
@@ -89,11 +75,6 @@ def _draw(axis: Axes, points: Sequence[BoundPoint], styles: dict[str, Look]) -> 
     draw_optimum(axis, optimum_curve(points))
     steps_axis(axis, max(point.T for point in points), "step budget T")
     axis.set_ylabel("nats per sequence, bars: standard error")
-
-
-def _panel_table(points: Sequence[BoundPoint]) -> Table:
-    least = {T: min(point.nats for point in points if point.T == T) for T in {point.T for point in points}}
-    return policy_table(points, lambda point: _cell(point, point.nats == least[point.T]), optimum_curve(points))
 
 
 def _cell(point: BoundPoint, least: bool) -> Text:

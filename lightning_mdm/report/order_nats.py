@@ -6,28 +6,27 @@ Knows points, matplotlib's objects and rich; knows nothing of decoding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.outcomes import OrderRow
-from lightning_mdm.report.looks import Look, looks
-from lightning_mdm.report.order_points import OrderPoint, optimum_curve, order_points
-from lightning_mdm.report.points import by_name, by_panel, is_adaptive, panel_titles
+from lightning_mdm.report.looks import Look
+from lightning_mdm.report.order_points import OrderPoint, order_points
+from lightning_mdm.report.panels import least_table, optimum_curve, panels_figure
+from lightning_mdm.report.points import by_name, is_adaptive
 from lightning_mdm.report.style import (
     draw_curve,
     draw_optimum,
     evaluations_axis,
-    legend_beside,
-    panel_grid,
     save_figure,
 )
-from lightning_mdm.report.tables import policy_table, print_table
+from lightning_mdm.report.tables import panels_table, print_table
 
 _LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
 _CAPTION = "nats per sequence: -log-likelihood of the true tokens along the order; @ mean NFE; bold: least at this T"
@@ -41,15 +40,7 @@ def order_nats_figure(rows: Iterable[OrderRow]) -> Figure:
     Raises:
         ValueError: when there is no row.
     """
-    points = order_points(rows)
-    panels = by_panel(points)
-    figure, axes = panel_grid(len(panels))
-    styles, titles = looks((point.name, point.policy) for point in points), panel_titles(panels)
-    for axis, (panel, members) in zip(axes, panels.items(), strict=True):
-        _draw(axis, members, styles)
-        axis.set_title(titles[panel], fontsize=10, loc="left")
-    legend_beside(figure, _LEGEND)
-    return figure
+    return panels_figure(order_points(rows), _draw, _LEGEND)
 
 
 def order_nats_table(rows: Iterable[OrderRow]) -> Table:
@@ -58,13 +49,7 @@ def order_nats_table(rows: Iterable[OrderRow]) -> Table:
     Raises:
         ValueError: when there is no row.
     """
-    stack = Table.grid(padding=(0, 0, 1, 0))
-    panels = by_panel(order_points(rows))
-    titles = panel_titles(panels)
-    for panel, points in panels.items():
-        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
-    stack.add_row(Text(_CAPTION, style="dim"))
-    return stack
+    return panels_table(order_points(rows), partial(least_table, cell=_cell), _CAPTION)
 
 
 def report_order_nats(rows: Sequence[OrderRow], out_dir: Path) -> None:
@@ -73,7 +58,7 @@ def report_order_nats(rows: Sequence[OrderRow], out_dir: Path) -> None:
     print_table(order_nats_table(rows))
 
 
-def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> None:
+def _draw(axis: Axes, points: Sequence[OrderPoint], styles: Mapping[str, Look]) -> None:
     for name, curve in by_name(points).items():
         shown = sorted(
             (point for point in curve if math.isfinite(point.nats)), key=lambda point: (point.nfe_mean, point.T)
@@ -83,12 +68,6 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: dict[str, Look]) -> 
     draw_optimum(axis, optimum_curve(points))
     evaluations_axis(axis, max(point.T for point in points))
     axis.set_ylabel("nats per sequence, bars: standard error")
-
-
-def _panel_table(points: Sequence[OrderPoint]) -> Table:
-    budgets = sorted({point.T for point in points})
-    least = {T: min(point.nats for point in points if point.T == T) for T in budgets}
-    return policy_table(points, lambda point: _cell(point, point.nats == least[point.T]), optimum_curve(points))
 
 
 def _cell(point: OrderPoint, least: bool) -> Text:

@@ -5,22 +5,11 @@ Knows rows; knows nothing of how they are shown.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lightning_mdm.outcomes import OrderRow
-from lightning_mdm.report.points import Panel, by_cell
-
-
-class Comparable(Protocol):
-    """A point that an optimum may be known for."""
-
-    @property
-    def T(self) -> int: ...
-    @property
-    def optimum(self) -> float | None: ...
+from lightning_mdm.report.points import Panel, by_cell, error_over, mean_over
 
 
 @dataclass(frozen=True)
@@ -71,18 +60,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
 
 
-def optimum_curve(points: Iterable[Comparable]) -> dict[int, float]:
-    """The optimum at every step budget at which it is known, ascending."""
-    known = {point.T: point.optimum for point in points if point.optimum is not None}
-    return dict(sorted(known.items()))
-
-
 def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:
-    seeds = [row.seed for row in rows]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
-    n = sum(row.n for row in rows)
-    sems = [row.nats_sem for row in rows if row.nats_sem is not None]
     return OrderPoint(
         panel=panel,
         name=name,
@@ -90,9 +68,9 @@ def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:
         T=rows[0].T,
         n=max(row.n for row in rows),
         seeds=len(rows),
-        nats=sum(row.nats * row.n for row in rows) / n,
-        sem=sum(sems) / len(sems) if sems else math.nan,
-        nfe_mean=sum(row.nfe_mean * row.n for row in rows) / n,
+        nats=mean_over(rows, lambda row: row.nats),
+        sem=error_over(row.nats_sem for row in rows),
+        nfe_mean=mean_over(rows, lambda row: row.nfe_mean),
         optimum=rows[0].optimum,
         adaptive=rows[0].adaptive,
     )

@@ -5,8 +5,9 @@ Knows rows; knows nothing of how they are shown. A panel holds what may be compa
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -43,7 +44,7 @@ class Counted(Protocol):
         ...
 
 
-class Named(Protocol):
+class Named(Counted, Protocol):
     """A point of any figure."""
 
     @property
@@ -144,7 +145,11 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
 
 
 def by_cell(rows: Sequence[AnyRow]) -> list[tuple[Panel, str, list[AnyRow]]]:
-    """Panel, name of the policy and rows of every cell, those of its seeds, sorted as points are."""
+    """Panel, name of the policy and rows of every cell, those of its seeds, sorted as points are.
+
+    Raises:
+        ValueError: one seed of a cell occurs twice.
+    """
     names = distinct_names((row.policy, row.options) for row in rows)
     place = {cell: i for i, cell in enumerate(names)}
     groups: dict[tuple[Panel, tuple[str, str], int], list[AnyRow]] = {}
@@ -153,7 +158,25 @@ def by_cell(rows: Sequence[AnyRow]) -> list[tuple[Panel, str, list[AnyRow]]]:
         groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
     panels = list(dict.fromkeys(panel for panel, _, _ in groups))
     ordered = sorted(groups, key=lambda group: (panels.index(group[0]), place[group[1]], group[2]))
+    for panel, cell, T in ordered:
+        seeds = [row.seed for row in groups[panel, cell, T]]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{panel.place}: {names[cell]} at T={T} occurs twice with one seed (seeds {seeds})")
     return [(panel, names[cell], groups[panel, cell, T]) for panel, cell, T in ordered]
+
+
+def mean_over(rows: Sequence[AnyRow], value: Callable[[AnyRow], float]) -> float:
+    """The mean of a value over the problems and seeds of a cell."""
+    return sum(value(row) * row.n for row in rows) / sum(row.n for row in rows)
+
+
+def error_over(errors: Iterable[float | None]) -> float:
+    """The standard error of a mean over seeds: they evaluate the same problems, and do not narrow it.
+
+    ``nan`` where none is known.
+    """
+    known = [error for error in errors if error is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def competitors(points: Iterable[Point]) -> list[Point]:
@@ -208,9 +231,6 @@ def is_adaptive(curve: Iterable[Paced]) -> bool:
 
 
 def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
-    seeds = [row.seed for row in rows]
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"{panel.place}: {name} at T={rows[0].T} occurs twice with one seed (seeds {seeds})")
     n, correct = sum(row.n for row in rows), sum(row.correct for row in rows)
     problems = max(row.n for row in rows)
     interval = wilson(correct / n * problems, problems)
@@ -224,7 +244,7 @@ def _pool(panel: Panel, name: str, rows: list[Row]) -> Point:
         policy=rows[0].policy,
         options=rows[0].options,
         T=rows[0].T,
-        seeds=tuple(sorted(seeds)),
+        seeds=tuple(sorted(row.seed for row in rows)),
         n=n,
         correct=correct,
         problems=problems,

@@ -30,15 +30,20 @@ def frontier_table(rows: Iterable[Row]) -> Table:
     Raises:
         ValueError: when there is no row.
     """
-    stack = Table.grid(padding=(0, 0, 1, 0))
     pooled = pool_seeds(rows)
-    panels = by_panel(pooled)
-    titles = panel_titles(panels)
-    for panel, points in panels.items():
-        # Not as the table's own title, which would be folded to the table's width.
-        stack.add_row(Group(Text(titles[panel], style="bold"), _panel_table(points)))
     scored = any(point.score is not None for point in pooled)
-    stack.add_row(Text(_CAPTION + (_SCORE if scored else ""), style="dim"))
+    return panels_table(pooled, _panel_table, _CAPTION + (_SCORE if scored else ""))
+
+
+def panels_table(points: Sequence[AnyPoint], table: Callable[[Sequence[AnyPoint]], Table], caption: str) -> Table:
+    """A table of every task, split and checkpoint, stacked, and a caption for all of them."""
+    stack = Table.grid(padding=(0, 0, 1, 0))
+    panels = by_panel(points)
+    titles = panel_titles(panels)
+    for panel, members in panels.items():
+        # Not as the table's own title, which would be folded to the table's width.
+        stack.add_row(Group(Text(titles[panel], style="bold"), table(members)))
+    stack.add_row(Text(caption, style="dim"))
     return stack
 
 
