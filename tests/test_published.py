@@ -76,12 +76,12 @@ def test_ours_are_at_the_evaluations_of_our_own_learned_order() -> None:
         for name, pairs in found.items()
     }
     assert own == {
-        "learned 0.1": [
+        "learned price=0.1": [
             ("learned", 5), ("iid", 3), None, ("top_margin", 3),  # a mean of 3
             ("learned", 10), ("top_margin", 8),  # at most 8
             None, None,
         ],
-        "learned 2": [("learned", 5), ("iid", 3), None, ("top_margin", 3), None, None, None, None],
+        "learned price=2": [("learned", 5), ("iid", 3), None, ("top_margin", 3), None, None, None, None],
     }  # fmt: skip
     assert beside(pool_seeds(swept("word_problems")[0]), read_published(PAPER)) == {}
     heuristics = [row for row in swept()[0] if not row.adaptive]
@@ -95,7 +95,7 @@ def test_ours_are_at_as_many_evaluations_where_a_step_is_two() -> None:
         replace(row, nfe_mean=times * row.nfe_mean, nfe_max=times * row.nfe_max)
         for row in swept()[0] if (times := twice[row.policy])
     ]  # fmt: skip
-    found = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"]
+    found = beside(pool_seeds(rows), read_published(PAPER))["learned price=0.1"]
     own = [None if pair.ours is None else (pair.ours.policy, pair.ours.T, pair.ours.nfe_max) for pair in found]
     assert own[3:6] == [("top_margin", 3, 6), ("learned", 10, 8), ("top_margin", 4, 8)], "at most 8, by a T of 4"
 
@@ -103,7 +103,7 @@ def test_ours_are_at_as_many_evaluations_where_a_step_is_two() -> None:
 def test_of_two_budgets_of_one_cost_the_smaller_is_meant() -> None:
     """Not the more accurate one."""
     rows = [replace(row, nfe_max=8) if (row.policy, row.T) == ("top_margin", 4) else row for row in swept()[0]]
-    pair = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"][5]
+    pair = beside(pool_seeds(rows), read_published(PAPER))["learned price=0.1"][5]
     assert pair.ours is not None
     assert (pair.published.matched, pair.ours.policy, pair.ours.T) == ("@Max", "top_margin", 4)
 
@@ -111,7 +111,7 @@ def test_of_two_budgets_of_one_cost_the_smaller_is_meant() -> None:
 @pytest.mark.parametrize(("mean", "T"), [(3.4, 3), (3.6, 4)])
 def test_evaluations_on_average_are_rounded(mean: float, T: int) -> None:
     rows = [replace(row, nfe_mean=mean) if row.policy == "learned" else row for row in swept()[0]]
-    pair = beside(pool_seeds(rows), read_published(PAPER))["learned 0.1"][3]
+    pair = beside(pool_seeds(rows), read_published(PAPER))["learned price=0.1"][3]
     assert (pair.published.policy, pair.published.matched) == ("top_margin", "@Avg")
     assert pair.ours is not None
     assert pair.ours.T == T
@@ -130,13 +130,13 @@ def test_what_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     report([str(tmp_path)], published=str(PAPER))
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "### Beside published figures" in text
-    assert "With learned 0.1, beside Fox et al., arXiv 2602.23968, 170M (n = 1319; ours 4):" in text
+    assert "With learned price=0.1, beside Fox et al., arXiv 2602.23968, 170M (n = 1319; ours 4):" in text
     lines = text.splitlines()
     assert "| 5 | learned | 33.1 [30.6, 35.7] | @4.01 (2 to 5) | 75.0 [30.1, 95.4] | @3.00 (2 to 4) | +41.9 |" in lines
     assert "| 5 | top margin @Avg | 24.0 [21.8, 26.4] | @4.00 | 50.0 [15.0, 85.0] | @3.00 | +26.0 |" in lines
     assert "| 15 | top margin @Max | 42.3 [39.7, 45.0] | @12.00 | not in the sweep |  |  |" in lines
     printed = capsys.readouterr().out
-    assert "learned 0.1, beside Fox et al." in printed
+    assert "learned price=0.1, beside Fox et al." in printed
     assert "+41.9" in printed
     report([str(tmp_path)])
     assert "published" not in (tmp_path / "report.md").read_text(encoding="utf-8")
