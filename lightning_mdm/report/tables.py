@@ -89,17 +89,13 @@ def print_table(table: Table) -> Console:
 
 def frontier_markdown(points: Sequence[Point]) -> list[str]:
     """The same for the points of one panel, as lines of a Markdown table."""
-    budgets = sorted({point.T for point in points})
     best = best_at(points)
-    body = []
-    for name, curve in by_name(points).items():
-        cells = {}
-        for point in curve:
-            percent = f"{100 * point.accuracy:.1f}"
-            percent = f"**{percent}**" if point.competes and point.accuracy == best[point.T] else percent
-            cells[point.T] = f"{percent} [{100 * point.low:.1f}, {100 * point.high:.1f}] @{point.nfe_mean:.2f}"
-        body.append([name, *(cells.get(T, "") for T in budgets)])
-    return markdown_table(["policy", *(f"T={T}" for T in budgets)], body)
+
+    def cell(point: Point) -> str:
+        percent = bold(f"{100 * point.accuracy:.1f}", point.competes and point.accuracy == best[point.T])
+        return f"{percent} [{100 * point.low:.1f}, {100 * point.high:.1f}] @{point.nfe_mean:.2f}"
+
+    return policy_markdown(points, cell)
 
 
 def score_markdown(points: Sequence[Point]) -> list[str]:
@@ -108,16 +104,35 @@ def score_markdown(points: Sequence[Point]) -> list[str]:
     scored = [point for point in points if point.score is not None]
     rivals = competitors(scored)
     best = {T: max((p.score for p in rivals if p.T == T and p.score is not None), default=0.0) for T in budgets}
+
+    def cell(point: Point) -> str:
+        assert point.score is not None
+        percent = bold(f"{100 * point.score:.1f}", point.competes and point.score == best[point.T])
+        return f"{percent} ± {100 * point.score_error:.1f} @{point.nfe_mean:.2f}"
+
+    return policy_markdown(scored, cell, budgets=budgets) if scored else []
+
+
+def policy_markdown(
+    points: Sequence[AnyPoint],
+    cell: Callable[[AnyPoint], str],
+    optimum: Mapping[int, float] | None = None,
+    budgets: Sequence[int] | None = None,
+) -> list[str]:
+    """``policy_table`` as lines of Markdown; its columns are the budgets of the points unless others are given."""
+    budgets = sorted({point.T for point in points}) if budgets is None else budgets
     body = []
-    for name, curve in by_name(scored).items():
-        cells = {}
-        for point in curve:
-            assert point.score is not None
-            percent = f"{100 * point.score:.1f}"
-            percent = f"**{percent}**" if point.competes and point.score == best[point.T] else percent
-            cells[point.T] = f"{percent} ± {100 * point.score_error:.1f} @{point.nfe_mean:.2f}"
+    for name, curve in by_name(points).items():
+        cells = {point.T: cell(point) for point in curve}
         body.append([name, *(cells.get(T, "") for T in budgets)])
-    return markdown_table(["policy", *(f"T={T}" for T in budgets)], body) if body else []
+    if optimum:
+        body.append([OPTIMUM, *(f"{optimum[T]:.2f}" if T in optimum else "" for T in budgets)])
+    return markdown_table(["policy", *(f"T={T}" for T in budgets)], body)
+
+
+def bold(text: str, wanted: bool) -> str:
+    """Markdown of it."""
+    return f"**{text}**" if wanted else text
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
