@@ -56,10 +56,15 @@ def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], st
         key: {json.dumps(options.get(key)) for options in loop.values() if key in options or key in SAID_WHERE_USED}
         for key in LOOP_OPTIONS
     }
-    # Policies of different files are told apart by their names.
+    # Policies of different files are told apart by their names, and posteriors by the selectors they were trained with.
     sources = {(policy, loop[policy, options].get("source")) for policy, options in cells}
     if len(sources) == len({policy for policy, _ in sources}):
         del values["source"]
+    posteriors = {
+        (options.get("selector"), options["posterior"]) for options in loop.values() if "posterior" in options
+    }
+    if len(posteriors) == len({selector for selector, _ in posteriors}):
+        del values["posterior"]
     varying = [key for key in sorted(values) if len(values[key]) > 1]
     own: dict[str, list[dict[str, Any]]] = {}
     for policy, options in cells:
