@@ -309,7 +309,7 @@ def report_command(args: Sequence[str]) -> None:
     """``lightning report RUN [RUN ...] [--out DIR] [--one_panel true] [--published FILE]``."""
     description = "Join runs into one table, figure and report with paired tests; print the table and the path."
     parser = Parser(prog="lightning report", description=description)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories with a frontier.csv.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="Run directories, as sweeps leave them.")
     parser.add_argument("--out", help="Where to write; by default the run's own directory, of several 'report' beside.")
     parser.add_argument(
         "--one_panel", type=bool, default=False, help="Show all denoisers of a task and split in one panel."

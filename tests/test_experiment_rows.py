@@ -67,7 +67,8 @@ def nae_sat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
             two_steps = [replace(r, T=2, nfe_mean=1.6, tokens_per_forward=r.tokens_per_forward / 1.6) for r in rows]
             write_rows(run_dir / "frontier.csv", [*rows, *two_steps])
             selector = f'{{"selector":"{seed}"}}'
-            write_order_rows(run_dir / ORDER_NATS, [replace(NATS, options=selector, seed=seed, nats=float(seed))])
+            nats = replace(NATS, task=row.task, checkpoint=row.checkpoint, options=selector, seed=seed)
+            write_order_rows(run_dir / ORDER_NATS, [replace(nats, nats=float(seed))])
 
     monkeypatch.setattr(script, "lightning", lightning)
     monkeypatch.setattr(script, "HERE", tmp_path)
@@ -129,7 +130,9 @@ def test_latents_rows_of_both_parts(nae_sat: ModuleType) -> None:
         assert Path(name).is_file()
     for part in ("trained", "longer"):
         assert all(Path(f"{part}.{kind}").is_file() for kind in ("md", "png", "svg"))
-        assert f"({part}.png)" in Path(f"{part}.md").read_text(encoding="utf-8"), "its own figure"
+        for figure in (f"{part}.png", f"{part}_order_nats.png"):
+            assert f"({figure})" in Path(f"{part}.md").read_text(encoding="utf-8"), "its own figure"
+            assert Path(figure).is_file()
 
 
 def test_published_latents_are_in_the_order_in_which_they_are_written() -> None:

@@ -22,7 +22,7 @@ from shutil import copyfile
 
 from lightning_mdm.outcomes import ORDER_NATS, Row, read_order_rows, read_rows, write_rows
 from lightning_mdm.outcomes.table import read_table, replace_rows, write_table
-from lightning_mdm.report import report, report_order_nats
+from lightning_mdm.report import report
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import NO_BOUNDS, last_of, layers, lightning, run_script, seeded
 
@@ -120,16 +120,17 @@ def publish(part: str, seeds: Sequence[int]) -> list[Row]:
     """The rows of a part, all seeds; its figures and reports go into this folder."""
     path = join_seeds({seed: [RUNS / f"seed_{seed}" / part / "order"] for seed in seeds}, RUNS / f"joined_{part}")
     report([str(path)])
-    report_order_nats(read_order_rows(path / ORDER_NATS), path)
     if part == "exact":
         for name in (ORDER_NATS, "order_nats.png", "order_nats.svg"):
             copyfile(path / name, HERE / name)
     else:
         copyfile(path / ORDER_NATS, HERE / f"{part}_order_nats.csv")
         text = (path / "report.md").read_text(encoding="utf-8")
-        (HERE / f"{part}.md").write_text(text.replace("(frontier.png)", f"({part}.png)"), encoding="utf-8")
-        for kind in ("png", "svg"):
-            copyfile(path / f"frontier.{kind}", HERE / f"{part}.{kind}")
+        for stem, kept in (("frontier", part), ("order_nats", f"{part}_order_nats")):
+            text = text.replace(f"({stem}.png)", f"({kept}.png)")
+            for kind in ("png", "svg"):
+                copyfile(path / f"{stem}.{kind}", HERE / f"{kept}.{kind}")
+        (HERE / f"{part}.md").write_text(text, encoding="utf-8")
     return read_rows(path / "frontier.csv")
 
 

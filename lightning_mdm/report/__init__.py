@@ -5,6 +5,8 @@ points      rows with their seeds pooled
 tables      policies by step budgets, on the terminal and in Markdown
 figure      accuracy against denoiser evaluations
 order_*     what orders cost in nats, their bounds, and when they unmask which position
+orders      reading what runs hold of the first two
+panels      what figures and tables of nats share
 subproblems how hard tokens of each kind are, and which of them policies unmask
 looks       colour and marker of every policy
 style       how figures look

@@ -5,10 +5,11 @@ Knows rows; knows nothing of how they are shown.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lightning_mdm.outcomes import BoundRow
+from lightning_mdm.outcomes import BoundRow, canonical_json
 from lightning_mdm.report.points import Panel, by_cell, error_over, mean_over
 
 
@@ -46,8 +47,13 @@ class BoundPoint:
         return self.seeds, self.n
 
 
-def bound_points(rows: Iterable[BoundRow]) -> list[BoundPoint]:
+def bound_points(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str]] = ()) -> list[BoundPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
+
+    Args:
+        rows: of any panels.
+        beside: as for ``by_cell``; the rule by which a learned order decodes there tells none apart here, as bounds
+            are those of its law.
 
     Raises:
         ValueError: no row, or one seed of a cell that occurs twice.
@@ -55,7 +61,13 @@ def bound_points(rows: Iterable[BoundRow]) -> list[BoundPoint]:
     rows = list(rows)
     if not rows:
         raise ValueError("there are no rows of bounds: sweep with a learned order and model.bound_budgets")
-    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
+    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows, map(_law, beside))]
+
+
+def _law(cell: tuple[str, str]) -> tuple[str, str]:
+    """A policy and its options, a learned order's as bounds have them."""
+    policy, options = cell
+    return policy, canonical_json({**json.loads(options), "rule": "sampled"}) if policy == "learned" else options
 
 
 def _pool(panel: Panel, name: str, rows: Sequence[BoundRow]) -> BoundPoint:

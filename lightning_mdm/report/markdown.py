@@ -1,17 +1,19 @@
-"""The report's text: what was run, the frontier, paired tests, accuracy under parallelism.
+"""The report's text: what was run, the frontier, paired tests, accuracy under parallelism, and what orders cost.
 
 Knows rows, points and comparisons; writes no file. Every section says what its numbers are and are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lightning_mdm.metrics.statistics import aup
 from lightning_mdm.outcomes import Row
 from lightning_mdm.report.naming import loop_options
 from lightning_mdm.report.paired import Comparison, Solved, compare_at_budgets, compare_at_evaluations
 from lightning_mdm.report.points import (
+    AnyPoint,
+    AnyRow,
     Panel,
     Point,
     by_name,
@@ -26,7 +28,11 @@ from lightning_mdm.report.tables import frontier_markdown, markdown_table, score
 
 
 def report_markdown(
-    rows: Sequence[Row], solved: Solved, notes: Sequence[str] = (), published: Sequence[PublishedRow] = ()
+    rows: Sequence[Row],
+    solved: Solved,
+    notes: Sequence[str] = (),
+    published: Sequence[PublishedRow] = (),
+    orders: Sequence[str] = (),
 ) -> str:
     """The whole report.
 
@@ -35,11 +41,15 @@ def report_markdown(
         solved: per-problem outcomes; paired sections say so where there are none.
         notes: remarks to print under the title, e.g. on runs without outcomes.
         published: a paper's rows, shown beside ours.
+        orders: lines of the sections on what orders cost, for its end; of these alone where there is no row.
 
     Raises:
-        ValueError: when there is no row.
+        ValueError: when there is neither.
     """
-    lines = ["# Accuracy against denoiser evaluations", "", *(f"> {note}" for note in notes), *([""] if notes else [])]
+    title = "# Accuracy against denoiser evaluations" if rows or not orders else "# Orders in nats"
+    lines = [title, "", *(f"> {note}" for note in notes), *([""] if notes else [])]
+    if orders and not rows:
+        return "\n".join([*lines, *orders])
     lines += ["![accuracy against mean NFE](frontier.png)", ""]
     panels = by_panel(pool_seeds(rows))
     titles = panel_titles(panels)
@@ -59,7 +69,38 @@ def report_markdown(
             lines += ["### Paired tests at the same number of evaluations", "", *_at_evaluations(rivals, solved), ""]
         if rivals:
             lines += ["### Accuracy under parallelism", "", *_parallelism(rivals), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *orders])
+
+
+def orders_markdown(
+    title: str,
+    figure: str,
+    text: str,
+    points: Sequence[AnyPoint],
+    rows: Sequence[AnyRow],
+    table: Callable[[Sequence[AnyPoint]], list[str]],
+) -> list[str]:
+    """A section on what orders cost: the figure and, for every panel, what was evaluated and a table.
+
+    Args:
+        title: of the section.
+        figure: the figure, in Markdown.
+        text: what the numbers are.
+        points: of the rows.
+        rows: every row, every cell once.
+        table: lines of the table of a panel's points.
+    """
+    lines = [f"## {title}", "", figure, "", text, ""]
+    panels: dict[Panel, list[AnyPoint]] = by_panel(points)
+    panel: Panel
+    for panel, heading in panel_titles(panels).items():
+        own: list[AnyRow] = [row for row in rows if Panel(row.task, row.split, row.checkpoint) == panel]
+        made = f"* {len(own)} cells on {_made_by(own)}"
+        lines += [f"### {heading}", "", *_cells(own), made]
+        if len({row.n for row in own}) > 1:
+            lines.append("* **not every cell is of equally many problems**")
+        lines += ["", *table(panels[panel]), ""]
+    return lines
 
 
 _FRONTIER = (
@@ -90,17 +131,12 @@ _VOTES = (
 
 
 def _what_was_run(rows: Sequence[Row]) -> list[str]:
-    seeds = sorted({row.seed for row in rows})
-    problems = sorted({row.n for row in rows})
+    problems = {row.n for row in rows}
     left_out = sorted({row.left_out for row in rows})
-    software = _joined((row.software for row in rows), by=" | ")
     lines = [
-        f"* task `{rows[0].task}`, split `{rows[0].split}`, checkpoint `{rows[0].checkpoint}`",
-        f"* n = {_range(problems)} problems per cell, seeds {_list(seeds)}, step budgets T = "
-        + _list(sorted({row.T for row in rows})),
+        *_cells(rows),
         f"* {len(rows)} cells, {sum(row.forward_passes for row in rows):,} forward passes in "
-        f"{sum(row.seconds for row in rows):,.0f} s on {_joined(row.device for row in rows)}, "
-        f"commit {_joined(row.commit for row in rows)}" + (f", {software}" if software else ""),
+        f"{sum(row.seconds for row in rows):,.0f} s on {_made_by(rows)}",
         "* decoding options of the loop: " + _loop(rows),
     ]
     if left_out != [0]:
@@ -113,6 +149,23 @@ def _what_was_run(rows: Sequence[Row]) -> list[str]:
             "* **not every cell decoded equally many problems**: compare by the paired tests, not by the table"
         )
     return lines
+
+
+def _cells(rows: Sequence[AnyRow]) -> list[str]:
+    """Of what they are, how many problems, seeds and budgets."""
+    return [
+        f"* task `{rows[0].task}`, split `{rows[0].split}`, checkpoint `{rows[0].checkpoint}`",
+        f"* n = {_range(sorted({row.n for row in rows}))} problems per cell, seeds "
+        + _list(sorted({row.seed for row in rows}))
+        + f", step budgets T = {_list(sorted({row.T for row in rows}))}",
+    ]
+
+
+def _made_by(rows: Sequence[AnyRow]) -> str:
+    """Devices, commits and software."""
+    software = _joined((row.software for row in rows), by=" | ")
+    made_by = f"{_joined(row.device for row in rows)}, commit {_joined(row.commit for row in rows)}"
+    return made_by + (f", {software}" if software else "")
 
 
 def _at_budgets(points: Sequence[Point], solved: Solved) -> list[str]:

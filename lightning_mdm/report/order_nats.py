@@ -1,4 +1,4 @@
-"""What orders cost in nats, as a figure and as a table, each with the optimum where the task knows it.
+"""What orders cost in nats, as a figure, a table and a section of the report, with the optimum where it is known.
 
 Knows points, matplotlib's objects and rich; knows nothing of decoding.
 """
@@ -17,8 +17,9 @@ from rich.text import Text
 
 from lightning_mdm.outcomes import OrderRow
 from lightning_mdm.report.looks import Look
+from lightning_mdm.report.markdown import orders_markdown
 from lightning_mdm.report.order_points import OrderPoint, order_points
-from lightning_mdm.report.panels import least_table, optimum_curve, panels_figure
+from lightning_mdm.report.panels import least_markdown, least_table, optimum_curve, panels_figure, plus_minus
 from lightning_mdm.report.points import by_name, is_adaptive
 from lightning_mdm.report.style import (
     draw_curve,
@@ -26,36 +27,52 @@ from lightning_mdm.report.style import (
     evaluations_axis,
     save_figure,
 )
-from lightning_mdm.report.tables import panels_table, print_table
+from lightning_mdm.report.tables import bold, panels_table, print_table
 
 _LEGEND = "solid: the whole budget used\nhollow, dashed: adaptive\noptimum: over the budget T"
 _CAPTION = "nats per sequence: -log-likelihood of the true tokens along the order; @ mean NFE; bold: least at this T"
 
+_TEXT = (
+    "-log-likelihood of the true tokens along the order, in nats per sequence, ± standard error, @ mean NFE: denoiser "
+    "evaluations per problem, counted. Bold: least at this T. Seeds are pooled; since they evaluate the same problems "
+    "again, they do not narrow the error."
+)
 
-def order_nats_figure(rows: Iterable[OrderRow]) -> Figure:
+
+def order_nats_figure(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> Figure:
     """Nats per sequence against mean NFE, one line per policy; the optimum over T in black; a panel as in the frontier.
 
-    Bars are standard errors; seeds are pooled. Points of infinitely many nats are left out.
+    Bars are standard errors; seeds are pooled. Points of infinitely many nats are left out. ``beside`` is that of
+    ``order_points``.
 
     Raises:
         ValueError: when there is no row.
     """
-    return panels_figure(order_points(rows), _draw, _LEGEND)
+    return panels_figure(order_points(rows, beside), _draw, _LEGEND)
 
 
-def order_nats_table(rows: Iterable[OrderRow]) -> Table:
+def order_nats_table(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> Table:
     """Policies by step budgets, the optimum last; one table per task, split and checkpoint, stacked.
 
     Raises:
         ValueError: when there is no row.
     """
-    return panels_table(order_points(rows), partial(least_table, cell=_cell), _CAPTION)
+    return panels_table(order_points(rows, beside), partial(least_table, cell=_cell), _CAPTION)
 
 
-def report_order_nats(rows: Sequence[OrderRow], out_dir: Path) -> None:
+def report_order_nats(rows: Sequence[OrderRow], out_dir: Path, beside: Sequence[tuple[str, str]] = ()) -> None:
     """Print the table and write the figure, ``order_nats.png`` and ``order_nats.svg``."""
-    save_figure(order_nats_figure(rows), out_dir / "order_nats")
-    print_table(order_nats_table(rows))
+    save_figure(order_nats_figure(rows, beside), out_dir / "order_nats")
+    print_table(order_nats_table(rows, beside))
+
+
+def order_nats_markdown(rows: Sequence[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> list[str]:
+    """The section of the report, as lines; none without rows."""
+    if not rows:
+        return []
+    figure = "![nats against mean NFE](order_nats.png)"
+    table = partial(least_markdown, cell=_markdown)
+    return orders_markdown("What orders cost in nats", figure, _TEXT, order_points(rows, beside), rows, table)
 
 
 def _draw(axis: Axes, points: Sequence[OrderPoint], styles: Mapping[str, Look]) -> None:
@@ -72,3 +89,7 @@ def _draw(axis: Axes, points: Sequence[OrderPoint], styles: Mapping[str, Look]) 
 
 def _cell(point: OrderPoint, least: bool) -> Text:
     return Text.assemble((f"{point.nats:.2f}", "bold" if least else ""), (f"\n@{point.nfe_mean:.2f}", "dim"))
+
+
+def _markdown(point: OrderPoint, least: bool) -> str:
+    return f"{bold(f'{point.nats:.2f}', least)}{plus_minus(point.sem, ' ± ')} @{point.nfe_mean:.2f}"

@@ -48,8 +48,12 @@ class OrderPoint:
         return self.seeds, self.n
 
 
-def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
+def order_points(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> list[OrderPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
+
+    Args:
+        rows: of any panels.
+        beside: as for ``by_cell``.
 
     Raises:
         ValueError: no row, or one seed of a cell that occurs twice.
@@ -57,7 +61,7 @@ def order_points(rows: Iterable[OrderRow]) -> list[OrderPoint]:
     rows = list(rows)
     if not rows:
         raise ValueError("there are no rows of what orders cost: give order_nats.budgets, then sweep")
-    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
+    return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows, beside)]
 
 
 def _pool(panel: Panel, name: str, rows: Sequence[OrderRow]) -> OrderPoint:

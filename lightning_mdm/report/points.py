@@ -144,13 +144,17 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
 
 
-def by_cell(rows: Sequence[AnyRow]) -> list[tuple[Panel, str, list[AnyRow]]]:
+def by_cell(rows: Sequence[AnyRow], beside: Iterable[tuple[str, str]] = ()) -> list[tuple[Panel, str, list[AnyRow]]]:
     """Panel, name of the policy and rows of every cell, those of its seeds, sorted as points are.
+
+    Args:
+        rows: of any panels.
+        beside: policies and options shown elsewhere, from which the names tell these apart, too.
 
     Raises:
         ValueError: one seed of a cell occurs twice.
     """
-    names = distinct_names((row.policy, row.options) for row in rows)
+    names = distinct_names([*((row.policy, row.options) for row in rows), *beside])
     place = {cell: i for i, cell in enumerate(names)}
     groups: dict[tuple[Panel, tuple[str, str], int], list[AnyRow]] = {}
     for row in rows:

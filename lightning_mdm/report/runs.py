@@ -5,6 +5,7 @@ Knows run directories; knows no model, no GPU and not the Trainer.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,23 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from lightning_mdm.outcomes import OutcomeRow, Row, read_outcomes, read_rows, write_rows
+from lightning_mdm.outcomes import (
+    ORDER_BOUNDS,
+    ORDER_NATS,
+    OutcomeRow,
+    Row,
+    read_outcomes,
+    read_rows,
+    write_bound_rows,
+    write_order_rows,
+    write_rows,
+)
 from lightning_mdm.outcomes.table import write_table
 from lightning_mdm.report.figure import frontier_figure
 from lightning_mdm.report.markdown import report_markdown
+from lightning_mdm.report.order_bounds import order_bounds_markdown, report_order_bounds
+from lightning_mdm.report.order_nats import order_nats_markdown, report_order_nats
+from lightning_mdm.report.orders import has_orders, read_orders
 from lightning_mdm.report.paired import EqualNfeRow, PairRow, at_equal_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, competitors, pool_seeds
 from lightning_mdm.report.published import PublishedRow, beside_table, read_published
@@ -25,6 +39,8 @@ from lightning_mdm.report.tables import frontier_table, print_table
 from lightning_mdm.report.together import together
 
 REPORT = ("frontier.csv", "paired.csv", "equal_nfe.csv", "frontier.png", "frontier.svg", "report.md")
+ORDERS = tuple(f"{Path(name).stem}{kind}" for name in (ORDER_NATS, ORDER_BOUNDS) for kind in (".csv", ".png", ".svg"))
+"""What a report on runs that know what their orders cost has beside that."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,7 @@ def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
     """Writes the report into ``out_dir``.
 
     These are ``frontier.csv`` (all runs), ``paired.csv``, ``equal_nfe.csv``, the figure (png, svg) and ``report.md``.
+    They are of the frontier alone: a sweep evaluates what orders cost on its own account, and draws it itself.
 
     Returns:
         The path of ``report.md``.
@@ -124,15 +141,18 @@ def write_report(run_dirs: Sequence[str | Path], out_dir: str | Path) -> Path:
 def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False, published: str | None = None) -> None:
     """Prints the frontier of one or more runs as a table, writes the report and prints its path.
 
+    Likewise what their orders cost in nats and their bounds, where the runs have them; a run may have these alone.
+
     Args:
-        run_dirs: run directories, each with a frontier.csv.
+        run_dirs: run directories, each with a frontier.csv, an order_nats.csv or an order_bounds.csv.
         out: where to write. Default: the run's own directory; of several runs, ``report`` beside the first.
         one_panel: show all denoisers of a task and split together, rather than each in a panel of its own; see
             ``together``. The rows written stay what they are.
         published: a file of a paper's rows to show ours beside; see ``published.py``.
 
     Raises:
-        ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``together`` or ``read_published``.
+        ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``read_orders``, ``together`` or
+            ``read_published``.
     """
     first, runs_of = Path(run_dirs[0]), {Path(run).resolve() for run in run_dirs}
     default = first if len(runs_of) == 1 else first.parent / "report"
@@ -140,14 +160,36 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     if len(runs_of) > 1 and target.resolve() in runs_of:
         raise ValueError(f"out={target} is one of the runs, whose own rows those of all would replace; give another")
     theirs = [] if published is None else read_published(published)
-    apart = read_runs(run_dirs)
-    runs = apart
+    decoded = [run for run in run_dirs if (Path(run) / "frontier.csv").is_file() or not has_orders(Path(run))]
+    apart = read_runs(decoded) if decoded else Runs([], [], [], {})
+    orders_apart = read_orders(run_dirs, apart.rows)
+    if not (apart.rows or orders_apart.costs or orders_apart.bounds):
+        raise ValueError(f"run {first} has no rows: finish its sweep first")
+    notes = [
+        f"{Path(run).resolve().name} has no frontier.csv: it adds what orders cost alone."
+        for run in run_dirs
+        if decoded and run not in decoded
+    ]
+    runs, orders = replace(apart, notes=[*apart.notes, *notes, *orders_apart.notes]), orders_apart
     if one_panel:
         rows, outcomes = together(apart.rows, apart.outcomes, apart.names)
-        runs = replace(apart, rows=rows, outcomes=outcomes)
-    _show(runs, theirs)
-    path = _write(runs, target, theirs)
-    write_rows(path.with_name("frontier.csv"), apart.rows)
+        runs, orders = replace(runs, rows=rows, outcomes=outcomes), orders.together(apart.rows, apart.names)
+    if runs.rows:
+        _show(runs, theirs)
+    beside = [(row.policy, row.options) for row in runs.rows]
+    sections = [*order_nats_markdown(orders.costs, beside), *order_bounds_markdown(orders.bounds, beside)]
+    path = _write(runs, target, theirs, sections)
+    if runs.rows:
+        write_rows(path.with_name("frontier.csv"), apart.rows)
+    if orders.costs:
+        report_order_nats(orders.costs, target, beside)
+    if orders.bounds:
+        report_order_bounds(orders.bounds, target, beside)
+    if target.resolve() not in runs_of:  # a run keeps its own rows, be they of an earlier training
+        if orders.costs:
+            write_order_rows(target / ORDER_NATS, orders_apart.costs)
+        if orders.bounds:
+            write_bound_rows(target / ORDER_BOUNDS, orders_apart.bounds)
     print(path)
 
 
@@ -162,13 +204,16 @@ def show_report(run_dir: str | Path) -> None:
 
 
 def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
-    """Copies the files of a report to ``folder``, the rows as ``rows.csv``, each with ``suffix`` after its stem."""
-    for name in REPORT:
+    """Copies the files of a report to ``folder``, the rows as ``rows.csv``, each with ``suffix`` after its stem.
+
+    What orders cost is among them where the report has it.
+    """
+    text = (report_dir / "report.md").read_text(encoding="utf-8")
+    for name in (*REPORT, *(name for name in ORDERS if f"({Path(name).stem}.png)" in text)):
         kept = Path("rows.csv" if name == "frontier.csv" else name)
         path = folder / f"{kept.stem}{suffix}{kept.suffix}"
-        if kept.suffix == ".md":  # shows the figure that lies beside it
-            text = (report_dir / name).read_text(encoding="utf-8")
-            path.write_text(text.replace("(frontier.png)", f"(frontier{suffix}.png)"), encoding="utf-8")
+        if kept.suffix == ".md":  # shows the figures that lie beside it
+            path.write_text(re.sub(r"\((\w+)\.png\)", rf"(\g<1>{suffix}.png)", text), encoding="utf-8")
         else:
             copyfile(report_dir / name, path)
 
@@ -215,16 +260,17 @@ def _show(runs: Runs, published: Sequence[PublishedRow] = ()) -> None:
         console.print(f"note: {note}", style="yellow", markup=False)
 
 
-def _write(runs: Runs, out_dir: Path, published: Sequence[PublishedRow] = ()) -> Path:
+def _write(runs: Runs, out_dir: Path, published: Sequence[PublishedRow] = (), orders: Sequence[str] = ()) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
-    figure = frontier_figure(runs.rows)
     solved = solved_pairs(runs.outcomes)
-    panels = by_panel(competitors(pool_seeds(runs.rows))).values()
-    write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
-    equal = [row for points in panels for row in at_equal_evaluations(points, solved)]
-    write_table(out_dir / "equal_nfe.csv", EqualNfeRow, equal)
-    write_rows(out_dir / "frontier.csv", runs.rows)
-    save_figure(figure, out_dir / "frontier")
+    if runs.rows:
+        figure = frontier_figure(runs.rows)
+        panels = by_panel(competitors(pool_seeds(runs.rows))).values()
+        write_table(out_dir / "paired.csv", PairRow, [row for points in panels for row in every_pair(points, solved)])
+        equal = [row for points in panels for row in at_equal_evaluations(points, solved)]
+        write_table(out_dir / "equal_nfe.csv", EqualNfeRow, equal)
+        write_rows(out_dir / "frontier.csv", runs.rows)
+        save_figure(figure, out_dir / "frontier")
     path = out_dir / "report.md"
-    path.write_text(report_markdown(runs.rows, solved, runs.notes, published), encoding="utf-8")
+    path.write_text(report_markdown(runs.rows, solved, runs.notes, published, orders), encoding="utf-8")
     return path

@@ -15,13 +15,12 @@ from lightning_mdm.outcomes import (
     OutcomeRow,
     Row,
     canonical_json,
-    read_bound_rows,
-    read_order_rows,
     write_bound_rows,
     write_order_rows,
     write_outcomes,
     write_rows,
 )
+from lightning_mdm.report.orders import read_orders
 from lightning_mdm.report.runs import read_runs
 
 
@@ -29,13 +28,16 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
     """Write a run directory in which every denoiser, or every order of one, is a seed.
 
     What orders cost in nats is joined, too, and so are their bounds, where they are known. All sweeps of a denoiser may
-    have evaluated the same bounds; they count once, those over the most problems.
+    have evaluated the same cells of them; they count once, those over the most problems.
 
     Args:
         parts: by seed, the run directories of its sweeps.
         path: where to write.
         selector: what the selectors are called in the rows, beside those of other recipes; they are left out where not
             given.
+
+    Raises:
+        ValueError: as ``read_runs`` or ``read_orders``.
     """
     runs = {seed: read_runs(list(folders)) for seed, folders in parts.items()}
     checkpoint = "+".join(dict.fromkeys(found.rows[0].checkpoint for found in runs.values()))
@@ -49,17 +51,16 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
         for outcome in found.outcomes:
             options = with_selector(outcome.options, selector)
             outcomes.append(replace(outcome, checkpoint=checkpoint, seed=seed, options=options))
-        for file in (folder / ORDER_NATS for folder in parts[seed]):
-            for cost in read_order_rows(file) if file.is_file() else ():
-                options = with_selector(cost.options, selector)
-                costs.append(replace(cost, checkpoint=checkpoint, seed=seed, options=options))
-        for file in (folder / ORDER_BOUNDS for folder in parts[seed]):
-            for bound in read_bound_rows(file) if file.is_file() else ():
-                options = with_selector(bound.options, selector)
-                joined = replace(bound, checkpoint=checkpoint, seed=seed, options=options)
-                cell = (joined.task, joined.split, joined.policy, joined.options, joined.T, joined.seed)
-                if cell not in bounds or bounds[cell].n < joined.n:
-                    bounds[cell] = joined
+        orders = read_orders(parts[seed], found.rows)
+        for cost in orders.costs:
+            options = with_selector(cost.options, selector)
+            costs.append(replace(cost, checkpoint=checkpoint, seed=seed, options=options))
+        for bound in orders.bounds:
+            options = with_selector(bound.options, selector)
+            joined = replace(bound, checkpoint=checkpoint, seed=seed, options=options)
+            cell = (joined.task, joined.split, joined.policy, joined.options, joined.T, joined.seed)
+            if cell not in bounds or bounds[cell].n < joined.n:
+                bounds[cell] = joined
     path.mkdir(parents=True, exist_ok=True)
     if costs:
         write_order_rows(path / ORDER_NATS, costs)

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from lightning_mdm.outcomes import OutcomeRow, Row, canonical_json
+from lightning_mdm.outcomes import BoundRow, OrderRow, OutcomeRow, Row, canonical_json
+from lightning_mdm.report.naming import LOOP_OPTIONS
 
 AnyRow = TypeVar("AnyRow", Row, OutcomeRow)
+AnyOrderRow = TypeVar("AnyOrderRow", OrderRow, BoundRow)
 
 
 def together(
@@ -61,11 +63,54 @@ def together(
             where: tuple[str, str] = (row.task, row.split)
             options = row.options
             if len(users.get((*where, row.policy, options), ())) > 1:
-                name = names.get(row.checkpoint, row.checkpoint[:8])
-                options = canonical_json({**json.loads(options), "denoiser": name})
+                options = _with_denoiser(row, names)
             result.append(
                 replace(row, checkpoint="+".join(checkpoints.get(where, {row.checkpoint: None})), options=options)
             )
         return result
 
     return joined(rows), joined(outcomes)
+
+
+def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: Mapping[str, str]) -> list[AnyOrderRow]:
+    """What orders cost as if one checkpoint had been evaluated on all of a task and split, or their bounds.
+
+    The options say which denoiser it was where they do so for the frontier, or where several have one policy and the
+    same options. Rows over different problems, or over different numbers of them, stay apart.
+
+    Args:
+        orders: of several checkpoints.
+        rows: of the frontier, not yet together.
+        names: as for ``together``.
+    """
+    checkpoints: dict[tuple[str, str], dict[str, None]] = {}
+    evaluated: dict[tuple[str, str], set[tuple[object, ...]]] = {}
+    users: dict[tuple[str, ...], set[str]] = {}
+    for order in orders:
+        where = (order.task, order.split)
+        checkpoints.setdefault(where, {})[order.checkpoint] = None
+        evaluated.setdefault(where, set()).add((order.n, getattr(order, "data", None)))
+    of_all: list[Row | OrderRow | BoundRow] = [*rows, *orders]
+    for row in of_all:
+        users.setdefault((row.task, row.split, row.policy, _order_options(row.options)), set()).add(row.checkpoint)
+
+    def joined(order: AnyOrderRow) -> AnyOrderRow:
+        where: tuple[str, str] = (order.task, order.split)
+        if len(checkpoints[where]) > 1 and len(evaluated[where]) > 1:
+            return order
+        several = len(users[(*where, order.policy, _order_options(order.options))]) > 1
+        options = _with_denoiser(order, names) if several else order.options
+        return replace(order, checkpoint="+".join(checkpoints[where]), options=options)
+
+    return [joined(order) for order in orders]
+
+
+def _order_options(options: str) -> str:
+    """What tells orders apart: not how a sweep decodes tokens."""
+    kept = json.loads(options)
+    return canonical_json({key: kept[key] for key in kept if key not in LOOP_OPTIONS or key == "selector"})
+
+
+def _with_denoiser(row: Row | OutcomeRow | OrderRow | BoundRow, names: Mapping[str, str]) -> str:
+    """The options, and which denoiser it was."""
+    return canonical_json({**json.loads(row.options), "denoiser": names.get(row.checkpoint, row.checkpoint[:8])})
