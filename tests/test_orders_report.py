@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning_mdm.outcomes import (
     ORDER_NATS,
     BoundRow,
     OrderRow,
+    canonical_json,
     read_bound_rows,
     read_order_rows,
     read_rows,
@@ -25,6 +27,7 @@ from lightning_mdm.report import keep, report, write_report
 from lightning_mdm.report.bound_points import bound_points
 from lightning_mdm.report.orders import read_orders
 from lightning_mdm.report.seeds import join_seeds
+from lightning_mdm.report.together import orders_together
 from test_bounds_report import IID as BOUND
 from test_bounds_report import LEARNED as LEARNED_BOUND
 from test_order_report import ROW
@@ -147,10 +150,8 @@ def test_a_cell_of_several_runs_counts_once(tmp_path: Path) -> None:
     ("name", "change", "message"),
     [
         (ORDER_NATS, {"nats": 25.6}, r"disagree on what the order of iid .* at T=2, seed 0, .*: 25\.50 against 25\.60"),
-        (ORDER_NATS, {"nfe_mean": 1.9}, "disagree on what the order of iid"),
         (ORDER_BOUNDS, {"bound_nats": 26.1}, r"disagree .*: 26\.00 against 26\.10 nats over 10 problems"),
         (ORDER_BOUNDS, {"importance_weighted_nats": 24.0}, "disagree on what the order of iid"),
-        (ORDER_BOUNDS, {"T": 4, "data": "bb"}, "have bounds over different test problems of word_problems"),
     ],
 )
 def test_runs_that_disagree_are_refused(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
@@ -162,6 +163,55 @@ def test_runs_that_disagree_are_refused(tmp_path: Path, name: str, change: dict[
     with pytest.raises(ValueError, match=rf"run_0 and .*run_1 {message}"):
         report([str(run) for run in runs])
     assert not (tmp_path / "report").exists()
+
+
+def test_bounds_over_other_problems_are_left_out(tmp_path: Path) -> None:
+    """Or over another encoding of them, of which a frontier knows nothing."""
+    runs = [run_of(tmp_path / f"run_{k}", bounds=[replace(BOUNDS[0], T=2 + k, data=f"{k}")]) for k in (0, 1)]
+    report([str(run) for run in runs])
+    out = tmp_path / "report"
+    assert read_bound_rows(out / ORDER_BOUNDS) == [replace(BOUNDS[0], data="0")]
+    note = "run_1 has bounds over other test problems of word_problems than run_0, or over another encoding of them"
+    assert f"> {note}: they are left out." in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_rows_without_numbers_agree_with_themselves(tmp_path: Path) -> None:
+    rows = [replace(BOUNDS[0], importance_weighted_nats=math.nan), replace(BOUNDS[0], T=4, bound_nats=2e-5)]
+    other = [rows[0], replace(rows[1], bound_nats=2.01e-5)]
+    runs = [run_of(tmp_path / f"run_{k}", bounds=bounds) for k, bounds in enumerate((rows, other))]
+    for given in ([*runs, runs[0]], runs[:1]):
+        found = read_orders(given, read_rows(runs[0] / "frontier.csv")).bounds
+        assert [(row.T, row.bound_nats) for row in found] == [(2, 26.0), (4, 2e-5)]
+
+
+def test_rows_of_an_earlier_selector_are_left_out(tmp_path: Path) -> None:
+    without = sweep((0,))[0]
+    options = canonical_json({**json.loads(without[0].options), "price": 0.1, "selector": "5e1"})
+    frontier = [*without, replace(without[0], policy="learned", options=options)]
+    mine, earlier = (replace(BOUNDS[1], options=f'{{"price":0.1,"selector":"{name}"}}') for name in ("5e1", "01d"))
+    run = run_of(tmp_path / "run", bounds=[BOUNDS[0], mine, earlier])
+    found = read_orders([run], frontier)
+    assert found.bounds == [BOUNDS[0], mine]
+    assert found.notes == ["run has rows of other weights in order_bounds.csv than in frontier.csv: they are left out."]
+    assert read_orders([run], without).bounds == [BOUNDS[0], mine, earlier], "it names none"
+
+
+def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
+    with_orders, plain = run_of(tmp_path / "orders", COSTS, BOUNDS), run_of(tmp_path / "plain")
+    alone = run_of(tmp_path / "alone", COSTS, frontier=False)
+    out = tmp_path / "out"
+    report([str(with_orders)], str(out))
+    assert names_in(out) >= {*FIGURES, ORDER_NATS, ORDER_BOUNDS}
+    report([str(plain)], str(out))
+    assert names_in(out) == {"frontier.csv", "frontier.png", "frontier.svg", "paired.csv", "equal_nfe.csv", "report.md"}
+    report([str(alone)], str(out))
+    assert names_in(out) == {ORDER_NATS, "order_nats.png", "order_nats.svg", "report.md"}
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    keep(out, kept, "_x")
+    assert names_in(kept) == {"order_nats_x.csv", "order_nats_x.png", "order_nats_x.svg", "report_x.md"}
+    report([str(plain)], str(with_orders))
+    assert {ORDER_NATS, ORDER_BOUNDS} <= names_in(with_orders), "those of a run are its own"
 
 
 def test_rows_of_an_earlier_training_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,6 +303,19 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path) -> None:
     report([str(first), str(fewer)], str(tmp_path / "out"), one_panel=True)
     costs = (tmp_path / "out" / "report.md").read_text(encoding="utf-8").split("\n## ")[2]
     assert costs.count("### word_problems, test, checkpoint ") == 2, "what is of other problems stays apart"
+
+
+def test_a_learned_order_is_called_by_its_denoiser_in_both(tmp_path: Path) -> None:
+    """The rule by which it decodes is not that of its bounds."""
+    row = sweep((0,))[0][0]
+    greedy = [
+        replace(row, policy="learned", options='{"price":0.1,"rule":"greedy"}', checkpoint=name)
+        for name in (CHECKPOINT, "abc")
+    ]
+    bound = replace(BOUNDS[1], options='{"price":0.1,"rule":"sampled"}')
+    (joined,) = orders_together([bound], greedy, {CHECKPOINT: "first"})
+    assert json.loads(joined.options)["denoiser"] == "first"
+    assert orders_together([bound], greedy[:1], {}) == [bound], "the only one"
 
 
 def test_what_a_report_shows_of_orders_is_kept_with_it(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
         ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``read_orders``, ``together`` or
             ``read_published``.
     """
+    run_dirs = list(dict.fromkeys(run_dirs))
     first, runs_of = Path(run_dirs[0]), {Path(run).resolve() for run in run_dirs}
     default = first if len(runs_of) == 1 else first.parent / "report"
     target = Path(out) if out is not None else default
@@ -164,7 +165,8 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     apart = read_runs(decoded) if decoded else Runs([], [], [], {})
     orders_apart = read_orders(run_dirs, apart.rows)
     if not (apart.rows or orders_apart.costs or orders_apart.bounds):
-        raise ValueError(f"run {first} has no rows: finish its sweep first")
+        which = f"run {first} has" if len(run_dirs) == 1 else f"runs {', '.join(map(str, run_dirs))} have"
+        raise ValueError(f"{which} no rows: finish {'its sweep' if len(run_dirs) == 1 else 'their sweeps'} first")
     notes = [
         f"{Path(run).resolve().name} has no frontier.csv: it adds what orders cost alone."
         for run in run_dirs
@@ -190,6 +192,12 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
             write_order_rows(target / ORDER_NATS, orders_apart.costs)
         if orders.bounds:
             write_bound_rows(target / ORDER_BOUNDS, orders_apart.bounds)
+        if not (target / "outcomes.csv").exists():  # no run: what an earlier report has left is not of these
+            said = {"frontier": runs.rows, "order_nats": orders.costs, "order_bounds": orders.bounds}
+            stale = [stem for stem, shown in said.items() if not shown]
+            for name in (*REPORT, *ORDERS):
+                if Path(name).stem in stale or (not runs.rows and name in ("paired.csv", "equal_nfe.csv")):
+                    (target / name).unlink(missing_ok=True)
     print(path)
 
 
@@ -209,7 +217,8 @@ def keep(report_dir: Path, folder: Path, suffix: str = "") -> None:
     What orders cost is among them where the report has it.
     """
     text = (report_dir / "report.md").read_text(encoding="utf-8")
-    for name in (*REPORT, *(name for name in ORDERS if f"({Path(name).stem}.png)" in text)):
+    decoded = REPORT if (report_dir / "frontier.csv").is_file() else ("report.md",)
+    for name in (*decoded, *(name for name in ORDERS if f"({Path(name).stem}.png)" in text)):
         kept = Path("rows.csv" if name == "frontier.csv" else name)
         path = folder / f"{kept.stem}{suffix}{kept.suffix}"
         if kept.suffix == ".md":  # shows the figures that lie beside it

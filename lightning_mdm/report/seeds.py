@@ -52,6 +52,8 @@ def join_seeds(parts: Mapping[int, Sequence[Path]], path: Path, selector: str | 
             options = with_selector(outcome.options, selector)
             outcomes.append(replace(outcome, checkpoint=checkpoint, seed=seed, options=options))
         orders = read_orders(parts[seed], found.rows)
+        for note in orders.notes:
+            print(f"note: {note}", flush=True)
         for cost in orders.costs:
             options = with_selector(cost.options, selector)
             costs.append(replace(cost, checkpoint=checkpoint, seed=seed, options=options))

@@ -76,7 +76,8 @@ def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: M
     """What orders cost as if one checkpoint had been evaluated on all of a task and split, or their bounds.
 
     The options say which denoiser it was where they do so for the frontier, or where several have one policy and the
-    same options. Rows over different problems, or over different numbers of them, stay apart.
+    same options. Of denoisers that were evaluated on different numbers of problems, or whose bounds are over different
+    ones, all stay apart; nats say the number alone.
 
     Args:
         orders: of several checkpoints.
@@ -84,19 +85,20 @@ def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: M
         names: as for ``together``.
     """
     checkpoints: dict[tuple[str, str], dict[str, None]] = {}
-    evaluated: dict[tuple[str, str], set[tuple[object, ...]]] = {}
+    evaluated: dict[tuple[str, str], dict[str, set[tuple[object, ...]]]] = {}
     users: dict[tuple[str, ...], set[str]] = {}
     for order in orders:
         where = (order.task, order.split)
         checkpoints.setdefault(where, {})[order.checkpoint] = None
-        evaluated.setdefault(where, set()).add((order.n, getattr(order, "data", None)))
+        found = evaluated.setdefault(where, {}).setdefault(order.checkpoint, set())
+        found.add((order.n, getattr(order, "data", None)))
     of_all: list[Row | OrderRow | BoundRow] = [*rows, *orders]
     for row in of_all:
         users.setdefault((row.task, row.split, row.policy, _order_options(row.options)), set()).add(row.checkpoint)
 
     def joined(order: AnyOrderRow) -> AnyOrderRow:
         where: tuple[str, str] = (order.task, order.split)
-        if len(checkpoints[where]) > 1 and len(evaluated[where]) > 1:
+        if len(set(map(frozenset, evaluated[where].values()))) > 1:
             return order
         several = len(users[(*where, order.policy, _order_options(order.options))]) > 1
         options = _with_denoiser(order, names) if several else order.options
@@ -106,9 +108,10 @@ def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: M
 
 
 def _order_options(options: str) -> str:
-    """What tells orders apart: not how a sweep decodes tokens."""
+    """What tells orders apart: not how a sweep decodes tokens, nor the rule, which for bounds is another."""
     kept = json.loads(options)
-    return canonical_json({key: kept[key] for key in kept if key not in LOOP_OPTIONS or key == "selector"})
+    told = {key: kept[key] for key in kept if key == "selector" or (key not in LOOP_OPTIONS and key != "rule")}
+    return canonical_json(told)
 
 
 def _with_denoiser(row: Row | OutcomeRow | OrderRow | BoundRow, names: Mapping[str, str]) -> str:
