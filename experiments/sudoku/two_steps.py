@@ -7,8 +7,7 @@ in two. Here the order of the 6M denoiser is learned on at T = 2 alone (``two_st
 8,000 hard puzzles of the training split the ones whose solution costs less than seven nats along the order of margin or
 of the learned order with some beta, and their symmetric images. Then margin and this order decode test puzzles 40,001
 to 72,000. What is complete is not repeated; where ``order_6m_two_steps.safetensors`` is stored, it is what decodes,
-and without it, and without the folder of ``--runs``, the order is learned anew. An hour and a half of two CPU cores,
-two thirds of it to make test puzzles.
+and without it, and without the folder of ``--runs``, the order is learned anew. An hour and a half of two CPU cores.
 
 Shapes: B puzzles.
 """
