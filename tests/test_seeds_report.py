@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from lightning_mdm.outcomes import (
     ORDER_NATS,
     OutcomeRow,
@@ -70,6 +72,14 @@ def test_outcomes_and_costs_are_those_of_the_seed(tmp_path: Path) -> None:
         }
     costs = [(row.policy, row.seed, row.checkpoint, row.options) for row in read_order_rows(path / ORDER_NATS)]
     assert costs == [(policy, seed, "aa+bb", '{"threshold":0.9}') for seed in (3, 5) for policy, *_ in POLICIES]
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "run", *sweep((0,)))
+    write_order_rows(tmp_path / "run" / ORDER_NATS, [replace(ROW, checkpoint="01d")])
+    path = join_seeds({0: [tmp_path / "run"]}, tmp_path / "joined")
+    assert not (path / ORDER_NATS).exists()
+    assert capsys.readouterr().out.startswith("note: run has rows of other weights in order_nats.csv")
 
 
 def test_other_options_stay_in_the_form_of_rows() -> None:

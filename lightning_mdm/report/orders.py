@@ -60,16 +60,16 @@ def read_orders(run_dirs: Iterable[str | Path], rows: Iterable[Row]) -> Orders:
     """
     directories = list(dict.fromkeys(map(Path, run_dirs)))
     selectors: dict[str, set[str | None]] = {}
-    for row in rows:
-        selectors.setdefault(row.checkpoint, set()).add(_selector(row.options))
+    for decoded in rows:
+        selectors.setdefault(decoded.checkpoint, set()).add(_selector(decoded.options))
     notes: list[str] = []
 
     def found(name: str, read: Callable[[Path], list[AnyOrderRow]]) -> list[tuple[AnyOrderRow, Path]]:
         result = []
         for directory in directories:
             here = read(directory / name) if (directory / name).is_file() else []
-            decoded = (directory / "frontier.csv").is_file()
-            kept = [row for row in here if not decoded or _of_these(row, selectors)]
+            alone = not (directory / "frontier.csv").is_file()
+            kept = [row for row in here if alone or _of_these(row, selectors)]
             if len(kept) < len(here):
                 notes.append(
                     f"{directory.resolve().name} has rows of other weights in {name} than in frontier.csv: they are "
