@@ -212,6 +212,9 @@ def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
     assert names_in(kept) == {"order_nats_x.csv", "order_nats_x.png", "order_nats_x.svg", "report_x.md"}
     report([str(plain)], str(with_orders))
     assert {ORDER_NATS, ORDER_BOUNDS} <= names_in(with_orders), "those of a run are its own"
+    (alone / "sweep.yaml").write_text("")
+    report([str(plain)], str(alone))
+    assert ORDER_NATS in names_in(alone), "likewise of one that decodes nothing"
 
 
 def test_rows_of_an_earlier_training_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,8 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
             write_order_rows(target / ORDER_NATS, orders_apart.costs)
         if orders.bounds:
             write_bound_rows(target / ORDER_BOUNDS, orders_apart.bounds)
-        if not (target / "outcomes.csv").exists():  # no run: what an earlier report has left is not of these
+        # In a directory that no run has written to: what an earlier report has left there is not of these.
+        if not (target / "outcomes.csv").exists() and not any(target.glob("*.yaml")):
             said = {"frontier": runs.rows, "order_nats": orders.costs, "order_bounds": orders.bounds}
             stale = [stem for stem, shown in said.items() if not shown]
             for name in (*REPORT, *ORDERS):
