@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,19 @@ class Batch:
         """The same batch in page-locked memory; what a DataLoader calls with ``pin_memory=True``."""
         return self._each(Tensor.pin_memory)
 
+    def some(self, kept_B: Tensor) -> Batch:
+        """Some of the rows, cut to the longest of them.
+
+        Args:
+            kept_B: bool, which.
+        """
+        valid_BL = self.valid_BL[kept_B]
+        length = int(valid_BL.sum(-1).max()) if len(valid_BL) else 0
+        return Batch(
+            self.tokens_BL[kept_B, :length], self.prompt_BL[kept_B, :length], valid_BL[:, :length],
+            self.index_B[kept_B],
+        )  # fmt: skip
+
     def _each(self, moved: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch, each of its tensors moved; nothing is counted again."""
         return replace(
@@ -118,3 +132,21 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         valid_BL[row, :n] = True
     index_B = torch.tensor([example.index for example in examples], dtype=torch.int64)
     return Batch(tokens_BL, prompt_BL, valid_BL, index_B)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches, in this order, as long as the longest of them.
+
+    What lies behind a shorter row's own positions is padding, whose token is 0: nothing reads it.
+    """
+    length = max(batch.tokens_BL.shape[1] for batch in batches)
+
+    def longer(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat([pad(value, (0, length - value.shape[1])) for value in values])
+
+    return Batch(
+        longer([batch.tokens_BL for batch in batches]),
+        longer([batch.prompt_BL for batch in batches]),
+        longer([batch.valid_BL for batch in batches]),
+        torch.cat([batch.index_B for batch in batches]),
+    )

@@ -1,6 +1,7 @@
 """Pre-training of a denoiser: the masked-diffusion objective around a bidirectional transformer.
 
-Knows nothing of unmasking policies or of text. Decoding during validation is a callback's business.
+Masks are drawn at random, or are those that an unmasking policy leaves (``progressive.py``). Knows nothing of text.
+Decoding during validation is a callback's business.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import distributed
 from torchmetrics import MeanMetric
 
 from lightning_mdm.data.batch import Batch
+from lightning_mdm.data.stream import Replica
 from lightning_mdm.modules.optimization import adamw_with_warmup, check_rates, take_configured, total_updates
+from lightning_mdm.modules.progressive import Progressive, ProgressiveMasks
 from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.denoiser import ReadableDenoiser, TransformerDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
@@ -26,9 +30,12 @@ from lightning_mdm.objectives.denoising import (
     denoising,
     fixed_t,
     mask_tokens,
+    masked_losses,
     response_query,
     stratified_t,
 )
+
+UNDER_WAY = "rows_under_way"  # where a checkpoint keeps those of every process
 
 
 class DenoiserModule(L.LightningModule):
@@ -42,6 +49,8 @@ class DenoiserModule(L.LightningModule):
             within a process's micro-batch: with gradient accumulation or several processes what is differentiated is a
             mean of these means, in which a token of a micro-batch with fewer of them weighs more.
         least_masked: smallest mask probability drawn; the weight 1 / t is at most its inverse.
+        progressive: train on the masks that an unmasking policy leaves, in place of random ones. Validation and test
+            report the bound, and so random masks, in any case.
         learning_rate: peak of AdamW's learning rate.
         betas: AdamW's.
         weight_decay: AdamW's, on matrices only.
@@ -65,6 +74,7 @@ class DenoiserModule(L.LightningModule):
         net: TransformerConfig = TransformerConfig(),  # noqa: B008 (frozen)
         weighting: Weighting = "uniform",
         least_masked: float = 1e-3,
+        progressive: Progressive | None = None,
         learning_rate: float = 2.5e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
@@ -78,6 +88,11 @@ class DenoiserModule(L.LightningModule):
         super().__init__()
         if not 0.0 < least_masked < 1.0:
             raise ValueError(f"least_masked={least_masked}: a mask probability lies between 0 and 1")
+        if progressive is not None and weighting != "uniform":
+            raise ValueError(
+                f"weighting={weighting!r} with progressive: the weight 1 / t is for masks drawn with probability t, "
+                "and here none are; choose 'uniform'"
+            )
         if first_update < 0:
             raise ValueError(f"first_update={first_update}: give at least 0")
         if first_update and init_from is None:
@@ -90,8 +105,8 @@ class DenoiserModule(L.LightningModule):
             net = TransformerConfig(**net)
         # As plain values: loggers and the safe loading of checkpoints accept nothing else. Without init_from: a
         # checkpoint has weights of its own and must not need that file. first_update is of no use without it: the
-        # checkpoint tells it apart.
-        self.save_hyperparameters(ignore=["net", "init_from", "first_update"])
+        # checkpoint tells it apart. progressive is training's alone.
+        self.save_hyperparameters(ignore=["net", "init_from", "first_update", "progressive"])
         self.save_hyperparameters({"net": asdict(net)})
         self.vocab_size = vocab_size
         self.weighting: Weighting = weighting
@@ -106,6 +121,9 @@ class DenoiserModule(L.LightningModule):
         self.noise_seed = noise_seed
         self.first_update = first_update
         self.denoiser = TransformerDenoiser(vocab_size, net)
+        self.masks: ProgressiveMasks | None = None
+        if progressive is not None:
+            self.masks = ProgressiveMasks(progressive, noise_seed, vocab_size, net.width)
         if init_from is not None:
             load_denoiser(self.denoiser, init_from, option="init_from", net=net)
         self.bound = MeanMetric()
@@ -121,13 +139,31 @@ class DenoiserModule(L.LightningModule):
         return masked_diffusion(self.denoiser, batch, t_B, noise, step, self.weighting, self.compile_losses)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if self.masks is not None:
+            return self.progressive_step(batch, self.masks)
         # Keyed by problem and update, so that a resumed run draws what an uninterrupted one would have drawn.
         noise, step = RowNoise(self.noise_seed, batch.index_B), self.first_update + self.global_step
         out = self.objective(batch, training_t(noise, step, self.least_masked), noise, step)
-        self.log("train/surrogate", out.surrogate.detach(), prog_bar=True)
         self.log("train/bound_nats_per_token", out.bound_nats_B.sum() / out.n_tokens_B.sum())
-        self.log("train/masked_accuracy", out.n_right / out.n_masked.clamp(min=1), prog_bar=True)
+        self.log_losses(out.surrogate, out.n_right, out.n_masked)
         return out.surrogate
+
+    def progressive_step(self, batch: Batch, masks: ProgressiveMasks) -> torch.Tensor:
+        """The mean loss of all masked tokens of the rows under way, which then make a step."""
+        now = masks.with_arrivals(batch)
+        query_BQ = response_query(now.rows.response_BL, now.rows.longest_response)
+        output = self.denoiser(masks.masked_tokens_BL, now.rows.attend_BL, query_BQ)
+        losses = masked_losses(
+            output.logits_BQV, query_BQ, now.rows.tokens_BL, now.masked_BL, compile=self.compile_losses
+        )
+        masks.advance(output, query_BQ)
+        self.log("train/rows", float(len(now.rows)), batch_size=len(batch))
+        self.log_losses(losses.mean, losses.n_right, losses.n_masked)
+        return losses.mean
+
+    def log_losses(self, surrogate: torch.Tensor, n_right: torch.Tensor, n_masked: torch.Tensor) -> None:
+        self.log("train/surrogate", surrogate.detach(), prog_bar=True)
+        self.log("train/masked_accuracy", n_right / n_masked.clamp(min=1), prog_bar=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.evaluate(batch, "val")
@@ -167,9 +203,16 @@ class DenoiserModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["first_update"] = self.first_update
+        if self.masks is not None:
+            checkpoint[UNDER_WAY] = of_all_processes(self.masks.state_dict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.first_update = checkpoint.get("first_update", 0)
+        under_way = checkpoint.get(UNDER_WAY, [])
+        here = Replica.current()
+        # Of another number of processes, or none: rows begin anew, and an update holds the fewer of them at first.
+        if self.masks is not None and len(under_way) == here.world:
+            self.masks.load_state_dict(under_way[here.rank])
 
     def save_weights(self, path: str | Path) -> None:
         """Write the denoiser's weights to a safetensors file, for ``init_from``."""
@@ -200,3 +243,12 @@ def masked_diffusion(
     logits_BQV = denoiser(masked_tokens_BL, batch.attend_BL, query_BQ).logits_BQV
     masked_BL = masked_tokens_BL == mask_id
     return denoising(logits_BQV, query_BQ, batch.tokens_BL, masked_BL, batch.response_BL, t_B, weighting, compile)
+
+
+def of_all_processes(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """A process's own value and those of all others, by rank; each has to ask."""
+    if Replica.current().world == 1:
+        return [value]
+    values: list[Any] = [None] * Replica.current().world
+    distributed.all_gather_object(values, value)
+    return values

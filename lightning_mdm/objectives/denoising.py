@@ -105,15 +105,41 @@ def denoising(
         compile: take the losses of tokens through ``torch.compile``, which reads the logits where plain operations
             write them again several times.
     """
+    of_tokens = masked_losses(logits_BQV, query_BQ, tokens_BL, masked_BL, compile)
+    n_tokens_B = response_BL.sum(-1)
+    bound_nats_B = of_tokens.nats_BQ.sum(-1) / t_B.to(of_tokens.nats_BQ.dtype)
+    surrogate = bound_nats_B.sum() / n_tokens_B.sum() if weighting == "bound" else of_tokens.mean
+    return Denoising(surrogate, bound_nats_B.detach(), n_tokens_B, of_tokens.n_masked, of_tokens.n_right)
+
+
+@dataclass(frozen=True)
+class MaskedLosses:
+    """What the masked tokens of a batch cost.
+
+    Args:
+        nats_BQ: of the true token at each queried position, 0 where it is not masked.
+        n_masked: masked tokens in the batch.
+        n_right: masked tokens whose likeliest prediction is the true one.
+    """
+
+    nats_BQ: Tensor
+    n_masked: Tensor
+    n_right: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Nats per masked token; 0 of none."""
+        return self.nats_BQ.sum() / self.n_masked.clamp(min=1)
+
+
+def masked_losses(
+    logits_BQV: Tensor, query_BQ: Tensor, tokens_BL: Tensor, masked_BL: Tensor, compile: bool = False
+) -> MaskedLosses:
+    """The losses of masked tokens from the denoiser's logits at queried positions; see ``denoising``."""
     target_BQ = tokens_BL.gather(1, query_BQ)
     masked_BQ = masked_BL.gather(1, query_BQ)
     losses = compiled(token_losses) if compile else token_losses
     # As [N, V]: with the vocabulary in the middle a GPU would read the logits across their rows.
     nll_N, best_N = losses(logits_BQV.flatten(0, 1), target_BQ.flatten())
-    nll_BQ = nll_N.view_as(target_BQ).where(masked_BQ, 0.0)
-    n_tokens_B = response_BL.sum(-1)
-    n_masked = masked_BQ.sum()
-    bound_nats_B = nll_BQ.sum(-1) / t_B.to(nll_BQ.dtype)
-    surrogate = bound_nats_B.sum() / n_tokens_B.sum() if weighting == "bound" else nll_BQ.sum() / n_masked.clamp(min=1)
     right_BQ = best_N.view_as(target_BQ) & masked_BQ
-    return Denoising(surrogate, bound_nats_B.detach(), n_tokens_B, n_masked, right_BQ.sum())
+    return MaskedLosses(nll_N.view_as(target_BQ).where(masked_BQ, 0.0), masked_BQ.sum(), right_BQ.sum())
