@@ -303,7 +303,8 @@ def test_an_order_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [Learned(), KLASS(), P2(), Autoregressive(), PCSampler(), GivenOrder(), Blocks(Learned(), block_length=2)],
+    "policy",
+    [Learned(), KLASS(), P2(), Autoregressive(), PCSampler(), GivenOrder(), Blocks(Learned(), block_length=2)],
     ids=lambda policy: policy.label,
 )  # fmt: skip
 def test_policies_that_ask_for_more_are_refused(policy: UnmaskingPolicy) -> None:
