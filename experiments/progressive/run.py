@@ -1,0 +1,206 @@
+"""What does a denoiser learn from the masks that a policy leaves, in place of random ones?
+
+python experiments/progressive/run.py [--seeds 0 1 2] [--jobs N]
+
+L&O-NAE-SAT with 8 latents and 24 observations. From nothing, denoisers are trained on random masks, and on those that
+chains of top margin and of left to right leave. Then that of random masks goes on, on random masks (``more``) or along
+the order that was learned for it (``along``), and an order is learned for either. All updates hold about 64 rows. What
+is complete is not repeated, what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from lightning_mdm.metrics.statistics import holm, sign_by_problem
+from lightning_mdm.outcomes import Row, read_outcomes, read_rows, write_rows
+from lightning_mdm.report.seeds import join_seeds
+from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, last_of, layers, run_all, run_script, seeded
+
+HERE = Path(__file__).parent
+RUNS = Path("runs/progressive")
+DENOISER = layers("configs/nae_sat/denoiser.yaml", "configs/nae_sat/small.yaml")
+ORDER = layers("configs/nae_sat/order.yaml", "configs/nae_sat/order_small.yaml")
+UPDATES, TWO_STEPS, ALL_BUDGETS = 3000, 1500, 3000  # of a denoiser; of an order for two steps, and from there for all
+BUDGETS, TEST = (2, 4, 8, 32), 500
+HEURISTICS = "[IID, TopMargin, LeftToRight]"
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a denoiser is trained on.
+
+    Args:
+        policy: that of the chains; ``None``: masks are random.
+        budgets: of the chains.
+        arrivals: rows that begin with every update, so that some 64 are under way.
+        start: the denoiser to go on from; ``None``: from nothing.
+    """
+
+    policy: str | None = None
+    budgets: tuple[int, ...] = ()
+    arrivals: int = 64
+    start: str | None = None
+
+
+ARMS = {
+    "random": Masks(),
+    "top_margin": Masks("TopMargin", (4, 8, 16), 7),
+    "left_to_right": Masks("LeftToRight", (4, 8, 16), 7),
+    "more": Masks(start="random"),
+    "along": Masks("Learned", (2, 4, 8), 14, start="random"),
+}
+ORDERED = ("random", "more", "along")  # an order is learned for these
+COMPARED = (("top_margin", "random"), ("left_to_right", "random"), ("along", "more"))
+
+
+def run_of(arm: str, seed: int) -> Path:
+    return RUNS / arm / f"seed_{seed}"
+
+
+def denoise(arm: str, seed: int) -> Path:
+    """Train a denoiser; its checkpoint."""
+    masks, run_dir = ARMS[arm], run_of(arm, seed) / "denoiser"
+    options = [*DENOISER, *seeded(seed), "--data.batch_size", str(masks.arrivals)]
+    options += ["--trainer.val_check_interval", str(UPDATES)]
+    if masks.policy is not None:
+        options += ["--model.progressive.policy", masks.policy, "--model.progressive.budgets", str(list(masks.budgets))]
+    if masks.start is not None:
+        # Other problems than it began with, and half its rate.
+        first = UPDATES * ARMS[masks.start].arrivals
+        options += ["--model.init_from", str(last_of(run_of(masks.start, seed) / "denoiser"))]
+        options += ["--model.learning_rate", "2.5e-3", "--data.first_slot", str(first)]
+    if masks.policy == "Learned":
+        assert masks.start is not None, "an order is learned for a denoiser"
+        options += ["--model.progressive.order_ckpt", str(last_of(run_of(masks.start, seed) / "order"))]
+    fit = Fit(run_dir, UPDATES, tuple(options))
+    run_all([(f"{arm}, seed {seed}, denoiser", fit)], Clock(float("inf")))
+    return fit.last
+
+
+def learn(arm: str, seed: int) -> Path:
+    """Learn the order of a denoiser, for two steps alone and then for more; its checkpoint."""
+    run_dir = run_of(arm, seed)
+    options = (
+        *ORDER, *seeded(seed), "--model.denoiser_ckpt", str(last_of(run_dir / "denoiser")), "--model.budgets",
+        "[2, 4, 8]", "--trainer.val_check_interval", str(ALL_BUDGETS), "--frontier.fit_policies", "[]",
+    )  # fmt: skip
+    alone = Fit(run_dir / "two_steps", TWO_STEPS, (*options, "--model.budgets", "[2]", *NO_BOUNDS))
+    if not run_all([(f"{arm}, seed {seed}, order of two steps", alone)], Clock(float("inf"))):
+        raise ValueError(f"{run_dir}: the order of two steps is not complete; give the same command again")
+    order = last_of(run_dir / "order")
+    if not order.exists():  # it goes on from the other's checkpoint, in a directory of its own
+        order.parent.mkdir(parents=True, exist_ok=True)
+        order.write_bytes(alone.last.read_bytes())
+    run_all(
+        [(f"{arm}, seed {seed}, order", Fit(order.parents[1], ALL_BUDGETS, (*options, *NO_BOUNDS)))],
+        Clock(float("inf")),
+    )
+    return order
+
+
+def decode(arm: str, seed: int) -> None:
+    """Decode the test problems."""
+    noise = ("--frontier.seeds", f"[{seed}]", "--frontier.budgets", str(list(BUDGETS)), "--data.n_test", str(TEST))
+    size = ("--data.eval_batch_size", "250")
+    sweeps = [
+        Sweep(
+            run_of(arm, seed) / "heuristics",
+            (*DENOISER, *noise, *size, "--frontier.policies", HEURISTICS, "--ckpt_path",
+             str(last_of(run_of(arm, seed) / "denoiser"))),
+        )
+    ]  # fmt: skip
+    if arm in ORDERED:
+        order = str(last_of(run_of(arm, seed) / "order"))
+        options = (*ORDER, *NO_BOUNDS, *noise, *size, "--order_nats.budgets", "[]", "--frontier.policies", "[Learned]")
+        sweeps.append(Sweep(run_of(arm, seed) / "learned", (*options, "--ckpt_path", order)))
+    run_all([(f"{arm}, seed {seed}, {sweep.run_dir.name}", sweep) for sweep in sweeps], Clock(float("inf")))
+
+
+def publish(seeds: Sequence[int]) -> None:
+    """Rows and the table of this folder."""
+    rows: dict[str, list[Row]] = {}
+    solved: dict[str, dict[tuple[str, int, tuple[int, int]], bool]] = {}
+    for arm in ARMS:
+        kinds = ("heuristics", "learned") if arm in ORDERED else ("heuristics",)
+        path = join_seeds(
+            {seed: [run_of(arm, seed) / kind for kind in kinds] for seed in seeds}, RUNS / "joined" / arm, selector=arm
+        )
+        rows[arm] = read_rows(path / "frontier.csv")
+        solved[arm] = {
+            (one.policy, one.T, (one.seed, one.problem)): one.correct for one in read_outcomes(path / "outcomes.csv")
+        }
+    write_rows(HERE / "rows.csv", [row for arm in ARMS for row in rows[arm]])
+    (HERE / "table.md").write_text(table(rows, solved), encoding="utf-8")
+
+
+def table(rows: dict[str, list[Row]], solved: dict[str, dict[tuple[str, int, tuple[int, int]], bool]]) -> str:
+    """Sequences without any disagreement by arm, policy and budget, and the paired tests of those compared."""
+    lines = ["Sequences without any disagreement, %, mean and each seed.", ""]
+    lines += [f"| masks | policy | {' | '.join(f'T = {T}' for T in BUDGETS)} |", f"|---|---|{'---|' * len(BUDGETS)}"]
+    for arm, of in rows.items():
+        for policy in dict.fromkeys(row.policy for row in of):
+            cells = []
+            for T in BUDGETS:
+                each = [100 * row.accuracy for row in of if (row.policy, row.T) == (policy, T)]
+                cells.append(f"{sum(each) / len(each):.1f} ({', '.join(f'{one:.1f}' for one in each)})")
+            lines.append(f"| {arm.replace('_', ' ')} | {policy.replace('_', ' ')} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Sequences that one of two gets right with more seeds, exact sign test, Holm-corrected over all lines.",
+        "",
+    ]
+    lines += [
+        "| compared | policy | T | the first | the second | p, corrected |",
+        "|---|---|---|---|---|---|",
+    ]
+    pairs = {}
+    for one, other in COMPARED:
+        for policy, T in dict.fromkeys((policy, T) for policy, T, _ in solved[one]):
+            first, second = (
+                {problem: right for (p, t, problem), right in solved[arm].items() if (p, t) == (policy, T)}
+                for arm in (one, other)
+            )
+            if first and second:
+                pairs[f"{one}, {other}".replace("_", " "), policy.replace("_", " "), T] = sign_by_problem(first, second)
+    corrected = holm([pair.p_value for pair in pairs.values()])
+    for ((compared, policy, T), pair), p in zip(pairs.items(), corrected, strict=True):
+        lines.append(f"| {compared} | {policy} | {T} | {pair.only_a} | {pair.only_b} | {p:.2g} |")
+    commits = ", ".join(sorted({f"`{row.commit}`" for of in rows.values() for row in of}))
+    return "\n".join([*lines, "", f"Commit: {commits}.", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+    def all_of(seed: int, arms: Sequence[str]) -> None:
+        for arm in arms:
+            denoise(arm, seed)
+            if arm in ORDERED:
+                learn(arm, seed)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(
+            pool.map(
+                lambda pair: denoise(pair[1], pair[0]),
+                product(options.seeds, ("random", "left_to_right", "top_margin")),
+            )
+        )
+        list(pool.map(lambda seed: all_of(seed, ("random",)), options.seeds))
+        list(pool.map(lambda pair: all_of(pair[0], (pair[1],)), product(options.seeds, ("along", "more"))))
+        list(pool.map(lambda pair: decode(pair[1], pair[0]), product(options.seeds, ARMS)))
+    publish(options.seeds)
+
+
+if __name__ == "__main__":
+    run_script(main)
