@@ -1,18 +1,18 @@
 """What does a denoiser learn from the masks that a policy leaves, in place of random ones?
 
-python experiments/progressive/run.py [--seeds 0 1 2] [--jobs N]
+python experiments/progressive/run.py [--parts scratch further] [--seeds 0 1 2] [--jobs N]
 
-L&O-NAE-SAT with 8 latents and 24 observations. From nothing, denoisers are trained on random masks, and on those that
-chains of top margin and of left to right leave. Then that of random masks goes on, on random masks (``more``) or along
-the order that was learned for it (``along``), and an order is learned for either. All updates hold about 64 rows. What
-is complete is not repeated, what was stopped goes on.
+L&O-NAE-SAT with 8 latents and 24 observations. From nothing (``scratch``), denoisers are trained on random masks and on
+those that chains of top margin and of left to right leave. Then that of random masks goes on (``further``), on random
+masks (``more``) or along the order that was learned for it (``along``), and an order is learned for either. All updates
+hold about 64 rows. What is complete is not repeated, what was stopped goes on, and all that is complete is published.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/progressive")
 DENOISER = layers("configs/nae_sat/denoiser.yaml", "configs/nae_sat/small.yaml")
 ORDER = layers("configs/nae_sat/order.yaml", "configs/nae_sat/order_small.yaml")
-UPDATES, TWO_STEPS, ALL_BUDGETS = 3000, 1500, 3000  # of a denoiser; of an order for two steps, and from there for all
+UPDATES, TWO_STEPS, ALL_BUDGETS = 3000, 1000, 2000  # of a denoiser; of an order for two steps, and from there for all
 BUDGETS, TEST = (2, 4, 8, 32), 500
 HEURISTICS = "[IID, TopMargin, LeftToRight]"
 
@@ -56,7 +56,8 @@ ARMS = {
     "more": Masks(start="random"),
     "along": Masks("Learned", (2, 4, 8), 14, start="random"),
 }
-ORDERED = ("random", "more", "along")  # an order is learned for these
+KINDS = ("heuristics", "learned")
+PARTS = {"scratch": ("random", "top_margin", "left_to_right"), "further": ("more", "along")}
 COMPARED = (("top_margin", "random"), ("left_to_right", "random"), ("along", "more"))
 
 
@@ -106,37 +107,43 @@ def learn(arm: str, seed: int) -> Path:
 
 
 def decode(arm: str, seed: int) -> None:
-    """Decode the test problems."""
-    noise = ("--frontier.seeds", f"[{seed}]", "--frontier.budgets", str(list(BUDGETS)), "--data.n_test", str(TEST))
-    size = ("--data.eval_batch_size", "250")
-    sweeps = [
-        Sweep(
-            run_of(arm, seed) / "heuristics",
-            (*DENOISER, *noise, *size, "--frontier.policies", HEURISTICS, "--ckpt_path",
-             str(last_of(run_of(arm, seed) / "denoiser"))),
-        )
-    ]  # fmt: skip
-    if arm in ORDERED:
-        order = str(last_of(run_of(arm, seed) / "order"))
-        options = (*ORDER, *NO_BOUNDS, *noise, *size, "--order_nats.budgets", "[]", "--frontier.policies", "[Learned]")
-        sweeps.append(Sweep(run_of(arm, seed) / "learned", (*options, "--ckpt_path", order)))
+    """Decode the test problems with the heuristics, and with the learned order where there is one."""
+    run_dir = run_of(arm, seed)
+    noise = (
+        "--frontier.seeds", f"[{seed}]", "--frontier.budgets", str(list(BUDGETS)), "--data.n_test", str(TEST),
+        "--data.eval_batch_size", "250",
+    )  # fmt: skip
+    heuristics = (*DENOISER, "--frontier.policies", HEURISTICS, "--ckpt_path", str(last_of(run_dir / "denoiser")))
+    sweeps = [Sweep(run_dir / "heuristics", (*heuristics, *noise))]
+    order = last_of(run_dir / "order")
+    if order.exists():
+        learned = (*ORDER, *NO_BOUNDS, "--order_nats.budgets", "[]", "--frontier.policies", "[Learned]")
+        sweeps.append(Sweep(run_dir / "learned", (*learned, "--ckpt_path", str(order), *noise)))
     run_all([(f"{arm}, seed {seed}, {sweep.run_dir.name}", sweep) for sweep in sweeps], Clock(float("inf")))
 
 
-def publish(seeds: Sequence[int]) -> None:
+def complete(arm: str) -> dict[int, list[Path]]:
+    """The seeds that have decoded with a denoiser, and the run directories of their rows."""
+    found = {int(path.name.removeprefix("seed_")): path for path in sorted((RUNS / arm).glob("seed_*"))}
+    each = {
+        seed: [path / kind for kind in KINDS if (path / kind / "report.md").is_file()] for seed, path in found.items()
+    }
+    return {seed: runs for seed, runs in each.items() if runs}
+
+
+def publish() -> None:
     """Rows and the table of this folder."""
     rows: dict[str, list[Row]] = {}
     solved: dict[str, dict[tuple[str, int, tuple[int, int]], bool]] = {}
     for arm in ARMS:
-        kinds = ("heuristics", "learned") if arm in ORDERED else ("heuristics",)
-        path = join_seeds(
-            {seed: [run_of(arm, seed) / kind for kind in kinds] for seed in seeds}, RUNS / "joined" / arm, selector=arm
-        )
+        if not (parts := complete(arm)):
+            continue
+        path = join_seeds(parts, RUNS / "joined" / arm, selector=arm)
         rows[arm] = read_rows(path / "frontier.csv")
         solved[arm] = {
             (one.policy, one.T, (one.seed, one.problem)): one.correct for one in read_outcomes(path / "outcomes.csv")
         }
-    write_rows(HERE / "rows.csv", [row for arm in ARMS for row in rows[arm]])
+    write_rows(HERE / "rows.csv", [row for of in rows.values() for row in of])
     (HERE / "table.md").write_text(table(rows, solved), encoding="utf-8")
 
 
@@ -161,7 +168,7 @@ def table(rows: dict[str, list[Row]], solved: dict[str, dict[tuple[str, int, tup
         "|---|---|---|---|---|---|",
     ]
     pairs = {}
-    for one, other in COMPARED:
+    for one, other in (pair for pair in COMPARED if rows.keys() >= set(pair)):
         for policy, T in dict.fromkeys((policy, T) for policy, T, _ in solved[one]):
             first, second = (
                 {problem: right for (p, t, problem), right in solved[arm].items() if (p, t) == (policy, T)}
@@ -178,28 +185,25 @@ def table(rows: dict[str, list[Row]], solved: dict[str, dict[tuple[str, int, tup
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-
-    def all_of(seed: int, arms: Sequence[str]) -> None:
-        for arm in arms:
-            denoise(arm, seed)
-            if arm in ORDERED:
-                learn(arm, seed)
-
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(
-            pool.map(
-                lambda pair: denoise(pair[1], pair[0]),
-                product(options.seeds, ("random", "left_to_right", "top_margin")),
-            )
-        )
-        list(pool.map(lambda seed: all_of(seed, ("random",)), options.seeds))
-        list(pool.map(lambda pair: all_of(pair[0], (pair[1],)), product(options.seeds, ("along", "more"))))
-        list(pool.map(lambda pair: decode(pair[1], pair[0]), product(options.seeds, ARMS)))
-    publish(options.seeds)
+
+        def each(task: Callable[[str, int], object], arms: Sequence[str]) -> None:
+            list(pool.map(lambda one: task(one[1], one[0]), product(options.seeds, arms)))
+
+        if "scratch" in options.parts:
+            each(denoise, PARTS["scratch"])
+            each(decode, PARTS["scratch"])
+        if "further" in options.parts:
+            each(learn, ("random",))
+            each(denoise, PARTS["further"])
+            each(learn, PARTS["further"])
+            each(decode, ("random", *PARTS["further"]))
+    publish()
 
 
 if __name__ == "__main__":
