@@ -8,13 +8,17 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.generation import generate
-from lightning_mdm.callbacks.runs import Run, denoiser_of, problems_of, ready, runs_of
+from lightning_mdm.callbacks.runs import Run, denoiser_of, problems_of, ready, runs_of, selector_of
 from lightning_mdm.data.batch import Batch
 from lightning_mdm.data.facts import SplitFacts
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
+from lightning_mdm.decoding.places import Autoregressive
 from lightning_mdm.decoding.policies import TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.nets.causal import CausalDenoiser
 
 
 class Predictions(Callback):
@@ -24,22 +28,25 @@ class Predictions(Callback):
     score too where the task knows one.
 
     Args:
-        policy: unmasking policy.
+        policy: unmasking policy; the learned order at the lowest of its prices where the module has learned one, else
+            top margin, where not given.
         steps: step budget T.
         seed: seed of the decoding noise.
-        decoding: how policies are decoded: end-of-sequence handling, token sampling, guidance, looking back.
+        decoding: how policies are decoded: end-of-sequence handling, token sampling, guidance, looking back; as those
+            of the frontier where not given.
     """
 
     def __init__(
         self,
-        policy: UnmaskingPolicy = TopMargin(),  # noqa: B008 (frozen)
+        policy: UnmaskingPolicy | None = None,
         steps: int = 32,
         seed: int = 0,
-        decoding: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+        decoding: DecodingOptions | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"predictions.steps={steps}: a step budget is at least 1")
-        decoding.check(policy)
+        if policy is not None and decoding is not None:
+            decoding.check(policy)
         self.policy = policy
         self.steps = steps
         self.seed = seed
@@ -51,7 +58,9 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.facts = SplitFacts(problems_of(trainer), "predict")
-        self.run = Run(self.policy, self.steps, self.seed)
+        self.options = self.decoding or of_frontier(trainer)
+        self.run = Run(self.policy or own_policy(pl_module, self.steps), self.steps, self.seed)
+        self.options.check(self.run.policy)
         runs_of([self.run], False, pl_module, self.facts)  # or says why it cannot
         self.path(trainer).parent.mkdir(parents=True, exist_ok=True)
         self.path(trainer).write_text("")
@@ -69,7 +78,7 @@ class Predictions(Callback):
         policy = ready(self.run, pl_module, self.facts)
         with trainer.precision_plugin.forward_context():
             generated, _ = generate(
-                denoiser_of(pl_module), policy, batch, self.problems, data, self.decoding, steps=self.steps,
+                denoiser_of(pl_module), policy, batch, self.problems, data, self.options, steps=self.steps,
                 seed=self.seed,
             )  # fmt: skip
         with open(self.path(trainer), "a", encoding="utf-8") as file:
@@ -93,4 +102,19 @@ class Predictions(Callback):
         if trainer.is_global_zero:
             path = self.path(trainer)
             each = path.with_name(path.name.replace("rank0", "rank*")) if trainer.world_size > 1 else path
-            print(f"Predictions are in {each}")
+            drawn = self.options.token_temperature
+            tokens = f"tokens drawn at a temperature of {drawn}" if drawn else "the likeliest tokens"
+            print(f"Predictions are in {each}: {self.run.policy.label}, at most {self.steps} steps, {tokens}")
+
+
+def own_policy(module: L.LightningModule, steps: int) -> UnmaskingPolicy:
+    """What a module decodes with if nothing else is asked for."""
+    if isinstance(denoiser_of(module), CausalDenoiser):
+        return Autoregressive()
+    return Learned(price=min(module.prices)) if selector_of(module, steps) is not None else TopMargin()  # type: ignore[arg-type]
+
+
+def of_frontier(trainer: L.Trainer) -> DecodingOptions:
+    """How the frontier decodes, where there is one."""
+    frontiers = [c for c in trainer.callbacks if isinstance(c, Frontier)]  # type: ignore[attr-defined]
+    return frontiers[0].decoding if frontiers else DecodingOptions()

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.predictions import Predictions
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import ConfidenceThreshold, LeftToRight, Oracle
 from lightning_mdm.decoding.policy import UnmaskingPolicy
+from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.trainer import Trainer
 from runs import N_TEST, Answering, Omniscient, few_problems, trainer
+from toys import ToySelector
 
 FIELDS = ["problem", "prompt", "text", "answer", "correct", "nfe", "tokens", "steps"]
 
@@ -35,7 +39,9 @@ def test_a_line_per_test_problem_with_text_answer_cost_and_order(
 ) -> None:
     problems = few_problems().problems("test")
     lines = predict(tmp_path, steps=steps)
-    assert f"Predictions are in {tmp_path / 'predictions.rank0.jsonl'}" in capsys.readouterr().out
+    where = tmp_path / "predictions.rank0.jsonl"
+    said = f"Predictions are in {where}: top_margin, at most {steps} steps, the likeliest tokens\n"
+    assert said in capsys.readouterr().out
     assert [line["problem"] for line in lines] == [problem.index for problem in problems]
     for line, problem in zip(lines, problems, strict=True):
         assert list(line) == FIELDS
@@ -53,6 +59,39 @@ def test_the_policy_decides_the_order(tmp_path: Path, policy: UnmaskingPolicy, n
     for line in predict(tmp_path, policy=policy, steps=4):
         assert line["nfe"] == nfe
         assert line["steps"] == sorted(line["steps"])
+
+
+class Readable(Omniscient):
+    """Offers hidden states: the tokens one-hot."""
+
+    def forward(self, tokens_BL: Tensor, valid_BL: Tensor, query_BQ: Tensor) -> DenoiserOutput:
+        hidden_BLD = nn.functional.one_hot(tokens_BL, self.vocab_size + 1).float()
+        return super().forward(tokens_BL, valid_BL, query_BQ)._replace(hidden_BLD=hidden_BLD)
+
+
+class Ordered(Answering):
+    """A module that has learned an order."""
+
+    prices = (0.7, 0.2)
+
+    def selector_for(self, budget: int) -> ToySelector:  # type: ignore[override]
+        return ToySelector(offset=9.0)
+
+
+def test_what_is_not_given_is_that_of_the_module_and_of_the_frontier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = few_problems()
+    for k, (module, frontier) in enumerate(
+        [(Ordered, []), (Answering, [Frontier([], (), decoding=DecodingOptions(token_temperature=9.0))])]
+    ):
+        run = trainer(tmp_path / str(k), *frontier, Predictions(steps=2))
+        run.predict(module(Readable(data)), data, return_predictions=False)
+    learned, drawn = capsys.readouterr().out.splitlines()
+    assert learned.endswith(": learned-greedy-1.0-0.2, at most 2 steps, the likeliest tokens")
+    assert drawn.endswith(": top_margin, at most 2 steps, tokens drawn at a temperature of 9.0")
+    assert {line["nfe"] for line in lines_in(tmp_path / "0")} == {1}
+    assert not any(line["correct"] for line in lines_in(tmp_path / "1"))
 
 
 def test_the_oracle_needs_an_answer_to_read(tmp_path: Path) -> None:
