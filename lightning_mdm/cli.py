@@ -168,6 +168,8 @@ class CLI(LightningCLI):
                     config.model.init_args[name] = None
             if "first_update" in config.model.init_args:
                 config.model.init_args.first_update = 0  # the checkpoint says it, too
+        if subcommand != "fit" and config.model is not None and "progressive" in config.model.init_args:
+            config.model.init_args.progressive = None  # an order that training followed may be gone
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -284,13 +286,18 @@ def main(args: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, MisconfigurationException, RuntimeError) as error:
         if by_sigterm(error):
             stopped(given, error)
-        misfit = other_weights(str(error))
+        misfit = other_weights(str(error)) or missing_metric(str(error))
         if isinstance(error, RuntimeError) and misfit is None and not isinstance(error, DecodingError):
             raise  # no mistake of the user's
         if os.environ.get("LIGHTNING_MDM_TRACEBACK"):
             raise
         print(f"error: {misfit or plainly(str(error))}\n(LIGHTNING_MDM_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def missing_metric(message: str) -> str | None:
+    """What Lightning says of a callback that monitors what nobody logs, in one line; ``None`` of another message."""
+    return plainly(message) if re.search(r"conditioned on metric .* which is not available", message) else None
 
 
 def by_sigterm(error: BaseException | None) -> bool:

@@ -21,6 +21,7 @@ LISTS = (
     "subproblems.fit_policies",
 )  # fmt: skip
 
+SEQUENCE = r"Expected a <class 'collections\.abc\.Sequence'>"
 # What jsonargparse writes around the one line that says what is wrong.
 FRAME = re.compile(r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>")
 
@@ -38,10 +39,15 @@ class Parser(LightningArgumentParser):
 
 def plainly(message: str) -> str:
     """What is wrong, in one line; of an unknown policy also which ones there are."""
-    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     line = " ".join(line for line in lines if line and not FRAME.match(line)) or message
+    value = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
+    if value is not None:  # of an option that may be left out, it is said in a line of its own
+        line = re.sub(rf"{SEQUENCE}$", lambda _: f"{value} is no list; write [{value}]", line)
+    line = re.sub(rf"{SEQUENCE}\. Got value: (.+)", r"\1 is no list; write [\1]", line)
+    line = re.sub(r"(expected one argument)$", r"\1; one that begins with - is given as --option=-...", line)
     line = re.sub(
-        r"Expected a <class 'collections\.abc\.Sequence'>\. Got value: (.+)", r"\1 is no list; write [\1]", line
+        r"(the following arguments are required: )\w+\.model$", r"\1--config FILE, which says model and data", line
     )
     names = ", ".join(policy.__name__ for policy in POLICIES)
     return re.sub(

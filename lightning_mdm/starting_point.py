@@ -203,9 +203,14 @@ def take_tokenizer(config: jsonargparse.Namespace) -> None:
         return  # who reads the weights says so
     given, own = text.tokenizer_path, tokenizer_path_of(weights, option=f"model.{option}")
     if own is None and given is None:
+        beside = "these weights come without a tokenizer.json beside them"
+        if hub.is_address(weights):
+            beside = "no tokenizer was looked for on the hub"
+        elif weights.endswith(".ckpt"):
+            beside = "this checkpoint holds no tokenizer, as those of tasks without text"
         raise ValueError(
-            f"model.{option}={weights}: these weights come without a tokenizer.json beside them, and with one trained "
-            "now they would read another text; give theirs as data.tokenizer_path"
+            f"model.{option}={weights}: {beside}, and with one trained now they would read another text; give theirs "
+            "as data.tokenizer_path"
         )
     if own is not None and given is not None and read_tokenizer(given).to_str() != read_tokenizer(own).to_str():
         raise ValueError(

@@ -41,7 +41,12 @@ class WholeFiles(TorchCheckpointIO):
             return
         # Of a path torch would write the name, a draft's, into the file.
         with whole_file(path) as draft, open(draft, "wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's words for a write that failed, as on a full disk
+                if isinstance(error.__context__, OSError):
+                    raise OSError(f"{path}: {error.__context__}") from error
+                raise
 
 
 class Signals(_SignalConnector):
@@ -119,6 +124,7 @@ class Trainer(L.Trainer):
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
         split: Literal["validation", "test"] = "test",
+        weights_only: bool | None = None,
     ) -> None:
         """Decode a split with every policy of the frontier at every budget, and write table, figure and report.
 
@@ -129,9 +135,10 @@ class Trainer(L.Trainer):
             datamodule: the problems.
             ckpt_path: checkpoint to load; without one the model's own weights are used.
             split: problems to decode; choose on ``validation``, report ``test`` once.
+            weights_only: how to read the checkpoint, as for Lightning's own entry points.
         """
         loop = self.validate if split == "validation" else self.test
-        loop(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+        loop(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=weights_only)
 
     def analyse(
         self,
@@ -139,6 +146,7 @@ class Trainer(L.Trainer):
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
         split: Literal["validation", "test"] = "test",
+        weights_only: bool | None = None,
     ) -> None:
         """Ask how hard the subproblems of a split are, and which of them every policy meets and fails at.
 
@@ -149,5 +157,6 @@ class Trainer(L.Trainer):
             datamodule: the problems.
             ckpt_path: checkpoint to load; without one the model's own weights are used.
             split: problems to analyse.
+            weights_only: how to read the checkpoint, as for Lightning's own entry points.
         """
-        self.sweep(model, datamodule, ckpt_path, split)  # the same loop, under other callbacks
+        self.sweep(model, datamodule, ckpt_path, split, weights_only)  # the same loop, under other callbacks

@@ -267,6 +267,11 @@ def test_weights_bring_their_tokenizer(tmp_path: Path, run_dir: Path, capsys: py
     module.save_weights(tmp_path / "denoiser.safetensors")
     args = [*options, "--run_dir", tmp_path / "none", "--model.init_from", tmp_path / "denoiser.safetensors"]
     refused(["fit", *map(str, args)], "these weights come without a tokenizer.json beside them", capsys)
+    refused(["fit", *map(str, args[:-1]), "hf://a/b/c.safetensors"], "no tokenizer was looked for on the hub", capsys)
+    checkpoint = torch.load(alone, weights_only=True)
+    untold = {name: part for name, part in checkpoint.items() if not (isinstance(part, dict) and "tokenizer" in part)}
+    torch.save(untold, tmp_path / "cells.ckpt")
+    refused(["fit", *map(str, args[:-1]), str(tmp_path / "cells.ckpt")], "this checkpoint holds no tokenizer", capsys)
     other = [*options, "--run_dir", tmp_path / "other", "--model.init_from", last(run_dir)]
     other += ["--data.tokenizer_path", SHIPPED.with_name("tokenizer.json"), "--data.vocab_size", "512"]
     refused(["fit", *map(str, other)], "tokenizer.json is not the tokenizer that model.init_from=", capsys)
@@ -281,6 +286,15 @@ def test_a_dry_run_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     program("fit", *options, "--trainer.max_steps", "1", "--frontier.fit_policies", "[]")
     assert saved(tmp_path / "run")[0] == 1
+
+
+def test_the_configuration_that_a_run_left_serves_every_command(tmp_path: Path, run_dir: Path) -> None:
+    left = ["--config", run_dir / "fit.yaml", "--run_dir", tmp_path, "--ckpt_path", last(run_dir)]
+    few = ["--frontier.policies", "[TopMargin]", "--frontier.budgets", "[2]"]
+    for command in ("sweep", "validate", "test"):
+        program(command, *left, *few)
+    assert {row.split for row in read_rows(tmp_path / "frontier.csv")} == {"test", "validation"}
+    assert "Predictions are in" in program("predict", *left)
 
 
 def test_predict_writes_lines(tmp_path: Path, run_dir: Path) -> None:

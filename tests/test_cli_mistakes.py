@@ -60,6 +60,18 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "option of a policy": (["--frontier.policies", THRESHOLD % "treshold: 0.8"], "'treshold' is not accepted"),
     "budget": (["--frontier.budgets", "[0, 4]"], "frontier.budgets=[0, 4]: a step budget is at least 1"),
     "budget alone": (["--frontier.budgets", "4"], '"frontier.budgets": 4 is no list; write [4]'),
+    "budget of what may be left out": (
+        ["--order_heatmap.budgets", "4"],
+        '"order_heatmap.budgets": 4 is no list; write [4]',
+    ),
+    "policy alone": (
+        ["--frontier.policies", "TopMargin"],
+        '"frontier.policies": TopMargin is no list; write [TopMargin]',
+    ),
+    "value with a dash": (
+        ["--data.difficulty.operations", "-*"],
+        "expected one argument; one that begins with - is given as --option=-...",
+    ),
     "policy twice": (["--frontier.policies+=TopMargin"], "frontier.policies: a policy occurs twice"),
     "configuration": (["--config", "missing.yaml"], "missing.yaml"),
     "checkpoint": (["--ckpt_path", "missing.ckpt"], "ckpt_path=missing.ckpt: no such file"),
@@ -133,7 +145,8 @@ def test_a_damaged_file_of_rows_is_named_before_anything_is_decoded(
         (["report"], "runs"),
         (["report", "missing"], "run missing does not exist: give the directory that a sweep printed"),
         (["report", "configs"], "run configs has no frontier.csv"),
-        (["fit"], "model"),
+        (["fit"], "required: --config FILE, which says model and data"),
+        (["sweep"], "required: --config FILE, which says model and data"),
         (["fit", "--config", "configs/gsm8k/denoiser.yaml", "--data.path", "/no"], "data.path='/no': no such"),
         (
             ["fit", "--config", "configs/hop_chain/order.yaml", "--trainer.max_steps", "-1", "--run_dir", "{tmp}"],
@@ -143,6 +156,12 @@ def test_a_damaged_file_of_rows_is_named_before_anything_is_decoded(
 )  # fmt: skip
 def test_other_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str) -> None:
     refused([part.replace("{tmp}", str(tmp_path)) for part in args], message, capsys)
+
+
+def test_a_metric_that_nobody_logs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watch = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/nope"]
+    args = ["fit", *tiny(tmp_path), "--run_dir", str(tmp_path / "run"), *watch]
+    refused(args, "metric `val/nope` which is not available", capsys)
 
 
 def test_wrong_questions_are_refused(tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -40,6 +42,17 @@ def test_a_checkpoint_is_the_last_one_or_the_next_one_and_never_half_of_it(
     io.save_checkpoint({"step": 3}, tmp_path / "other.ckpt")
     assert path.read_bytes() == (tmp_path / "other.ckpt").read_bytes(), "nothing of its name is in it"
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    path, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"{re.escape(str(path))}: .*File too large"):
+            WholeFiles().save_checkpoint({"weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir()), "nothing is left of it"
 
 
 def test_files_of_other_places_are_left_to_lightning(tmp_path: Path) -> None:
