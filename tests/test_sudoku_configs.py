@@ -55,7 +55,7 @@ def files(layers: list[str]) -> list[Path | str]:
         ["denoiser"], ["denoiser", "small"], ["denoiser", "medium"], ["order"], ["order", "order_small"],
         ["order", "order_medium"], ["order", "search"],
         ["order", "order_medium", "search"], ["order", "on_path"], ["order", "order_medium", "on_path"],
-        ["denoiser", "on_path_control"], ["denoiser", "medium", "on_path_control"],
+        ["denoiser", "on_path_control"], ["denoiser", "medium", "on_path_control"], ["denoiser", "progressive"],
         *AUTOREGRESSIVE,
     ],
     ids="+".join,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lightning_mdm.puzzles.zebra import Zebra, draw_puzzle
 from lightning_mdm.puzzles.zebra_clues import Puzzle, parse_puzzle, table_text
 from lightning_mdm.puzzles.zebra_solver import solutions
 from lightning_mdm.splits import hashed_split
+from runs import REPOSITORY
 
 MIXED = Zebra(max_houses=4, min_attributes=2, max_attributes=3)
 CLUES = (
@@ -218,3 +220,8 @@ def test_laws_with_few_puzzles() -> None:
 def test_wrong_options(option: str) -> None:
     with pytest.raises(ValueError, match=f"data.{option}=0"):
         task(**{option: 0})
+
+
+def test_the_puzzle_that_the_documentation_shows_has_one_solution() -> None:
+    (shown,) = re.findall(r"`(\d \d at .*?)`", (REPOSITORY / "configs" / "README.md").read_text(encoding="utf-8"))
+    assert len(solutions(parse_puzzle(shown), limit=2)) == 1
