@@ -93,6 +93,9 @@ class Learned(UnmaskingPolicy):
             self.selector, prediction, state.masked_BL, state.valid_BL, state.steps_left_B, self.price
         ).scaled(self.beta)
         if self.rule == "greedy":
-            return law.likeliest(state.uniform_BL(Stream.TIE))
-        first_B = state.noise.uniform_B(Stream.SELECT, -state.step)  # steps count from 1: no draw is used twice
-        return law.sample(first_B, state.uniform_BL(Stream.SELECT))
+            chosen_BL = law.likeliest(state.uniform_BL(Stream.TIE))
+        else:
+            first_B = state.noise.uniform_B(Stream.SELECT, -state.step)  # steps count from 1: no draw is used twice
+            chosen_BL = law.sample(first_B, state.uniform_BL(Stream.SELECT))
+        # A law that is none would decide by chance: its row takes nothing, which the loop refuses.
+        return chosen_BL & ~law.broken_B[:, None]

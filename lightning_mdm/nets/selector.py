@@ -145,17 +145,19 @@ class Selector(nn.Module):
             price: nats per step; as a tensor without dimensions, one compiled selector serves all prices.
             most: what no row's number of masked positions exceeds, for callers who know that.
         """
-        confidence_BLF = confidence_BLF.to(hidden_BLD.dtype)
+        # In 16 bits the odds of a certain token would be 0, or those of a hopeless one infinite.
+        dtype = torch.promote_types(hidden_BLD.dtype, torch.float32)
+        confidence_BLF = confidence_BLF.to(dtype)
         entropy_BL, odds_BL = confidence_BLF[..., 2], confidence_BLF[..., 3]
-        context_BC = row_context(masked_BL, steps_left_B, price).to(hidden_BLD.dtype)
+        context_BC = row_context(masked_BL, steps_left_B, price).to(dtype)
         feature_BLF = torch.cat(
             (
                 confidence_features(confidence_BLF).masked_fill(~masked_BL[:, :, None], 0.0),
                 context_BC[:, None].expand(-1, masked_BL.shape[1], -1),
-                masked_BL[:, :, None].to(hidden_BLD.dtype),
+                masked_BL[:, :, None].to(dtype),
             ),
             dim=-1,
-        )
+        ).to(hidden_BLD.dtype)
         read = self.net(hidden_BLD, feature_BLF, valid_BL, masked_BL, steps_left_B, most)
         logits_BL = read.value_BL
         if self.offset is not None:

@@ -56,6 +56,11 @@ class FinishingBernoulli:
         """The logits of the coins."""
         return self.coins.logit_BL
 
+    @property
+    def broken_B(self) -> Tensor:
+        """Rows in which the logit of finishing, or that of a masked position, is no number."""
+        return self.log_f_B.isnan() | self.coins.broken_B
+
     def rows(self, index_N: Tensor) -> FinishingBernoulli:
         """The law of some of the rows, or of rows repeated."""
         return FinishingBernoulli(self.coins.rows(index_N), self.log_f_B[index_N], self.log_not_f_B[index_N])

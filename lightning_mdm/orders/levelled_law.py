@@ -54,6 +54,11 @@ class Levelled:
         """The logits of the coins, in the mean over the levels; the levels' probabilities get no gradient by it."""
         return self._mean(self.laws.logit_BL, self.log_w_BJ.detach())
 
+    @property
+    def broken_B(self) -> Tensor:
+        """Rows with a level that has no number for its logit, or no law."""
+        return (self.log_w_BJ.isnan() | self.laws.broken_B.view_as(self.log_w_BJ)).any(-1)
+
     @cached_property
     def marginal_BL(self) -> Tensor:
         """P(i in U); 0 where not masked."""

@@ -58,6 +58,11 @@ class UnmaskingLaw(Protocol):
         """P(i in U); 0 where not masked."""
         ...
 
+    @property
+    def broken_B(self) -> Tensor:
+        """Rows with a logit that is no number: they have no law, and what would be made of one is chance."""
+        ...
+
     def rows(self, index_N: Tensor) -> Self:
         """The law of some of the rows, or of rows repeated."""
         ...
@@ -118,6 +123,11 @@ class NonEmptyBernoulli:
     def logit_BL(self) -> Tensor:
         """log p_i / (1 - p_i)."""
         return self.log_p_BL - self.log_not_p_BL
+
+    @property
+    def broken_B(self) -> Tensor:
+        """Rows with a masked position whose logit is no number."""
+        return (self.logit_BL.isnan() & self.masked_BL).any(-1)
 
     def rows(self, index_N: Tensor) -> NonEmptyBernoulli:
         """The law of some of the rows, or of rows repeated."""

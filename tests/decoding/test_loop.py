@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decoding.reference import instances, label, with_ends
 from laws import assert_follows
+from lightning_mdm.decoding.learned import Learned, Rule
 from lightning_mdm.decoding.loop import DecodingError, decode
 from lightning_mdm.decoding.options import DecodingOptions
 from lightning_mdm.decoding.policies import (
@@ -26,9 +27,12 @@ from lightning_mdm.decoding.policies import (
     TopProbability,
 )
 from lightning_mdm.decoding.policy import RankedPolicy, UnmaskingPolicy
-from lightning_mdm.decoding.state import Begun, DecodingState, Prediction
+from lightning_mdm.decoding.state import Begun, DecodingState, Prediction, Rows
 from lightning_mdm.decoding.tokens import Argmax, Temperature, TokenSampler, token_sampler
 from lightning_mdm.orders.budget import StepBudget
+from lightning_mdm.orders.finishing_law import FinishingBernoulli
+from lightning_mdm.orders.levelled_law import Levelled
+from lightning_mdm.orders.unmasking_law import NonEmptyBernoulli, UnmaskingLaw
 from lightning_mdm.output import DenoiserOutput
 from lightning_mdm.vocabulary import TokenSpace
 from toys import Mixing, Recording, random_rows, repeated, rows, subset
@@ -185,6 +189,62 @@ def test_scores_that_are_no_numbers_rank_nothing(policy: UnmaskingPolicy) -> Non
         decode(Mixing(40), policy, rows([[1, None, None], [1, None, None, 2]], pad=0), SPACE, steps=2)
     given = rows([[1, None, None], [1, 2, None, None]], pad=0)  # no number of a position that is not masked is no harm
     assert decode(Mixing(40), policy, given, SPACE, steps=2).nfe_B.tolist() == [2, 2]
+
+
+NO_LAW = ("coins", "finishing", "coins of finishing", "levels", "coins of levels", "finishing of levels")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A selector with a logit that is no number in every row that begins with token 1.
+
+    Args:
+        where: which logit, and so which kind of law; nothing is broken without it.
+        kind: a part of that name, for a law of that kind.
+        at: the position of that logit, where it is a coin's.
+    """
+
+    where: str | None
+    kind: str
+    at: int = 2
+
+    def __call__(
+        self, hidden_BLD: Tensor, confidence_BLF: Tensor, valid_BL: Tensor, masked_BL: Tensor, steps_left_B: Tensor,
+        price: float | Tensor, most: int | None = None,
+    ) -> UnmaskingLaw:  # fmt: skip
+        broken_B = hidden_BLD[:, 0, 1] > 0.5
+        levels = 2 if "levels" in self.kind else 1
+        logits_BL, finish_B = torch.zeros_like(confidence_BLF[..., 0]), torch.zeros_like(hidden_BLD[:, 0, 0])
+        level_BJ = finish_B[:, None].repeat(1, levels)
+        if self.where is not None and self.where.startswith("coins"):
+            logits_BL[broken_B, self.at] = torch.nan
+        elif self.where == "levels":
+            level_BJ[broken_B, 1] = torch.nan
+        elif self.where is not None:
+            finish_B[broken_B] = torch.nan
+        logits_NL, finish_N, masked_NL = (v.repeat_interleave(levels, 0) for v in (logits_BL, finish_B, masked_BL))
+        law: UnmaskingLaw = NonEmptyBernoulli.from_logits(logits_NL, masked_NL)
+        if "finishing" in self.kind:
+            law = FinishingBernoulli.from_logits(logits_NL, finish_N, masked_NL)
+        return law if levels == 1 else Levelled.from_logits(level_BJ, law)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rule", ["greedy", "sampled"])
+@pytest.mark.parametrize("where", NO_LAW)
+def test_a_selector_without_numbers_decodes_nothing(where: str, rule: Rule, beta: float) -> None:
+    """Of one row among others, whatever kind of law its logits are of; what is not masked has none."""
+    canvas = rows([[2, None, None, None], [1, None, None, None]], pad=0)
+
+    def nfe(selector: Broken, canvas: Rows = canvas) -> list[int]:
+        policy = Learned(rule, beta).bound(selector)
+        return decode(Mixing(40), policy, canvas, SPACE, steps=3, seed=1).nfe_B.tolist()
+
+    assert all(n >= 1 for n in nfe(Broken(None, where)))
+    with pytest.raises(DecodingError, match=r"policy learned chose no position at step 1: .*are its scores numbers"):
+        nfe(Broken(where, where))
+    if where.startswith("coins"):
+        assert nfe(Broken(where, where, at=0)) == nfe(Broken(None, where)), "of a given position nothing is read"
 
 
 def test_a_policy_says_what_its_options_are() -> None:

@@ -488,6 +488,26 @@ def test_it_learns_through_every_parameter(start: str, finishes: bool) -> None:
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in selector.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("start", STARTS)
+def test_of_hidden_states_in_16_bits_the_start_is_what_it_is_in_float32(start: str, dtype: torch.dtype) -> None:
+    """Odds that 16 bits hold as 0, as infinite, or as those of their neighbours are told apart."""
+    hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
+    odds_BL = torch.logspace(-12, 6, masked_BL.numel(), dtype=torch.float64).view_as(masked_BL)
+    odds_BL[0, 1], odds_BL[0, 2] = 0.0, 2e-9
+    confidence_BLF[..., 3] = odds_BL
+    torch.manual_seed(0)
+    config = replace(started(CONFIG, start), start_stake=0.5)  # untrained: the net's own number is 0
+    for finishes in (False, True):
+        selector = Selector(WIDTH, config, finishes)
+        full = selector(hidden_BLD.float(), confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+        low = selector.to(dtype)(hidden_BLD.to(dtype), confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
+        assert not bool(low.broken_B.any())
+        assert numbers(low).dtype == torch.float32
+        # Parameters in 16 bits, and the heads' last layers, are rounded; not what they are applied to.
+        torch.testing.assert_close(numbers(low), numbers(full), rtol=0.01, atol=0.05)
+
+
 def test_under_low_precision_the_logits_keep_float32() -> None:
     hidden_BLD, confidence_BLF, valid_BL, masked_BL = canvas()
     torch.manual_seed(0)
