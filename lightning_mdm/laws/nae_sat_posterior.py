@@ -47,9 +47,10 @@ def posterior_ones(response_BR: Tensor, sequence_SR: Tensor) -> Tensor:
 
 
 def _posterior_ones(response_BR: Tensor, sequence_SR: Tensor) -> Tensor:
-    # Whole numbers below 2^24: exact in float32.
-    sequence_SR = sequence_SR.float()
-    one_BR, zero_BR = (response_BR == 1).float(), (response_BR == 0).float()
-    disagree_BS = one_BR.sum(-1, keepdim=True) + (zero_BR - one_BR) @ sequence_SR.T
-    kept_BS = (disagree_BS == disagree_BS.amin(-1, keepdim=True)).float()
-    return (kept_BS @ sequence_SR).double() / kept_BS.sum(-1, keepdim=True).double()
+    # Whole numbers below 2^24: exact in float32, to which autocast would not keep.
+    with torch.autocast(response_BR.device.type, enabled=False):
+        sequence_SR = sequence_SR.float()
+        one_BR, zero_BR = (response_BR == 1).float(), (response_BR == 0).float()
+        disagree_BS = one_BR.sum(-1, keepdim=True) + (zero_BR - one_BR) @ sequence_SR.T
+        kept_BS = (disagree_BS == disagree_BS.amin(-1, keepdim=True)).float()
+        return (kept_BS @ sequence_SR).double() / kept_BS.sum(-1, keepdim=True).double()

@@ -102,6 +102,20 @@ def test_the_posterior_is_that_of_bayes(law: NaeSat) -> None:
     assert one_BR.dtype == torch.float64
 
 
+def test_autocast_does_not_round_the_posterior() -> None:
+    """Of 72 tokens that may disagree, and of thousands of sequences, 8 bits would not hold the number."""
+    law = NaeSat(12, 60)
+    drawn_BR = torch.tensor([law.draw("test", k).response for k in range(12)])
+    share_BR = torch.rand(drawn_BR.shape, generator=torch.Generator().manual_seed(0))
+    tokens_BR = drawn_BR.masked_fill(share_BR < torch.linspace(0.0, 1.0, 12)[:, None], law.n_tokens)
+    denoiser = NaeSatDenoiser(law)
+    exact = denoiser(tokens_BR, None).logits_BQV
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = denoiser(tokens_BR, None).logits_BQV
+    assert not bool(exact.isnan().any())
+    assert torch.equal(found, exact)
+
+
 def test_large_batches_are_enumerated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     law = NaeSat(12, 4)
     rows = torch.full((9, law.length), MASK)
