@@ -91,16 +91,18 @@ class SubproblemMetric(Metric):
             steps: the tokens unmasked at every step, up to the first one with a mistake: kind, tokens masked before
                 the step, whether it is wrong.
         """
-        sums = self.committed[self.runs.index(run)]
-        mistakes = 0
+        mistakes, added = 0, []
         for step in steps:
             assert not mistakes, "nothing counts behind the first mistake"
             mistakes = sum(wrong for _, _, wrong in step)
             for kind, masked, wrong in step:
-                sums[0, kind, masked] += 1
+                added.append((0, kind, masked, 1.0))
                 if wrong:
-                    sums[1, kind, masked] += 1
-                    sums[2, kind, masked] += 1.0 / mistakes
+                    added += [(1, kind, masked, 1.0), (2, kind, masked, 1.0 / mistakes)]
+        sums = self.committed[self.runs.index(run)]
+        # At once: on a GPU each addition would be a program of its own.
+        added_N4 = torch.tensor(added, dtype=sums.dtype, device=sums.device).view(-1, 4)
+        sums.index_put_(added_N4[:, :3].long().unbind(1), added_N4[:, 3], accumulate=True)
         self.problems[self.runs.index(run)] += torch.tensor([1, int(mistakes > 0)]).to(self.problems)
 
     def compute(self) -> tuple[Denoised, dict[str, Committed]]:

@@ -39,6 +39,21 @@ def test_first_mistakes_are_shared_by_those_of_one_step() -> None:
         metric.add_commits("b", [[(0, 3, True)], [(0, 2, False)]])
 
 
+def test_a_problem_is_added_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every addition is a program of its own. Shares of a mistake keep the precision of the sums."""
+    metric = SubproblemMetric(["a"], kinds=2, longest=3)
+    calls: list[int] = []
+    put = torch.Tensor.index_put_
+    monkeypatch.setattr(
+        torch.Tensor, "index_put_",
+        lambda sums, place, value, **options: calls.append(len(value)) or put(sums, place, value, **options),
+    )  # fmt: skip
+    metric.add_commits("a", [[(0, 3, False)], [(1, 2, True), (0, 2, True), (0, 2, True)]])
+    assert calls == [4 + 2 * 3]
+    assert metric.committed[0, 2].tolist() == [[0, 0, 1 / 3 + 1 / 3, 0], [0, 0, 1 / 3, 0]]
+    metric.add_commits("a", [])
+
+
 def test_every_run_has_its_own_commits() -> None:
     """One without a failure among them; and what is handed in after a look is in the next one."""
     metric = SubproblemMetric(["a", "b"], kinds=1, longest=2)
