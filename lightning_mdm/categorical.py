@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CELLS_AT_ONCE = 1 << 22  # logits held in float64 at a time
+
 
 @dataclass(frozen=True)
 class Certainty:
@@ -113,8 +115,16 @@ def entropy_from(gap_NV: Tensor, ratio_NV: Tensor, odds_N: Tensor) -> Tensor:
 def divergence(logits_NV: Tensor, other_NV: Tensor) -> Tensor:
     """KL(p || q) in nats of the distributions p, q of two sets of logits, float64 ``[N]``.
 
-    Infinite where p holds something possible that q does not.
+    Infinite where p holds something possible that q does not. Some rows after the others: in float64, of which there
+    are several copies on the way, all of them would take many times what the logits do.
     """
+    *shape, V = logits_NV.shape
+    rows = max(1, CELLS_AT_ONCE // V)
+    parts = zip(logits_NV.reshape(-1, V).split(rows), other_NV.reshape(-1, V).split(rows), strict=True)
+    return torch.cat([_divergence(*part) for part in parts]).view(shape)
+
+
+def _divergence(logits_NV: Tensor, other_NV: Tensor) -> Tensor:
     log_p_NV, log_q_NV = logits_NV.double().log_softmax(-1), other_NV.double().log_softmax(-1)
     p_NV = log_p_NV.exp()
     # 0 log 0 is 0, whatever q says.

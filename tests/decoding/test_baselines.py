@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decoding.reference import dilated_groups
 from laws import assert_follows
+from lightning_mdm import categorical
 from lightning_mdm.categorical import divergence
 from lightning_mdm.decoding.loop import decode
 from lightning_mdm.decoding.noisy import Quota
@@ -262,6 +263,23 @@ def test_the_divergence_is_that_of_the_definition() -> None:
     assert divergence(one, one).tolist() == [0.0]
     many = torch.randn(1000, 7, generator=generator, dtype=torch.float64)
     assert bool((divergence(many, many + torch.rand(1000, 1, generator=generator)) >= 0.0).all()), "for all rounding"
+
+
+def test_divergences_are_taken_some_rows_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers with fewer copies at a time, of any shape."""
+    generator = torch.Generator().manual_seed(0)
+    p_BQV, q_BQV = torch.randn(2, 3, 5, 7, generator=generator).bfloat16()
+    whole_BQ = divergence(p_BQV, q_BQV)
+    assert whole_BQ.shape == (3, 5)
+    seen: list[int] = []
+    part = categorical._divergence
+    monkeypatch.setattr(categorical, "_divergence", lambda p, q: seen.append(p.numel()) or part(p, q))
+    for cells, most in ((29, 28), (1, 7)):
+        monkeypatch.setattr(categorical, "CELLS_AT_ONCE", cells)
+        seen.clear()
+        assert torch.equal(divergence(p_BQV, q_BQV), whole_BQ)
+        assert max(seen) == most
+    assert divergence(p_BQV[:0], q_BQV[:0]).shape == (0, 5)
 
 
 def test_a_policy_sees_the_predictions_that_it_remembers() -> None:
