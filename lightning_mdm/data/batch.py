@@ -48,6 +48,8 @@ class Batch:
         longest_response: most positions to generate in a row. Counted where it is not given, or negative, as after rows
             or prompts are replaced; best before the batch is on a GPU, which would have to be waited for.
         full: whether no row is padded; likewise.
+        left_to_right: whether in every row all that is given stands before the first token to generate, as a causal net
+            has to see it; likewise.
     """
 
     tokens_BL: Tensor
@@ -56,12 +58,16 @@ class Batch:
     index_B: Tensor
     longest_response: int = -1
     full: bool | None = None
+    left_to_right: bool | None = None
 
     def __post_init__(self) -> None:
         if self.full is None:
             self.full = bool(self.valid_BL.all())
         if self.longest_response < 0:
             self.longest_response = int(self.response_BL.sum(-1).max()) if len(self) else 0
+        if self.left_to_right is None:
+            behind_BL = self.response_BL.cumsum(-1) > 0
+            self.left_to_right = not bool((behind_BL & self.prompt_BL & self.valid_BL).any())
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -19,7 +19,7 @@ from lightning_mdm.modules.weights import load_denoiser, save_net
 from lightning_mdm.nets.causal import CausalDenoiser
 from lightning_mdm.nets.transformer import TransformerConfig, compile_blocks
 from lightning_mdm.objectives.denoising import response_query
-from lightning_mdm.objectives.next_token import NextToken, next_token, reads_left_to_right
+from lightning_mdm.objectives.next_token import NextToken, next_token
 
 
 class AutoregressiveModule(L.LightningModule):
@@ -82,7 +82,7 @@ class AutoregressiveModule(L.LightningModule):
         Raises:
             ValueError: a row has given tokens behind tokens to generate.
         """
-        if not bool(reads_left_to_right(batch.prompt_BL, batch.valid_BL)):
+        if not batch.left_to_right:
             raise ValueError(
                 "data: some given tokens stand behind tokens to generate, where an autoregressive net cannot see them; "
                 "choose a layout of the task that begins with all that is given"

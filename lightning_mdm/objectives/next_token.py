@@ -54,12 +54,3 @@ def next_token(
     n_tokens_B, nats_B = response_BL.sum(-1), nll_BQ.sum(-1)
     right_BQ = best_N.view_as(target_BQ) & counts_BQ
     return NextToken(nats_B.sum() / n_tokens_B.sum().clamp(min=1), nats_B.detach(), n_tokens_B, right_BQ.sum())
-
-
-def reads_left_to_right(prompt_BL: Tensor, valid_BL: Tensor) -> Tensor:
-    """Whether every given token stands before the first one to generate, a boolean scalar.
-
-    Otherwise a causal net would have to generate without seeing all that is given.
-    """
-    to_generate_BL = valid_BL & ~prompt_BL
-    return ~(prompt_BL & valid_BL & (to_generate_BL.cumsum(-1) > 0)).any()

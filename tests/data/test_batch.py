@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 
 from lightning_mdm.data.batch import Batch, Example, collate
+from toys import rows
 
 EXAMPLES = [Example([5, 6, 7], [True, False, False], 4), Example([8, 9], [True, False], 2)]
 
@@ -32,6 +33,23 @@ def test_without_padding_nothing_is_masked_out() -> None:
     batch = collate(EXAMPLES[:1], pad_id=3)
     assert batch.attend_BL is None
     assert move_data_to_device(batch, torch.device("meta")).attend_BL is None, "known before"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "readable"),
+    [
+        ([[1, 2, None, None], [None, None]], True),
+        ([[1, 2, 3], [1, None]], True),
+        ([[1, None, 2, None], [None, None]], False),
+        ([[1, None], [None, 2]], False),
+    ],
+)
+def test_whether_all_that_is_given_comes_first(pattern: list[list[int | None]], readable: bool) -> None:
+    """It is known before a batch is moved, as the number of tokens to generate is."""
+    canvas = rows(pattern, pad=0)
+    for prompt_BL in (canvas.prompt_BL, canvas.prompt_BL | ~canvas.valid_BL):  # padding says nothing
+        batch = Batch(canvas.tokens_BL, prompt_BL, canvas.valid_BL, canvas.index_B)
+        assert batch.left_to_right == move_data_to_device(batch, torch.device("meta")).left_to_right == readable
 
 
 def test_padding_follows_the_batch_not_the_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -93,10 +94,17 @@ def test_the_reported_likelihood_is_exact_for_any_batch_size(tmp_path: Path) -> 
 
 
 def test_given_tokens_that_it_could_not_see_are_refused(tmp_path: Path) -> None:
-    rows = batch([1, 2])
-    rows.prompt_BL = torch.tensor([True, False, False, True, False]).expand(2, 5)
+    prompt_BL = torch.tensor([True, False, False, True, False]).expand(2, 5)
+    rows = replace(batch([1, 2]), prompt_BL=prompt_BL, longest_response=-1, left_to_right=None)
     with pytest.raises(ValueError, match="given tokens stand behind tokens to generate"):
         trainer(tmp_path).validate(module(), loader([rows]), verbose=False)
+
+
+def test_of_a_batch_on_a_device_nothing_is_asked() -> None:
+    """Each question would make a GPU wait: on a device without values there is no answer."""
+    net = module().to("meta")
+    out = net.objective(batch([1, 2]).to("meta"))
+    assert out.surrogate.device.type == "meta"
 
 
 def test_weights_travel_through_a_file_and_not_into_another_kind_of_net(tmp_path: Path) -> None:

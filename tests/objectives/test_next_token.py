@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
 from lightning_mdm.objectives.denoising import response_query
-from lightning_mdm.objectives.next_token import next_token, reads_left_to_right
-from toys import random_rows, rows
+from lightning_mdm.objectives.next_token import next_token
+from toys import random_rows
 
 V = 5
 
@@ -47,18 +46,3 @@ def test_low_precision_logits_are_summed_in_float32() -> None:
     tokens_BL = torch.zeros(2, 3, dtype=torch.int64)
     low, high = (next_token(x, query_BQ, tokens_BL, all_BL) for x in (logits_BQV, logits_BQV.float()))
     assert low.nats_B.equal(high.nats_B)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "readable"),
-    [
-        ([[1, 2, None, None], [None, None]], True),
-        ([[1, 2, 3], [1, None]], True),
-        ([[1, None, 2, None], [None, None]], False),
-        ([[1, None], [None, 2]], False),
-    ],
-)
-def test_whether_all_that_is_given_comes_first(pattern: list[list[int | None]], readable: bool) -> None:
-    canvas = rows(pattern, pad=0)
-    assert bool(reads_left_to_right(canvas.prompt_BL, canvas.valid_BL)) == readable
-    assert bool(reads_left_to_right(canvas.prompt_BL | ~canvas.valid_BL, canvas.valid_BL)) == readable, "padding"
