@@ -70,7 +70,7 @@ class HopChainDenoiser(LawDenoiser):
     """Sure of what the given-away tokens are and of chain tokens within reach; uniform over the digits elsewhere.
 
     A chain token is computed from the nearest visible one before it, whether that is right or not. Role tokens have
-    probability 0.
+    probability 0. Of a row whose prompt is masked, in part or (for guidance) as a whole, it knows no token: uniform.
 
     Args:
         law: the hop chain.
@@ -114,6 +114,8 @@ class HopChainDenoiser(LawDenoiser):
 
         known_BR = torch.where(roles_BR == self.given_role, self.constant_R, self.digits)
         known_BR = known_BR.scatter(1, place_BN, torch.where(sure_BN, value_BN, self.digits))
+        told_B1 = (prompt_BR < self.vocab_size).all(-1, keepdim=True)  # otherwise the places are no ones in particular
+        known_BR = known_BR.where(told_B1, self.digits)
         known_BL = self.spread(known_BR, self.digits, tokens_BL.shape[1])
         known_BQ = known_BL if query_BQ is None else known_BL.gather(1, query_BQ)
         return DenoiserOutput(F.embedding(known_BQ, self.table_KV), self.embed(tokens_BL))

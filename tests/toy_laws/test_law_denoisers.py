@@ -138,6 +138,42 @@ def test_the_buffers_carry_the_law(law: HopChain | MarkovChain | NaeSat) -> None
     assert any(state[n].shape != theirs[n].shape or not torch.equal(state[n], theirs[n]) for n in state)
 
 
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_autocast_changes_no_formula(law: HopChain | MarkovChain | NaeSat) -> None:
+    tokens_BL, valid_BL = canvas(law, 30)
+    exact = law_denoiser(law)(tokens_BL, valid_BL).logits_BQV
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(law_denoiser(law)(tokens_BL, valid_BL).logits_BQV, exact)
+
+
+@pytest.mark.parametrize("law", [law for law in HOPS if law.arrangement == "per_problem"], ids=str)
+def test_without_its_prompt_nothing_of_a_hop_chain_is_known(law: HopChain) -> None:
+    """So that guidance, which moves logits away from what is said without the prompt, changes no likeliest token."""
+    denoiser, (tokens_BL, valid_BL) = HopChainDenoiser(law), canvas(law, 40)
+    told_BLV = denoiser(tokens_BL, valid_BL).logits_BQV
+    hidden_BL = tokens_BL.clone()
+    hidden_BL[:20, : law.length] = law.n_tokens
+    hidden_BL[20:30, 0] = law.n_tokens  # one role is enough
+    found_BLV = denoiser(hidden_BL, valid_BL).logits_BQV
+    assert torch.equal(found_BLV[30:], told_BLV[30:])
+    uniform_V = torch.full((law.vocab_size,), 1.0 / law.vocab_size)
+    p_NV = found_BLV[:30, law.length :].exp().flatten(0, 1)
+    torch.testing.assert_close(p_NV[:, : law.vocab_size], uniform_V.expand(len(p_NV), -1))
+    assert not bool(p_NV[:, law.vocab_size :].any())
+
+    drawn = [law.draw("test", k) for k in range(8)]
+    prompt_BR, response_BR = torch.tensor([d.prompt for d in drawn]), torch.tensor([d.response for d in drawn])
+    rows = Rows(
+        torch.cat((prompt_BR, response_BR), dim=1), torch.arange(2 * law.length).expand(8, -1) < law.length,
+        torch.ones(8, 2 * law.length, dtype=torch.bool), torch.arange(8),
+    )  # fmt: skip
+    space = TokenSpace(law.n_tokens, eos_id=None, pad_id=0, forbidden=law.forbidden)
+    plain, guided = (
+        decode(denoiser, TopProbability(), rows, space, steps=law.length, guidance=weight) for weight in (0.0, 1.5)
+    )
+    assert torch.equal(plain.tokens_BL, guided.tokens_BL)
+
+
 def test_decoding_in_reach_is_right() -> None:
     """Step by step, each time what is surest: the chain comes out right, though every guess would be a lottery."""
     for arrangement in ("fixed", "per_problem"):
