@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_mdm.nets.order_net import FIRST_FINISH, OrderNet, OrderNetConfig, RowHead
+from lightning_mdm.nets.order_net import FIRST_FINISH, MOST_LOGIT, OrderNet, OrderNetConfig, RowHead
 from lightning_mdm.nets.row_features import LEAST_NATS, IIDOffset
 from lightning_mdm.nets.selector_features import (
     CONFIDENCE,
@@ -49,8 +49,9 @@ class SelectorConfig(OrderNetConfig):
         start_slope: of all but ``iid``: what the logit gains per unit of log-odds of the likeliest token, above 0. The
             steeper, the less an untrained selector explores.
         start_cap: bound of that logit's size, smoothly, to which the net's number is added, so that no logit is beyond
-            the sum of both caps: what is far from the level is drawn now and then, and the net can move it (in float32
-            all that is some nine caps over the slope away ties). ``None``: ``logit_cap`` bounds the sum of both.
+            the sum of both caps, at most 80: what is far from the level is drawn now and then, and the net can move it
+            (in float32 all that is some nine caps over the slope away ties). ``None``: ``logit_cap`` bounds the sum of
+            both.
         start_stake: nats that may be lost at once: by ``entropy_bound``, and, where finishing is a decision of its own,
             by everything left for it to be as likely as not; ``None`` tries it in an eighth of the draws whatever it
             costs.
@@ -78,6 +79,11 @@ class SelectorConfig(OrderNetConfig):
         if self.start_cap is not None and (not self.start_cap > 0.0 or self.start == "iid"):
             raise ValueError(
                 f"start_cap={self.start_cap} with start={self.start!r}: give a number above 0, or null; iid has none"
+            )
+        if self.start_cap is not None and self.start_cap + self.logit_cap > MOST_LOGIT:
+            raise ValueError(
+                f"start_cap={self.start_cap} with logit_cap={self.logit_cap}: logits may reach the sum of both; give "
+                f"at most {MOST_LOGIT:g} in all, or null"
             )
         if self.start_stake is not None and not self.start_stake > 0.0:
             raise ValueError(f"start_stake={self.start_stake}: give a number of nats above 0, or null")
