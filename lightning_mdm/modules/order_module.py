@@ -210,16 +210,24 @@ class OrderModule(L.LightningModule):
             checkpoint["state_dict"].pop(name, None)
 
     def on_fit_start(self) -> None:  # by now a run that is resumed has its weights
+        self.check_precision()
+        if not self.joint and not self.starts_trained:
+            raise ValueError(
+                "model.denoiser_ckpt is missing: a frozen denoiser needs weights; give its checkpoint, or train it "
+                "along by --model.denoiser joint"
+            )
+
+    def check_precision(self) -> None:
+        """Refuse weights of 16 bits, with which bounds and their gradients would be rounded away; decoding may do.
+
+        Raises:
+            ValueError: names the precision.
+        """
         halves = (torch.float16, torch.bfloat16)
         if any(p.dtype in halves for p in self.order_nets.parameters()):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision}, weights of 16 bits: the laws of orders and their moments "
                 "want 32; give bf16-mixed, which computes the nets in 16"
-            )
-        if not self.joint and not self.starts_trained:
-            raise ValueError(
-                "model.denoiser_ckpt is missing: a frozen denoiser needs weights; give its checkpoint, or train it "
-                "along by --model.denoiser joint"
             )
 
     # The two nets of a budget.
@@ -383,10 +391,16 @@ class OrderModule(L.LightningModule):
     # Evaluation: see ``order_bounds.py``.
 
     def on_validation_epoch_start(self) -> None:
-        self.bounds.begin(self.device)
+        self.begin_bounds()
 
     def on_test_epoch_start(self) -> None:
+        self.begin_bounds()
+
+    def begin_bounds(self) -> None:
+        """A loop begins; without any bound to evaluate, weights may have 16 bits."""
         self.bounds.begin(self.device)
+        if self.bounds.metric.cells:
+            self.check_precision()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.bounds.add(batch, self.batch_model)

@@ -15,11 +15,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from lightning_mdm.callbacks.frontier import Frontier
 from lightning_mdm.callbacks.order_bounds import OrderBounds
 from lightning_mdm.callbacks.runs import selectors_hash, weights_hash
 from lightning_mdm.data.batch import collate
 from lightning_mdm.data.datamodule import ProblemDataModule
 from lightning_mdm.data.hop_chain import HopChainProblems
+from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.modules.order_bounds import bound_cells
 from lightning_mdm.modules.order_draws import draw_sets, trajectories
@@ -29,7 +31,7 @@ from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.noise import RowNoise, Stream
 from lightning_mdm.objectives.order_elbo import all_steps, importance_weighted_nats
 from lightning_mdm.objectives.order_one_step import iid_steps
-from lightning_mdm.outcomes import ORDER_BOUNDS, BoundRow, read_bound_rows, write_bound_rows
+from lightning_mdm.outcomes import ORDER_BOUNDS, BoundRow, read_bound_rows, read_rows, write_bound_rows
 from lightning_mdm.trainer import Trainer
 from runs import Answering, trainer
 
@@ -345,3 +347,19 @@ def test_modules_of_ones_own_stay_without_rows(tmp_path: Path) -> None:
 
     trainer(tmp_path, OrderBounds()).sweep(Own(), data())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_what_only_decodes_may_have_weights_of_16_bits(tmp_path: Path, precision: str) -> None:
+    """Of a law that is certain the rounding of 16 bits changes no order."""
+    torch.manual_seed(0)
+    net, outcomes = SelectorConfig(width=8, heads=2, mlp_width=8, start="confidence"), {}
+    for given in ("32-true", precision):
+        module = OrderModule(LAW.n_tokens, LAW, selector=net, finishing=True, budgets=[2, 3], bound_budgets=[])
+        frontier = Frontier([Learned("greedy"), Learned("sampled")], [3])
+        trainer(tmp_path / given, frontier, precision=given).test(module, data(), verbose=False)
+        rows = read_rows(tmp_path / given / "frontier.csv")
+        outcomes[given] = [(row.policy, row.accuracy, row.nfe_mean, row.n) for row in rows]
+    assert outcomes[precision] == outcomes["32-true"]
+    assert len(outcomes[precision]) == 2
+    assert outcomes[precision][0][1] > 0.5, "right where it is sure"

@@ -39,7 +39,7 @@ from modules.orders import (
     same,
     state,
 )
-from modules.test_denoiser_module import batch
+from modules.test_denoiser_module import batch, trainer
 
 
 @pytest.mark.parametrize("estimator", ["all_steps", "one_step"])
@@ -64,9 +64,17 @@ def test_what_is_to_train_trains_and_a_frozen_denoiser_stays(
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_weights_of_16_bits_are_refused(tmp_path: Path, ckpt: str, precision: str) -> None:
-    with pytest.raises(ValueError, match=rf"trainer.precision={precision}, .*give bf16-mixed"):
-        fit(build(ckpt), tmp_path, steps=1, precision=precision)
+def test_weights_of_16_bits_are_refused_wherever_a_bound_is_evaluated(
+    tmp_path: Path, ckpt: str, precision: str
+) -> None:
+    refused = pytest.raises(ValueError, match=rf"trainer.precision={precision}, .*give bf16-mixed")
+    with refused:
+        fit(build(ckpt, bound_budgets=[]), tmp_path, steps=1, precision=precision)
+    data: Any = torch.utils.data.DataLoader([batch([1, 2])], batch_size=None)  # type: ignore[arg-type]
+    for loop in ("validate", "test"):
+        with refused:
+            getattr(trainer(tmp_path, precision=precision), loop)(build(ckpt), data, verbose=False)
+        getattr(trainer(tmp_path, precision=precision), loop)(build(ckpt, bound_budgets=[]), data, verbose=False)
 
 
 def test_the_step_that_is_evaluated_does_not_follow_from_a_mask(ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:
