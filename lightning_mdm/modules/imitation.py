@@ -5,6 +5,8 @@ Shapes: B examples, L positions.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,8 @@ IMITATED_LOGIT = 12.0  # per unit of margin
 def imitation(model: BatchModel, noise: RowNoise, step: int, threshold: float) -> Tensor:
     """Squared distance of the posterior's and the selector's logits from the true token's margin, in random states.
 
-    The states hold a uniformly drawn share of masked positions, as the IID schedule would meet them.
+    The states hold a uniformly drawn share of masked positions, as the IID schedule would meet them. The denoiser is
+    what is imitated, and gets no gradient: to say something else is no way to be imitated better.
 
     Args:
         model: the batch.
@@ -29,6 +32,7 @@ def imitation(model: BatchModel, noise: RowNoise, step: int, threshold: float) -
         step: the update.
         threshold: the margin at which an imitated probability is 1/2.
     """
+    model = replace(model, frozen=True)
     response_BL = model.batch.response_BL
     uniform_BL = noise.uniform_BL(Stream.MASK, step, response_BL.shape[1]).masked_fill(~response_BL, 2.0)
     t_B1 = training_t(noise, step, 1e-3)[:, None]
