@@ -116,11 +116,12 @@ class BatchModel:
             _ = self.scores  # here, or every step would compile it along
         clean_SL = self.batch.tokens_BL[states.example_S]
         masked_SL = states.masked_SL
+        attend_BL = self.batch.attend_BL
         query_SQ = positions_of(masked_SL, int(masked_SL.sum(-1).max()))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             logits_SQV, hidden_SLD = self.denoiser(
                 clean_SL.masked_fill(masked_SL, self.denoiser.vocab_size),
-                self.batch.valid_BL[states.example_S],
+                None if attend_BL is None else attend_BL[states.example_S],
                 query_SQ,
             )
             if self.forbidden:

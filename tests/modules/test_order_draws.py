@@ -204,6 +204,27 @@ def test_scores_imitate_the_margin_itself(ckpt: str, monkeypatch: pytest.MonkeyP
     assert wrong - right == pytest.approx(4.0 * float(margin_SL[masked_SL].square().mean()), rel=1e-3)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_denoiser_is_given_a_mask_where_something_is_padding(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one attention has faster kernels."""
+    module = build(None)
+    rows = batch(list(range(4)))
+    if padded:
+        valid_BL = rows.valid_BL.clone()
+        valid_BL[0, -1] = False
+        rows = Batch(rows.tokens_BL, rows.prompt_BL, valid_BL, rows.index_B)
+    given: list[Tensor | None] = []
+    forward = module.denoiser.forward
+    monkeypatch.setattr(
+        module.denoiser, "forward", lambda z, valid, query: given.append(valid) or forward(z, valid, query)
+    )
+    model = module.batch_model(rows, 3, 0.0)
+    module.objective(model, RowNoise(0, rows.index_B), 0)
+    assert len(given) >= 2
+    assert all((valid_SL is not None) == padded for valid_SL in given)
+    assert not padded or any(not bool(valid_SL.all()) for valid_SL in given if valid_SL is not None)
+
+
 def test_the_entropy_bonus_fades_linearly(tmp_path: Path, ckpt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
