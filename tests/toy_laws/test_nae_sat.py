@@ -103,11 +103,12 @@ def test_the_posterior_is_that_of_bayes(law: NaeSat) -> None:
 
 
 def test_autocast_does_not_round_the_posterior() -> None:
-    """Of 72 tokens that may disagree, and of thousands of sequences, 8 bits would not hold the number."""
-    law = NaeSat(12, 60)
-    drawn_BR = torch.tensor([law.draw("test", k).response for k in range(12)])
-    share_BR = torch.rand(drawn_BR.shape, generator=torch.Generator().manual_seed(0))
-    tokens_BR = drawn_BR.masked_fill(share_BR < torch.linspace(0.0, 1.0, 12)[:, None], law.n_tokens)
+    """Of the hundreds of sequences that agree with a few visible tokens 8 bits do not hold every number."""
+    law, n = NaeSat(12, 60), 300
+    drawn_BR = torch.tensor([law.draw("test", k).response for k in range(n)])
+    rank_BR = torch.rand(drawn_BR.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
+    visible_BR = rank_BR < 3 + torch.arange(n)[:, None] % 6
+    tokens_BR = drawn_BR.masked_fill(~visible_BR, law.n_tokens)
     denoiser = NaeSatDenoiser(law)
     exact = denoiser(tokens_BR, None).logits_BQV
     with torch.autocast("cpu", dtype=torch.bfloat16):
