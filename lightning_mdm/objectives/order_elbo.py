@@ -11,6 +11,10 @@ The price, in nats, is part of the generative model: before every denoiser call 
 1 - exp(-price). This puts a geometric law on the number of steps: where nothing is lost by it, few are used. What is
 bounded is then the probability of x without a break, itself a bound of p(x).
 
+What is differentiated has these expectations. What is reported has the log-likelihood of the tokens that the drawn sets
+unmask in their place: its mean is the same, and every token counts once, where a sum of expectations over the steps of
+a trajectory counts in part, at each of them, a token that waits.
+
 Its gradient is REINFORCE over the K trajectories of an example, made less noisy as ``variance.py`` says: ``all_steps``
 has rewards to go and one denoiser evaluation per distinct state; ``order_one_step.py`` is the cheaper estimator. Bound
 and surrogate are different numbers. Knows nothing of networks: ``order_model.py`` is all it asks for.
@@ -46,7 +50,7 @@ class Bound:
 
     Args:
         bound_nats_B: nats per sequence, the sum of the next three.
-        token_nats_B: its part from the tokens.
+        token_nats_B: its part from the tokens; of trajectories followed to their ends, from those that each unmasks.
         kl_nats_B: its part from the order, KL(q || pi).
         price_nats_B: its part from the price.
         steps_BK: steps each trajectory took under q; of one random step T if there was anything left to do, else 0,
@@ -100,6 +104,8 @@ def all_steps(
 ) -> OrderElbo:
     """The objective with every step evaluated: rewards to go, and a leave-one-out baseline per step.
 
+    The bound that it reports has the tokens of the sets drawn, and the divergence of the laws they are drawn from.
+
     Args:
         model: denoiser and laws.
         response_BL: bool, the positions to generate; some in every row.
@@ -121,8 +127,9 @@ def all_steps(
         compile=compile,
     )  # fmt: skip
     token_N, kl_N = total(step.token_N for step in steps), total(step.kl_N for step in steps)
+    expected_token_N = total(step.expected_token_N for step in steps)
     price_N = total(step.price_N for step in steps)
-    log_success_BK = log_success((kl_N - token_N).view(B, samples), focus)
+    log_success_BK = log_success((kl_N - expected_token_N).view(B, samples), focus)
     weight_N = (log_success_BK - usual_log_success).exp().clamp(max=HEAVIEST).reshape(-1)
 
     draws = [step.draw for step in steps if step.draw is not None]

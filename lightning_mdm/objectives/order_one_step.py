@@ -134,7 +134,7 @@ def iid_steps(
     B = len(response_BL)
     example_N = torch.arange(B, device=response_BL.device).repeat_interleave(len(step_NL) // B)
     canvas_NL = response_BL[example_N]
-    token_N = log_weight_N = torch.zeros(len(example_N), device=response_BL.device)
+    token_N = torch.zeros(len(example_N), device=response_BL.device)
     steps_N = price_N = token_N.double()
     evaluations = 0
     for step in range(1, budget + 1):
@@ -146,9 +146,8 @@ def iid_steps(
         states, where_A = States.distinct(example_N[row_A], masked_NL[row_A], torch.full_like(row_A, left))
         log_prob_AL = model.read(states).log_prob_SL[where_A].detach()
         evaluations += len(states.example_S)
-        token_N = token_N.to(log_prob_AL.dtype).index_add(0, row_A, log_prob_AL.sum(-1) / left)
-        here_A = (log_prob_AL * falls_NL[row_A]).sum(-1)
-        log_weight_N = log_weight_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
+        here_A = log_prob_AL.where(falls_NL[row_A], 0.0).sum(-1)
+        token_N = token_N.to(log_prob_AL.dtype).index_add(0, row_A, here_A)
         steps_N = steps_N + falls_NL.any(-1)
         price_N = price_N + price * falls_NL.any(-1).double()
     token_nats_B = per_example(-token_N, B)
@@ -158,6 +157,6 @@ def iid_steps(
         kl_nats_B=torch.zeros_like(token_nats_B),
         price_nats_B=per_example(price_N, B),
         steps_BK=steps_N.view(B, -1),
-        log_weight_BK=(log_weight_N - price_N).view(B, -1),
+        log_weight_BK=(token_N - price_N).view(B, -1),
         evaluations=evaluations,
     )

@@ -24,6 +24,7 @@ class Draw:
     """What is said of the sets that a step drew; of every trajectory, 0 of those that were finished before.
 
     Args:
+        token_N: log p(x_i | z_s) of the tokens that were unmasked, summed, detached.
         log_q_N: log q(U_s).
         direction_NX: its gradient with respect to the logits of q, detached.
         reward_N: F_s with the tokens that were unmasked in place of their expectation, detached.
@@ -32,6 +33,7 @@ class Draw:
         expected_left_N: the expectation of that under q.
     """
 
+    token_N: Tensor
     log_q_N: Tensor
     direction_NX: Tensor
     reward_N: Tensor
@@ -47,7 +49,7 @@ class Step:
     Args:
         going_N: bool, those that were not.
         value_N: F_s and the entropy bonus.
-        token_N: the part of F_s from the tokens, detached.
+        expected_token_N: the part of F_s from the tokens, an expectation over U_s, detached.
         kl_N: KL(q || pi), detached.
         price_N: what the step costs.
         evaluations: of the denoiser.
@@ -56,15 +58,20 @@ class Step:
 
     going_N: Tensor
     value_N: Tensor
-    token_N: Tensor
+    expected_token_N: Tensor
     kl_N: Tensor
     price_N: Tensor
     evaluations: int
     draw: Draw | None
 
     @property
-    def reward_N(self) -> Tensor:
+    def token_N(self) -> Tensor:
         """See ``Draw``; where everything is unmasked nothing is left to expect."""
+        return self.expected_token_N if self.draw is None else self.draw.token_N
+
+    @property
+    def reward_N(self) -> Tensor:
+        """See ``Draw``."""
         return self.value_N.detach() if self.draw is None else self.draw.reward_N
 
     @property
@@ -107,8 +114,9 @@ def follow(
             chosen_AL = choose(q_A, row_A, step)
             said = (compiled(taken) if compile else taken)(q_A, out.pi, where_A, chosen_AL)
             log_prob_SL = out.reading.log_prob_SL.detach()
-            token_A = (log_prob_SL[where_A] * chosen_AL).sum(-1)
+            token_A = log_prob_SL[where_A].where(chosen_AL, 0.0).sum(-1)
             draw = Draw(
+                token_N=spread(token_A),
                 log_q_N=spread(said.log_q_A),
                 direction_NX=spread(said.direction_AX),
                 reward_N=spread(token_A + (bonus_S - out.kl_S).detach()[where_A] - price),

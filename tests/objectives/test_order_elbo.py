@@ -110,6 +110,29 @@ def expected_gradient(
     return gradients(mean, model), bound, taken
 
 
+def weighed(enumerated: Enumerated) -> tuple[list[Sets], Tensor]:
+    """The possible trajectories, N of them, and their probabilities under q."""
+    weights = {sets: enumerated.log_q(sets).exp().item() for sets in enumerated.sets}
+    possible = [sets for sets, weight in weights.items() if weight > 0.0]
+    return possible, torch.tensor([weights[sets] for sets in possible], dtype=torch.float64)
+
+
+def sum_of_expectations(model: ToyModel, sets_N: list[Sets], price: float) -> Tensor:
+    """-F_s summed along each trajectory: the bound with tokens in expectation at every step, ``[N]``."""
+    options: dict[str, Any] = {
+        "budget": model.budget, "samples": 1, "price": price, "choose": prescribed(tuple(sets_N), model.length),
+    }  # fmt: skip
+    steps = (torch.full((len(sets_N),), step) for step in range(1, model.budget + 1))
+    outs = [one_step(model, response(model, len(sets_N)), step_N, **options) for step_N in steps]
+    return torch.stack([out.bound_nats_B for out in outs]).sum(0).detach() / model.budget
+
+
+def moments(weight_N: Tensor, value_N: Tensor) -> tuple[float, float]:
+    """Mean and variance under weights that add up to 1."""
+    mean = (weight_N * value_N).sum()
+    return mean.item(), (weight_N * (value_N - mean).square()).sum().item()
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
 def test_trajectories_have_no_order(family: str) -> None:
     model = toy(3, 3, family, seed=4)
@@ -162,13 +185,9 @@ def check_focus(family: str, budget: int, samples: int) -> None:
     """The expected gradient is that of the bound times what the example weighs, a mean over other trajectories."""
     focus, usual = 0.7, -1.6
     enumerated = Enumerated(toy(3, budget, family, seed=budget), price=0.3)
-    model, nats = enumerated.model, {}
-    for sets in enumerated.sets:
-        if enumerated.log_q(sets).exp() > 0.0:
-            alone = all_steps(
-                model, response(model), budget=budget, samples=1, choose=prescribed((sets,), model.length)
-            )
-            nats[sets] = float(alone.token_nats_B + alone.kl_nats_B)  # a price is no failure
+    model = enumerated.model
+    possible, _ = weighed(enumerated)
+    nats = dict(zip(possible, sum_of_expectations(model, possible, price=0.0).tolist(), strict=True))
     weight = 0.0
     for others in itertools.product(nats, repeat=samples - 1):
         share = math.prod(enumerated.log_q(sets).exp().item() for sets in others)
@@ -305,7 +324,7 @@ def test_the_bound_is_tight_for_the_exact_posterior(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family: str) -> None:
-    """Step by step: the sum over steps may vary more, as a token not taken now is counted again later."""
+    """Step by step; over their sum see below."""
     enumerated = Enumerated(toy(3, 3, family, seed=8), price=0.1)
     model = enumerated.model
     for step in (1, 2):
@@ -334,6 +353,48 @@ def test_a_rao_blackwellised_step_has_the_plain_mean_and_no_more_variance(family
             variances.append((weight_N * (value_N - mean).square()).sum().item())
         assert means[0] == pytest.approx(means[1], rel=1e-9)
         assert variances[0] <= variances[1] + 1e-12
+
+
+def settled(model: ToyModel, state_matters: float) -> ToyModel:
+    """The toy with token costs that depend on the state by so much alone: at 0 nothing is gained by waiting."""
+    with torch.no_grad():
+        model.denoiser.copy_(torch.lerp(model.denoiser[-1:].expand_as(model.denoiser), model.denoiser, state_matters))
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
+def test_the_reported_bound_varies_less_than_the_sum_of_expectations(family: str, seed: int) -> None:
+    """Both have the mean of the bound, on any toy; if waiting changes all costs at random, either may vary more."""
+    for state_matters in (0.4, 1.0):
+        enumerated = Enumerated(settled(toy(3, 3, family, seed=seed), state_matters), price=0.1)
+        model, bound = enumerated.model, enumerated.bound_nats().item()
+        possible, weight_N = weighed(enumerated)
+        out = all_steps(
+            model, response(model, len(possible)), budget=3, samples=1, price=0.1,
+            choose=prescribed(tuple(possible), 3),
+        )  # fmt: skip
+        reported = moments(weight_N, out.bound_nats_B)
+        expected = moments(weight_N, sum_of_expectations(model, possible, price=0.1))
+        assert reported[0] == pytest.approx(bound, rel=1e-9)
+        assert expected[0] == pytest.approx(bound, rel=1e-9)
+        assert state_matters == 1.0 or reported[1] < 0.99 * expected[1]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *LEVELLED])
+def test_the_tokens_of_a_trajectory_count_once(family: str) -> None:
+    """Where nothing is gained by waiting they cost the same on every trajectory, learned or IID."""
+    model = settled(toy(3, 3, family, seed=8), 0.0)
+    nats = -model.log_prob(frozenset(range(3))).sum().item()
+    possible, weight_N = weighed(Enumerated(model))
+    n = len(possible)
+    out = all_steps(model, response(model, n), budget=3, samples=1, choose=prescribed(tuple(possible), 3))
+    torch.testing.assert_close(out.token_nats_B, torch.full((n,), nats, dtype=torch.float64), **EXACT)
+    expected_N = sum_of_expectations(model, possible, price=0.0) - out.kl_nats_B
+    assert moments(weight_N, expected_N)[1] > 0.01, "expectations do not"
+    times_NL = torch.tensor(list(itertools.product(range(1, 4), repeat=3)))
+    iid = iid_steps(model, response(model, 27), times_NL, budget=3)
+    torch.testing.assert_close(iid.token_nats_B, torch.full((27,), nats, dtype=torch.float64), **EXACT)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
