@@ -708,6 +708,7 @@ def test_errors(tmp_path: Path) -> None:
     for runs, message in [
         ([], "name at least one run directory"),
         ([good, tmp_path / "gone"], "gone does not exist"),
+        ([good / "frontier.csv"], rf"csv is a file: give the directory that it is in, {re.escape(str(good))}$"),
         ([tmp_path / "bare"], r"bare has no frontier\.csv"),
         ([empty], r"empty has no rows in frontier\.csv"),
         ([good, other], r"good and .*other disagree on iid .* T=1, seed 0.*: 10 of 40 against 11 of 40"),

@@ -67,8 +67,8 @@ def read_runs(run_dirs: Iterable[str | Path]) -> Runs:
     A cell that several runs hold counts once, if they agree on it.
 
     Raises:
-        ValueError: no run, a directory that is missing, has no ``frontier.csv`` or no rows, a file that cannot be
-            read, or two runs of one checkpoint that decoded different problems or disagree on a cell.
+        ValueError: no run, a directory that is missing or a file, has no ``frontier.csv`` or no rows, a file that
+            cannot be read, or two runs of one checkpoint that decoded different problems or disagree on a cell.
     """
     directories = list(dict.fromkeys(Path(run) for run in run_dirs))
     if not directories:
@@ -240,6 +240,8 @@ def keep_seeds(report_dir: Path, folder: Path, suffix: str) -> None:
 
 
 def _rows(directory: Path) -> list[Row]:
+    if directory.is_file():
+        raise ValueError(f"run {directory} is a file: give the directory that it is in, {directory.parent}")
     if not directory.is_dir():
         raise ValueError(f"run {directory} does not exist: give the directory that a sweep printed as its last line")
     if not (directory / "frontier.csv").is_file():
