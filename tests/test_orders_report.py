@@ -210,11 +210,28 @@ def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
     kept.mkdir()
     keep(out, kept, "_x")
     assert names_in(kept) == {"order_nats_x.csv", "order_nats_x.png", "order_nats_x.svg", "report_x.md"}
-    report([str(plain)], str(with_orders))
-    assert {ORDER_NATS, ORDER_BOUNDS} <= names_in(with_orders), "those of a run are its own"
-    (alone / "sweep.yaml").write_text("")
-    report([str(plain)], str(alone))
-    assert ORDER_NATS in names_in(alone), "likewise of one that decodes nothing"
+
+
+@pytest.mark.parametrize("left", ["outcomes.csv", "cells/T=1/cell.json", "sweep.yaml"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_directory_that_another_run_has_written_to_is_no_place_for_a_report(
+    tmp_path: Path, left: str, several: bool
+) -> None:
+    """Be it one that has decoded nothing, or has not finished: its rows are its own."""
+    run, other = run_of(tmp_path / "run"), tmp_path / "report"  # where several go unless told
+    run_of(other, COSTS, BOUNDS, split="validation")
+    if left != "outcomes.csv":
+        (other / "outcomes.csv").unlink()
+        (other / left).parent.mkdir(parents=True, exist_ok=True)
+        (other / left).touch()
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    runs = [str(run), *([str(run_of(tmp_path / "second"))] if several else [])]
+    out = None if several else f"{other}/../report"
+    with pytest.raises(ValueError, match=rf"out=.*report holds {left.split('/')[0]}, as a run leaves it, .*; give ano"):
+        report(runs, out)
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+    report([str(other)], str(other))
+    assert (other / "report.md").is_file(), "its own"
 
 
 def test_rows_of_an_earlier_training_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

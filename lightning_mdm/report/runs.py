@@ -151,8 +151,8 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
         published: a file of a paper's rows to show ours beside; see ``published.py``.
 
     Raises:
-        ValueError: ``out`` is one of several runs; as :func:`read_runs`, ``read_orders``, ``together`` or
-            ``read_published``.
+        ValueError: ``out`` is one of several runs, or another run; as :func:`read_runs`, ``read_orders``, ``together``
+            or ``read_published``.
     """
     run_dirs = list(dict.fromkeys(run_dirs))
     first, runs_of = Path(run_dirs[0]), {Path(run).resolve() for run in run_dirs}
@@ -160,6 +160,10 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
     target = Path(out) if out is not None else default
     if len(runs_of) > 1 and target.resolve() in runs_of:
         raise ValueError(f"out={target} is one of the runs, whose own rows those of all would replace; give another")
+    if target.resolve() not in runs_of and (swept := _left_by_a_run(target)):
+        raise ValueError(
+            f"out={target} holds {swept}, as a run leaves it, whose own rows the report would replace; give another"
+        )
     theirs = [] if published is None else read_published(published)
     decoded = [run for run in run_dirs if (Path(run) / "frontier.csv").is_file() or not has_orders(Path(run))]
     apart = read_runs(decoded) if decoded else Runs([], [], [], {})
@@ -192,13 +196,12 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
             write_order_rows(target / ORDER_NATS, orders_apart.costs)
         if orders.bounds:
             write_bound_rows(target / ORDER_BOUNDS, orders_apart.bounds)
-        # In a directory that no run has written to: what an earlier report has left there is not of these.
-        if not (target / "outcomes.csv").exists() and not any(target.glob("*.yaml")):
-            said = {"frontier": runs.rows, "order_nats": orders.costs, "order_bounds": orders.bounds}
-            stale = [stem for stem, shown in said.items() if not shown]
-            for name in (*REPORT, *ORDERS):
-                if Path(name).stem in stale or (not runs.rows and name in ("paired.csv", "equal_nfe.csv")):
-                    (target / name).unlink(missing_ok=True)
+        # No run has written there: what an earlier report has left is not of these.
+        said = {"frontier": runs.rows, "order_nats": orders.costs, "order_bounds": orders.bounds}
+        stale = [stem for stem, shown in said.items() if not shown]
+        for name in (*REPORT, *ORDERS):
+            if Path(name).stem in stale or (not runs.rows and name in ("paired.csv", "equal_nfe.csv")):
+                (target / name).unlink(missing_ok=True)
     print(path)
 
 
@@ -237,6 +240,12 @@ def keep_seeds(report_dir: Path, folder: Path, suffix: str) -> None:
         print(f"{kept} stays: it is of seed {', '.join(map(str, missing))}, too, whose run is not here")
         return
     keep(report_dir, folder, suffix)
+
+
+def _left_by_a_run(directory: Path) -> str | None:
+    """The name of something that runs, or joined seeds, leave in their directory and reports do not; if any."""
+    found = [path for name in ("outcomes.csv", "cells", "*.yaml") for path in sorted(directory.glob(name))]
+    return found[0].name if found else None
 
 
 def _rows(directory: Path) -> list[Row]:
