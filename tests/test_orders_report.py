@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,26 @@ def test_policies_are_called_as_in_the_frontier(tmp_path: Path) -> None:
     assert [point.name for point in bound_points(laws)] == ["learned [selector=s0]", "learned [selector=s1]"]
     again = [laws[0], replace(laws[0], options=laws[0].options.replace("p0", "p2"))]
     assert [point.name for point in bound_points(again)] == ["learned [posterior=p0]", "learned [posterior=p2]"]
+
+
+def test_the_orders_of_two_tasks_are_called_alike(tmp_path: Path) -> None:
+    """In all sections, whatever their selectors are; two of one task are told apart in all."""
+    row, greedy, runs = sweep((0,))[0][0], {"price": 0, "rule": "greedy"}, []
+    for task, selectors in {"hop_chain": ["5a"], "markov_chain": ["5b", "5c"]}.items():
+        where, run = {"task": task, "checkpoint": f"of {task}"}, tmp_path / task
+        of = [{"policy": "learned", "options": canonical_json({**greedy, "selector": name})} for name in selectors]
+        run.mkdir()
+        save(run, [replace(row, **where, **own) for own in of], [])
+        write_order_rows(run / ORDER_NATS, [replace(COST, **where, **of[0])])
+        options = {**json.loads(of[0]["options"]), "posterior": "90", "rule": "sampled"}
+        write_bound_rows(run / ORDER_BOUNDS, [replace(BOUNDS[1], **where, options=canonical_json(options))])
+        runs.append(run)
+    report([str(run) for run in runs])
+    sections = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    for title in ("### Frontier", "## What orders cost", "## Bounds of orders"):
+        section = sections[sections.index(title) :]
+        found = dict.fromkeys(re.findall(r"\n\| (learned[^|]*) \|", section))
+        assert list(found)[:2] == ["learned", "learned [selector=5b]"]
 
 
 def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path) -> None:

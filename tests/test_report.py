@@ -35,7 +35,7 @@ from lightning_mdm.outcomes import (
     write_rows,
 )
 from lightning_mdm.report import display_name, frontier_figure, frontier_table, keep, read_runs, report, write_report
-from lightning_mdm.report.looks import BLACK, GREY, LEFT, MARKERS, Look, looks
+from lightning_mdm.report.looks import BLACK, GREY, KNOWN, LEFT, MARKERS, Look, looks
 from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.naming import LOOP_OPTIONS, distinct_names
 from lightning_mdm.report.paired import (
@@ -159,6 +159,58 @@ def test_loop_options_tell_names_apart_only_where_they_differ() -> None:
     learned = [("learned", f'{{"rule":"greedy","selector":"{selector}"}}') for selector in ("1f", "2e")]
     assert list(distinct_names([*cells[:1], learned[0]]).values()) == ["iid", "learned greedy"]
     assert list(distinct_names(learned).values()) == ["learned greedy [selector=1f]", "learned greedy [selector=2e]"]
+
+
+def cell_of(policy: str, **options: Any) -> tuple[str, str]:
+    return policy, json.dumps(options)
+
+
+def test_what_weights_or_tasks_decide_tells_names_apart_only_within_a_panel() -> None:
+    tasks = [
+        [cell_of("learned", selector=name), cell_of("pc_sampler", token_frequency=name), cell_of("mine", source=name)]
+        for name in ("s0", "s1")
+    ]
+    assert list(distinct_names(*tasks).values()) == ["learned", "pc sampler", "mine"] * 2
+    assert list(distinct_names(tasks[0] + tasks[1]).values()) == [
+        f"{name}={told}]" for told in ("s0", "s1")
+        for name in ("learned [selector", "pc sampler [token_frequency", "mine [source")
+    ]  # fmt: skip
+    both, third = (
+        [cell_of("learned", selector="s0"), cell_of("learned", selector="s1")],
+        cell_of("learned", selector="s2"),
+    )
+    told = ["learned [selector=s0]", "learned [selector=s1]"]
+    assert list(distinct_names(both, [third]).values()) == [*told, "learned"]
+    assert list(distinct_names(both[:1], [third], both).values()) == [told[0], "learned", told[1]], (
+        "the same everywhere"
+    )
+    bound = cell_of("learned", selector="s1", posterior="p1")
+    assert distinct_names([bound], both)[bound] == told[1], "be its options others than those beside"
+    precise = [cell_of("iid", precision="32"), cell_of("iid", precision="16")]
+    assert list(distinct_names(precise[:1], precise[1:]).values()) == ["iid [precision=32]", "iid [precision=16]"]
+    denoisers = [cell_of("learned", denoiser=name, selector=f"s{k}") for k, name in enumerate(("a", "b"))]
+    assert list(distinct_names(denoisers).values()) == ["learned [denoiser=a]", "learned [denoiser=b]"]
+    again = cell_of("learned", denoiser="b", selector="s2")
+    assert list(distinct_names([*denoisers, again]).values()) == [
+        f"learned [denoiser={name}, selector=s{k}]" for k, name in enumerate("abb")
+    ]
+
+
+def test_a_policy_is_called_and_drawn_alike_in_the_panels_of_several_tasks() -> None:
+    rows = [
+        replace(row, task=task, checkpoint=task, policy="learned", options=json.dumps({**LOOP, "selector": task}))
+        for task in ("hop_chain", "markov_chain")
+        for row in sweep((0,))[0]
+        if row.policy == "iid"
+    ]
+    figure = frontier_figure(rows)
+    drawn = [
+        [(bars.get_label(), bars[0].get_color(), bars[0].get_marker()) for bars in axis.containers]
+        for axis in figure.axes
+    ]
+    assert drawn == [[("learned", *KNOWN["learned"])]] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["learned"]
+    assert {point.name for point in pool_seeds(rows)} == {"learned"}
 
 
 @pytest.mark.parametrize(

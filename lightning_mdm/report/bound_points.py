@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lightning_mdm.outcomes import BoundRow, canonical_json
+from lightning_mdm.outcomes import BoundRow, Row, canonical_json
 from lightning_mdm.report.points import Panel, by_cell, error_over, mean_over
 
 
@@ -19,7 +19,7 @@ class BoundPoint:
 
     Args:
         panel: where it belongs.
-        name: display name, unique within the rows given.
+        name: display name, unique within its panel.
         policy: as in the rows.
         T: step budget.
         n: problems.
@@ -47,7 +47,7 @@ class BoundPoint:
         return self.seeds, self.n
 
 
-def bound_points(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str]] = ()) -> list[BoundPoint]:
+def bound_points(rows: Iterable[BoundRow], beside: Iterable[Row] = ()) -> list[BoundPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
 
     Args:
@@ -64,10 +64,11 @@ def bound_points(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str]] = (
     return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows, map(_law, beside))]
 
 
-def _law(cell: tuple[str, str]) -> tuple[str, str]:
-    """A policy and its options, a learned order's as bounds have them."""
-    policy, options = cell
-    return policy, canonical_json({**json.loads(options), "rule": "sampled"}) if policy == "learned" else options
+def _law(row: Row) -> Row:
+    """The row with a learned order's options as bounds have them."""
+    if row.policy != "learned":
+        return row
+    return replace(row, options=canonical_json({**json.loads(row.options), "rule": "sampled"}))
 
 
 def _pool(panel: Panel, name: str, rows: Sequence[BoundRow]) -> BoundPoint:

@@ -18,6 +18,9 @@ LOOP_OPTIONS = frozenset(
 """Options of the decoding loop and of the task, what a policy was told or its hash, the approximate posterior's, the
 hash of a user's own code, and the denoiser where several share a panel; every other option is a parameter of the
 policy."""
+TOLD_BY = {"posterior": "selector", "selector": "denoiser", "source": "policy", "token_frequency": "denoiser"}
+"""Options that weights or tasks decide, and what tells one of them where that has no other beside it: a policy of one's
+own has a name, an order the denoiser that it was learned for, an approximate posterior the selector."""
 SAID_WHERE_USED = frozenset({"guidance", "search"})
 """Options that rows leave out where they are off."""
 
@@ -40,40 +43,44 @@ def display_name(policy: str, options: str) -> str:
     return _describe(policy, parameters, _bare(parameters))
 
 
-def distinct_names(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Display names of (policy, options) pairs, told apart by what they differ in.
+def distinct_names(*panels: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Display names of the (policy, options) pairs of some panels, told apart by what they differ in.
 
     Of a policy with several parameters those are left out on which all its pairs agree; the others keep their names:
     ``learned beta=1`` beside ``learned beta=2``, and ``learned`` alone. The only parameter that a policy has is always
     shown, as its value. Loop options on which the pairs differ are appended, e.g. ``top margin
-    [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence; and what was told the
-    answer says so.
+    [end_of_sequence=close]`` where the rows hold both treatments of the end of the sequence; those that weights or
+    tasks decide (``TOLD_BY``) only where a panel holds several that nothing else tells apart. What was told the answer
+    says so.
+
+    A pair has one name in all panels; pairs that share no panel may have the same.
     """
-    cells = list(dict.fromkeys(cells))
+    held = [list(dict.fromkeys(panel)) for panel in panels]
+    cells = list(dict.fromkeys(cell for panel in held for cell in panel))
     loop = {cell: loop_options(cell[1]) for cell in cells}
     # A policy without an option, as the heuristics have no selector, says nothing about those with it.
     values = {
         key: {json.dumps(options.get(key)) for options in loop.values() if key in options or key in SAID_WHERE_USED}
-        for key in LOOP_OPTIONS
+        for key in LOOP_OPTIONS - TOLD_BY.keys()
     }
-    # Policies of different files are told apart by their names, and posteriors by the selectors they were trained with.
-    sources = {(policy, loop[policy, options].get("source")) for policy, options in cells}
-    if len(sources) == len({policy for policy, _ in sources}):
-        del values["source"]
-    posteriors = {
-        (options.get("selector"), options["posterior"]) for options in loop.values() if "posterior" in options
-    }
-    if len(posteriors) == len({selector for selector, _ in posteriors}):
-        del values["posterior"]
-    varying = [key for key in sorted(values) if len(values[key]) > 1]
+    # By value, not by pair: rows of another kind, with other options, are called alike.
+    said = {(key, value) for key, found in values.items() if len(found) > 1 for value in found}
+    for panel in held:
+        for key, by in TOLD_BY.items():
+            having = [{"policy": cell[0], **loop[cell]} for cell in panel if key in loop[cell]]
+            told = {(str(options.get(by)), json.dumps(options[key])) for options in having}
+            if len(told) > len({teller for teller, _ in told}):
+                said |= {(key, value) for _, value in told}
     own: dict[str, list[dict[str, Any]]] = {}
     for policy, options in cells:
         own.setdefault(policy, []).append(_parameters(options))
     names = {}
     for cell in cells:
-        suffix = ", ".join(f"{key}={_text(loop[cell][key])}" for key in varying if key in loop[cell])
-        told = "" if competes(cell[1]) else " (told the answer)"
-        names[cell] = _own_name(cell, own[cell[0]]) + told + (f" [{suffix}]" if suffix else "")
+        suffix = ", ".join(
+            f"{key}={_text(value)}" for key, value in loop[cell].items() if (key, json.dumps(value)) in said
+        )
+        told_it = "" if competes(cell[1]) else " (told the answer)"
+        names[cell] = _own_name(cell, own[cell[0]]) + told_it + (f" [{suffix}]" if suffix else "")
     return names
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from lightning_mdm.outcomes import BoundRow
+from lightning_mdm.outcomes import BoundRow, Row
 from lightning_mdm.report.bound_points import BoundPoint, bound_points
 from lightning_mdm.report.looks import Look
 from lightning_mdm.report.markdown import orders_markdown
@@ -36,7 +36,7 @@ _TEXT = (
 )
 
 
-def order_bounds_figure(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str]] = ()) -> Figure:
+def order_bounds_figure(rows: Iterable[BoundRow], beside: Iterable[Row] = ()) -> Figure:
     """Nats per sequence against the budget T, a line per policy and price; a panel as in the frontier.
 
     The bound with its standard errors, the importance-weighted one lighter and dashed, the optimum in black. Seeds are
@@ -48,7 +48,7 @@ def order_bounds_figure(rows: Iterable[BoundRow], beside: Iterable[tuple[str, st
     return panels_figure(bound_points(rows, beside), _draw, _LEGEND)
 
 
-def order_bounds_table(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str]] = ()) -> Table:
+def order_bounds_table(rows: Iterable[BoundRow], beside: Iterable[Row] = ()) -> Table:
     """Policies by step budgets, the optimum last; one table per task, split and checkpoint, stacked.
 
     Raises:
@@ -57,13 +57,13 @@ def order_bounds_table(rows: Iterable[BoundRow], beside: Iterable[tuple[str, str
     return panels_table(bound_points(rows, beside), partial(least_table, cell=_cell), _CAPTION)
 
 
-def report_order_bounds(rows: Sequence[BoundRow], out_dir: Path, beside: Sequence[tuple[str, str]] = ()) -> None:
+def report_order_bounds(rows: Sequence[BoundRow], out_dir: Path, beside: Sequence[Row] = ()) -> None:
     """Print the table and write the figure, ``order_bounds.png`` and ``order_bounds.svg``."""
     save_figure(order_bounds_figure(rows, beside), out_dir / "order_bounds")
     print_table(order_bounds_table(rows, beside))
 
 
-def order_bounds_markdown(rows: Sequence[BoundRow], beside: Iterable[tuple[str, str]] = ()) -> list[str]:
+def order_bounds_markdown(rows: Sequence[BoundRow], beside: Iterable[Row] = ()) -> list[str]:
     """The section of the report, as lines; none without rows."""
     if not rows:
         return []

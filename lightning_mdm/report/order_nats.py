@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.outcomes import OrderRow, Row
 from lightning_mdm.report.looks import Look
 from lightning_mdm.report.markdown import orders_markdown
 from lightning_mdm.report.order_points import OrderPoint, order_points
@@ -39,7 +39,7 @@ _TEXT = (
 )
 
 
-def order_nats_figure(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> Figure:
+def order_nats_figure(rows: Iterable[OrderRow], beside: Iterable[Row] = ()) -> Figure:
     """Nats per sequence against mean NFE, one line per policy; the optimum over T in black; a panel as in the frontier.
 
     Bars are standard errors; seeds are pooled. Points of infinitely many nats are left out. ``beside`` is that of
@@ -51,7 +51,7 @@ def order_nats_figure(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]
     return panels_figure(order_points(rows, beside), _draw, _LEGEND)
 
 
-def order_nats_table(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> Table:
+def order_nats_table(rows: Iterable[OrderRow], beside: Iterable[Row] = ()) -> Table:
     """Policies by step budgets, the optimum last; one table per task, split and checkpoint, stacked.
 
     Raises:
@@ -60,13 +60,13 @@ def order_nats_table(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]]
     return panels_table(order_points(rows, beside), partial(least_table, cell=_cell), _CAPTION)
 
 
-def report_order_nats(rows: Sequence[OrderRow], out_dir: Path, beside: Sequence[tuple[str, str]] = ()) -> None:
+def report_order_nats(rows: Sequence[OrderRow], out_dir: Path, beside: Sequence[Row] = ()) -> None:
     """Print the table and write the figure, ``order_nats.png`` and ``order_nats.svg``."""
     save_figure(order_nats_figure(rows, beside), out_dir / "order_nats")
     print_table(order_nats_table(rows, beside))
 
 
-def order_nats_markdown(rows: Sequence[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> list[str]:
+def order_nats_markdown(rows: Sequence[OrderRow], beside: Iterable[Row] = ()) -> list[str]:
     """The section of the report, as lines; none without rows."""
     if not rows:
         return []

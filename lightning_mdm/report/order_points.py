@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lightning_mdm.outcomes import OrderRow
+from lightning_mdm.outcomes import OrderRow, Row
 from lightning_mdm.report.points import Panel, by_cell, error_over, mean_over
 
 
@@ -18,7 +18,7 @@ class OrderPoint:
 
     Args:
         panel: where it belongs.
-        name: display name, unique within the rows given.
+        name: display name, unique within its panel.
         policy: as in the rows.
         T: step budget.
         n: problems.
@@ -48,7 +48,7 @@ class OrderPoint:
         return self.seeds, self.n
 
 
-def order_points(rows: Iterable[OrderRow], beside: Iterable[tuple[str, str]] = ()) -> list[OrderPoint]:
+def order_points(rows: Iterable[OrderRow], beside: Iterable[Row] = ()) -> list[OrderPoint]:
     """Points of the rows, sorted by panel, then policies in the order of the rows, then budget.
 
     Args:

@@ -74,7 +74,7 @@ class Point:
 
     Args:
         panel: where it belongs.
-        name: display name, unique within the rows given.
+        name: display name, unique within its panel.
         policy: as in the rows; ``options`` too.
         T: step budget.
         seeds: seeds pooled.
@@ -144,23 +144,27 @@ def pool_seeds(rows: Iterable[Row]) -> list[Point]:
     return [_pool(panel, name, seeds) for panel, name, seeds in by_cell(rows)]
 
 
-def by_cell(rows: Sequence[AnyRow], beside: Iterable[tuple[str, str]] = ()) -> list[tuple[Panel, str, list[AnyRow]]]:
+def by_cell(rows: Sequence[AnyRow], beside: Iterable[Row] = ()) -> list[tuple[Panel, str, list[AnyRow]]]:
     """Panel, name of the policy and rows of every cell, those of its seeds, sorted as points are.
 
     Args:
         rows: of any panels.
-        beside: policies and options shown elsewhere, from which the names tell these apart, too.
+        beside: rows shown elsewhere, from which the names tell these apart, too.
 
     Raises:
         ValueError: one seed of a cell occurs twice.
     """
-    names = distinct_names([*((row.policy, row.options) for row in rows), *beside])
-    place = {cell: i for i, cell in enumerate(names)}
+    shown: list[Row | OrderRow | BoundRow] = [*rows, *beside]
+    cells: dict[Panel, list[tuple[str, str]]] = {}
+    for one in shown:
+        cells.setdefault(Panel(one.task, one.split, one.checkpoint), []).append((one.policy, one.options))
+    names = distinct_names(*cells.values())
     groups: dict[tuple[Panel, tuple[str, str], int], list[AnyRow]] = {}
     for row in rows:
         panel = Panel(row.task, row.split, row.checkpoint)
         groups.setdefault((panel, (row.policy, row.options), row.T), []).append(row)
     panels = list(dict.fromkeys(panel for panel, _, _ in groups))
+    place = {cell: i for i, cell in enumerate(dict.fromkeys(cell for _, cell, _ in groups))}
     ordered = sorted(groups, key=lambda group: (panels.index(group[0]), place[group[1]], group[2]))
     for panel, cell, T in ordered:
         seeds = [row.seed for row in groups[panel, cell, T]]

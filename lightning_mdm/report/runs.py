@@ -182,15 +182,14 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
         runs, orders = replace(runs, rows=rows, outcomes=outcomes), orders.together(apart.rows, apart.names)
     if runs.rows:
         _show(runs, theirs)
-    beside = [(row.policy, row.options) for row in runs.rows]
-    sections = [*order_nats_markdown(orders.costs, beside), *order_bounds_markdown(orders.bounds, beside)]
+    sections = [*order_nats_markdown(orders.costs, runs.rows), *order_bounds_markdown(orders.bounds, runs.rows)]
     path = _write(runs, target, theirs, sections)
     if runs.rows:
         write_rows(path.with_name("frontier.csv"), apart.rows)
     if orders.costs:
-        report_order_nats(orders.costs, target, beside)
+        report_order_nats(orders.costs, target, runs.rows)
     if orders.bounds:
-        report_order_bounds(orders.bounds, target, beside)
+        report_order_bounds(orders.bounds, target, runs.rows)
     if target.resolve() not in runs_of:  # a run keeps its own rows, be they of an earlier training
         if orders.costs:
             write_order_rows(target / ORDER_NATS, orders_apart.costs)
