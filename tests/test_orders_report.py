@@ -354,8 +354,9 @@ def test_a_learned_order_is_called_by_its_denoiser_in_both(tmp_path: Path) -> No
         for name in (CHECKPOINT, "abc")
     ]
     bound = replace(BOUNDS[1], options='{"price":0.1,"rule":"sampled"}')
-    (joined,) = orders_together([bound], greedy, {CHECKPOINT: "first"})
-    assert json.loads(joined.options)["denoiser"] == "first"
+    for frontier in (greedy, [greedy[0], replace(greedy[1], policy="iid", options="{}")]):
+        (joined,) = orders_together([bound], frontier, {CHECKPOINT: "first"})
+        assert json.loads(joined.options)["denoiser"] == "first"
     assert orders_together([bound], greedy[:1], {}) == [bound], "the only one"
 
 

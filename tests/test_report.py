@@ -808,8 +808,14 @@ def test_several_denoisers_share_a_panel_where_asked(tmp_path: Path, capsys: pyt
     text = (tmp_path / "joined" / "report.md").read_text(encoding="utf-8")
     assert re.findall("\n## (.*)", text) == ["word_problems, test: n = 40"]
     assert "split `test`, checkpoint `1f0c9a3e77+abcdef0123`" in text
-    for name in ("iid [denoiser=first]", "iid [denoiser=second]", "top margin", "autoregressive"):
-        assert f"| {name} |" in text, "only what is ambiguous is told apart"
+    names = ["iid", "top margin", "threshold 0.9"]
+    named = [
+        *(f"{name} [denoiser=first]" for name in names),
+        "iid [denoiser=second]",
+        "autoregressive [denoiser=second]",
+    ]
+    lines = text[text.index("### Frontier") : text.index("### Paired")].splitlines()
+    assert [line.split(" |")[0] for line in lines if line.startswith("| ")][1:] == [f"| {name}" for name in named]
     assert "iid [denoiser=second]" in (tmp_path / "joined" / "paired.csv").read_text(encoding="utf-8")
     assert read_rows(tmp_path / "joined" / "frontier.csv") == read_rows(tmp_path / "apart" / "frontier.csv")
     alike = save(tmp_path / "more" / "first", keep + ours, [])

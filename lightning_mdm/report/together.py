@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lightning_mdm.outcomes import BoundRow, OrderRow, OutcomeRow, Row, canonical_json
-from lightning_mdm.report.naming import LOOP_OPTIONS
 
 AnyRow = TypeVar("AnyRow", Row, OutcomeRow)
 AnyOrderRow = TypeVar("AnyOrderRow", OrderRow, BoundRow)
@@ -22,8 +21,8 @@ def together(
 ) -> tuple[list[Row], list[OutcomeRow]]:
     """The same rows as if one checkpoint had decoded all of a task and split.
 
-    That checkpoint is named by all of them, joined with ``+``. Where several of them decoded with one policy and the
-    same options, the options say which one it was.
+    That checkpoint is named by all of them, joined with ``+``. Where there are several, the options say which one it
+    was.
 
     Args:
         rows: of several checkpoints.
@@ -34,13 +33,11 @@ def together(
         ValueError: the rows of a task and split are of different problems, or of different numbers of them.
     """
     checkpoints: dict[tuple[str, str], dict[str, None]] = {}
-    users: dict[tuple[str, str, str, str], set[str]] = {}
     sizes: dict[tuple[str, str], set[int]] = {}
     decoded: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         where = (row.task, row.split)
         checkpoints.setdefault(where, {})[row.checkpoint] = None
-        users.setdefault((*where, row.policy, row.options), set()).add(row.checkpoint)
         sizes.setdefault(where, set()).add(row.n)
         decoded.setdefault(where, set()).update({row.problems} - {""})
     for (task, split), found in sizes.items():
@@ -60,13 +57,9 @@ def together(
     def joined(given: Iterable[AnyRow]) -> list[AnyRow]:
         result: list[AnyRow] = []
         for row in given:
-            where: tuple[str, str] = (row.task, row.split)
-            options = row.options
-            if len(users.get((*where, row.policy, options), ())) > 1:
-                options = _with_denoiser(row, names)
-            result.append(
-                replace(row, checkpoint="+".join(checkpoints.get(where, {row.checkpoint: None})), options=options)
-            )
+            found = checkpoints.get((row.task, row.split), {row.checkpoint: None})
+            options = _with_denoiser(row, names) if len(found) > 1 else row.options
+            result.append(replace(row, checkpoint="+".join(found), options=options))
         return result
 
     return joined(rows), joined(outcomes)
@@ -75,9 +68,9 @@ def together(
 def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: Mapping[str, str]) -> list[AnyOrderRow]:
     """What orders cost as if one checkpoint had been evaluated on all of a task and split, or their bounds.
 
-    The options say which denoiser it was where they do so for the frontier, or where several have one policy and the
-    same options. Of denoisers that were evaluated on different numbers of problems, or whose bounds are over different
-    ones, all stay apart; nats say the number alone.
+    The options say which denoiser it was where there are several, be it in the frontier alone. Of denoisers that were
+    evaluated on different numbers of problems, or whose bounds are over different ones, all stay apart; nats say the
+    number alone.
 
     Args:
         orders: of several checkpoints.
@@ -86,32 +79,24 @@ def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: M
     """
     checkpoints: dict[tuple[str, str], dict[str, None]] = {}
     evaluated: dict[tuple[str, str], dict[str, set[tuple[object, ...]]]] = {}
-    users: dict[tuple[str, ...], set[str]] = {}
+    decoded: dict[tuple[str, str], set[str]] = {}
     for order in orders:
         where = (order.task, order.split)
         checkpoints.setdefault(where, {})[order.checkpoint] = None
         found = evaluated.setdefault(where, {}).setdefault(order.checkpoint, set())
         found.add((order.n, getattr(order, "data", None)))
-    of_all: list[Row | OrderRow | BoundRow] = [*rows, *orders]
-    for row in of_all:
-        users.setdefault((row.task, row.split, row.policy, _order_options(row.options)), set()).add(row.checkpoint)
+    for row in rows:
+        decoded.setdefault((row.task, row.split), set()).add(row.checkpoint)
 
     def joined(order: AnyOrderRow) -> AnyOrderRow:
         where: tuple[str, str] = (order.task, order.split)
         if len(set(map(frozenset, evaluated[where].values()))) > 1:
             return order
-        several = len(users[(*where, order.policy, _order_options(order.options))]) > 1
+        several = len(checkpoints[where].keys() | decoded.get(where, set())) > 1
         options = _with_denoiser(order, names) if several else order.options
         return replace(order, checkpoint="+".join(checkpoints[where]), options=options)
 
     return [joined(order) for order in orders]
-
-
-def _order_options(options: str) -> str:
-    """What tells orders apart: not how a sweep decodes tokens, nor the rule, which for bounds is another."""
-    kept = json.loads(options)
-    told = {key: kept[key] for key in kept if key == "selector" or (key not in LOOP_OPTIONS and key != "rule")}
-    return canonical_json(told)
 
 
 def _with_denoiser(row: Row | OutcomeRow | OrderRow | BoundRow, names: Mapping[str, str]) -> str:
