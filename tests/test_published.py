@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_mdm.outcomes import (
+    ORDER_NATS,
     BatchRecord,
     Cell,
     Outcome,
@@ -16,6 +17,7 @@ from lightning_mdm.outcomes import (
     Row,
     frontier_row,
     outcome_rows,
+    write_order_rows,
     write_outcomes,
     write_rows,
 )
@@ -24,6 +26,7 @@ from lightning_mdm.report.markdown import report_markdown
 from lightning_mdm.report.points import pool_seeds
 from lightning_mdm.report.published import beside, beside_markdown, read_published
 from runs import REPOSITORY
+from test_order_report import ROW
 
 pytestmark = pytest.mark.draws
 
@@ -138,10 +141,43 @@ def test_what_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "learned price=0.1, beside Fox et al." in printed
     assert "+41.9" in printed
+    assert PAPER.name not in printed + text, "no note"
     report([str(tmp_path)])
     assert "published" not in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Fox" not in capsys.readouterr().out
     assert report_markdown(rows, {}) == report_markdown(rows, {}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("task", "policies", "note"),
+    [
+        (
+            "word_problems",
+            {"learned", "iid"},
+            "no row of published.csv is of word_problems: nothing is shown beside ours.",
+        ),
+        (
+            "gsm8k_aug",
+            {"iid"},
+            "the runs have no learned order of gsm8k_aug, beside which rows of published.csv would ",
+        ),
+        ("gsm8k_aug", set(), "the runs have decoded nothing, beside which rows of published.csv would be shown."),
+    ],
+)
+def test_where_nothing_fits_a_note_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, policies: set[str], note: str
+) -> None:
+    rows = [row for row in swept(task)[0] if row.policy in policies]
+    if rows:
+        write_rows(tmp_path / "frontier.csv", rows)
+    write_order_rows(tmp_path / ORDER_NATS, [replace(ROW, task=task, checkpoint="1f0c9a3e77")])
+    report([str(tmp_path)], published=str(PAPER))
+    (line,) = [line for line in (tmp_path / "report.md").read_text(encoding="utf-8").splitlines() if PAPER.name in line]
+    assert line.startswith(f"> {note}")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"note: {note}" in printed
+    report([str(tmp_path)])
+    assert PAPER.name not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_mdm.metrics.statistics import wilson
+from lightning_mdm.outcomes import Row
 from lightning_mdm.outcomes.table import read_table
 from lightning_mdm.report.points import Point, by_name
 from lightning_mdm.report.tables import markdown_table
@@ -69,6 +70,27 @@ def read_published(path: str | Path) -> list[PublishedRow]:
                 f"{path}: {row.policy} at T={row.T} has accuracy {row.accuracy} of {row.n}: a fraction is due"
             )
     return rows
+
+
+def nothing_beside(rows: Iterable[Row], published: Iterable[PublishedRow], name: str) -> list[str]:
+    """Notes on why nothing published is shown beside our rows, for every task of which nothing is.
+
+    Args:
+        rows: of our frontier.
+        published: rows of any tasks.
+        name: of their file.
+    """
+    ours: dict[str, set[str]] = {}
+    for row in rows:
+        ours.setdefault(row.task, set()).add(row.policy)
+    if not ours:
+        return [f"the runs have decoded nothing, beside which rows of {name} would be shown."]
+    theirs = {row.task for row in published}
+    notes = [f"no row of {name} is of {task}: nothing is shown beside ours." for task in ours if task not in theirs]
+    lacking = [task for task, policies in ours.items() if task in theirs and "learned" not in policies]
+    return notes + [
+        f"the runs have no learned order of {task}, beside which rows of {name} would be shown." for task in lacking
+    ]
 
 
 @dataclass(frozen=True)

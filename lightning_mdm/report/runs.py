@@ -14,6 +14,8 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+from rich.console import Console
+
 from lightning_mdm.outcomes import (
     ORDER_BOUNDS,
     ORDER_NATS,
@@ -33,7 +35,7 @@ from lightning_mdm.report.order_nats import order_nats_markdown, report_order_na
 from lightning_mdm.report.orders import has_orders, read_orders
 from lightning_mdm.report.paired import EqualNfeRow, PairRow, at_equal_evaluations, every_pair, solved_pairs
 from lightning_mdm.report.points import by_panel, competitors, pool_seeds
-from lightning_mdm.report.published import PublishedRow, beside_table, read_published
+from lightning_mdm.report.published import PublishedRow, beside_table, nothing_beside, read_published
 from lightning_mdm.report.style import save_figure
 from lightning_mdm.report.tables import frontier_table, print_table
 from lightning_mdm.report.together import together
@@ -176,12 +178,13 @@ def report(run_dirs: list[str], out: str | None = None, one_panel: bool = False,
         for run in run_dirs
         if decoded and run not in decoded
     ]
+    if published is not None:
+        notes += nothing_beside(apart.rows, theirs, Path(published).name)
     runs, orders = replace(apart, notes=[*apart.notes, *notes, *orders_apart.notes]), orders_apart
     if one_panel:
         rows, outcomes = together(apart.rows, apart.outcomes, apart.names)
         runs, orders = replace(runs, rows=rows, outcomes=outcomes), orders.together(apart.rows, apart.names)
-    if runs.rows:
-        _show(runs, theirs)
+    _show(runs, theirs)
     sections = [*order_nats_markdown(orders.costs, runs.rows), *order_bounds_markdown(orders.bounds, runs.rows)]
     path = _write(runs, target, theirs, sections)
     if runs.rows:
@@ -270,9 +273,8 @@ def _result(row: Row) -> tuple[Any, ...]:
 
 
 def _show(runs: Runs, published: Sequence[PublishedRow] = ()) -> None:
-    table = frontier_table(runs.rows)
-    console = print_table(table)
-    for points in by_panel(pool_seeds(runs.rows)).values():
+    console = print_table(frontier_table(runs.rows)) if runs.rows else Console()
+    for points in by_panel(pool_seeds(runs.rows) if runs.rows else []).values():
         comparison = beside_table(points, published)
         if comparison is not None:
             console.print(comparison)
