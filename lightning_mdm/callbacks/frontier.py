@@ -29,6 +29,7 @@ from lightning_mdm.callbacks.runs import (
     decoding_options,
     denoiser_of,
     device_name,
+    place_of,
     planned,
     problems_of,
     ready,
@@ -275,7 +276,8 @@ class Frontier(EvaluationCallback):
     def cells_to_publish(self) -> list[Cell]:
         """This run's cells, and complete ones of earlier sweeps over the same problems with the same weights.
 
-        Cells of a selector that this module no longer has are history, and those of other code of the same policy.
+        Cells of a selector that this module no longer has are history, and those of other code of the same policy. As
+        configured where all are this run's own; otherwise sorted, so that nothing depends on which sweep came last.
         """
         own = list(self.cells.values())
         source = {cell.policy: cell.options.get("source") for cell in own}
@@ -287,7 +289,9 @@ class Frontier(EvaluationCallback):
             and cell.options.get("selector") in self.selectors and cell not in own and self.store.done(cell) >= complete
             and cell.options.get("source") == source.get(cell.policy, cell.options.get("source"))
         ]  # fmt: skip
-        return own + earlier
+        if not earlier:
+            return own
+        return sorted([*own, *earlier], key=lambda cell: (*place_of(cell.policy, cell.options), cell.steps, cell.seed))
 
 
 def published(run_dir: Path) -> tuple[list[Row], list[OutcomeRow]]:

@@ -228,6 +228,35 @@ def policy_options(trainer: L.Trainer, module: L.LightningModule, run: Run, fact
     return options
 
 
+def place_of(policy: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a policy comes in tables and legends: a key to sort by.
+
+    As in ``POLICIES``, others behind by their names; then by its own options and then by those of the loop and of the
+    task, as they are called, and numbers by size.
+
+    Args:
+        policy: its name.
+        options: those that rows name.
+    """
+    names = [kind().name for kind in POLICIES]
+    own = {name: value for name, value in options.items() if name not in LOOP_OPTIONS}
+    place = names.index(policy) if policy in names else len(names)
+    return place, policy, _sortable(own), _sortable({name: options[name] for name in options.keys() - own.keys()})
+
+
+def _sortable(value: Any) -> tuple[Any, ...]:
+    """A JSON value as what can be compared with any other: nothing, number, text, object, list, part by part."""
+    if value is None:
+        return (0,)
+    if isinstance(value, int | float):
+        return 1, value
+    if isinstance(value, str):
+        return 2, value
+    if isinstance(value, Mapping):
+        return 3, *((name, _sortable(value[name])) for name in sorted(value))
+    return 4, *map(_sortable, value)
+
+
 def wrapped_in(policy: UnmaskingPolicy) -> list[UnmaskingPolicy]:
     """The policies among a policy's options, and among theirs."""
     inner = [value for value in vars(policy).values() if isinstance(value, UnmaskingPolicy)]

@@ -27,13 +27,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lightning_mdm.callbacks.frontier import Frontier
-from lightning_mdm.callbacks.runs import denoiser_of, file_hash, weights_hash, wrapped_in
+from lightning_mdm.callbacks.runs import denoiser_of, file_hash, place_of, weights_hash, wrapped_in
 from lightning_mdm.data.hop_chain import HopChainProblems
 from lightning_mdm.data.word_problems import WordProblems
 from lightning_mdm.decoding import options as options_module
 from lightning_mdm.decoding.learned import Learned
 from lightning_mdm.decoding.options import DecodingOptions
-from lightning_mdm.decoding.policies import IID, P2, Blocks, ConfidenceThreshold, LeftToRight, TopMargin
+from lightning_mdm.decoding.policies import IID, P2, Blocks, ConfidenceThreshold, EntropyBounded, LeftToRight, TopMargin
 from lightning_mdm.decoding.policy import UnmaskingPolicy
 from lightning_mdm.laws.hop_chain import HopChain
 from lightning_mdm.metrics.statistics import wilson
@@ -42,6 +42,7 @@ from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.nets.selector import SelectorConfig
 from lightning_mdm.nets.transformer import TransformerConfig
 from lightning_mdm.outcomes import OutcomeStore, read_outcomes, read_rows
+from lightning_mdm.report import display_name
 from lightning_mdm.trainer import Trainer
 from runs import FEW, N_TEST, N_VALIDATION, Answering, Omniscient, few_problems, program, tiny, trainer
 
@@ -529,6 +530,42 @@ def test_a_cell_that_another_sweep_left_half_decoded_is_not_published(tmp_path: 
     sweep(tmp_path, Omniscient(data), data, policies=[TopMargin()], budgets=[4])
     assert [row.T for row in read_rows(tmp_path / "frontier.csv")] == [4]
     assert {o.T for o in read_outcomes(tmp_path / "outcomes.csv")} == {4}
+
+
+def test_rows_of_several_sweeps_are_in_one_order_whichever_came_last(tmp_path: Path) -> None:
+    """As policies are listed, and numbers by size; those of a single sweep as it was configured."""
+    data = few_problems()
+    sweeps = [
+        [TopMargin(), EntropyBounded(10.0)], [Blocks(TopMargin(), 8), EntropyBounded(2.0), IID()],
+        [Blocks(IID(), 16), Blocks(TopMargin(), 16), EntropyBounded(0.5)],
+    ]  # fmt: skip
+    denoiser, found = Omniscient(data), []
+    for given in (sweeps, sweeps[::-1]):
+        run_dir = tmp_path / str(len(found))
+        for policies in given:
+            sweep(run_dir, denoiser, data, policies=policies, budgets=[4, 1], seeds=[1, 0])
+            if policies is given[0]:
+                cells = [(row.policy, row.T, row.seed) for row in read_rows(run_dir / "frontier.csv")]
+                assert cells == [(policy.name, T, seed) for policy in policies for T in (4, 1) for seed in (1, 0)]
+        found.append([(row.policy, row.options, row.T, row.seed) for row in read_rows(run_dir / "frontier.csv")])
+    assert found[0] == found[1]
+    assert [cell[2:] for cell in found[0]] == [(1, 0), (1, 1), (4, 0), (4, 1)] * 8
+    assert list(dict.fromkeys(display_name(policy, options) for policy, options, _, _ in found[0])) == [
+        "iid", "top margin", "entropy bounded 0.5", "entropy bounded 2", "entropy bounded 10",
+        "blocks(8) of top margin", "blocks(16) of iid", "blocks(16) of top margin",
+    ]  # fmt: skip
+
+
+def test_options_of_any_kind_have_an_order() -> None:
+    options: list[dict[str, Any]] = [
+        {"a": None, "precision": "32"}, {"a": False}, {"a": 0.5, "b": 9}, {"a": 2}, {"a": 10.0, "precision": "16"},
+        {"a": 10, "precision": "32"}, {"a": "2"}, {"a": {"name": "iid", "t": 2}}, {"a": {"name": "iid", "t": 10}},
+        {"a": [2, "x"]}, {"a": [10]},
+    ]  # fmt: skip
+    places = [place_of("mine", of) for of in options]
+    assert places == sorted(reversed(places))
+    assert len(set(places)) == len(places)
+    assert place_of("autoregressive", {}) < place_of("another", {}) < places[0]
 
 
 def test_cells_of_other_problems_are_not_published(tmp_path: Path) -> None:
