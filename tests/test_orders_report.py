@@ -354,9 +354,10 @@ def test_a_learned_order_is_called_by_its_denoiser_in_both(tmp_path: Path) -> No
         for name in (CHECKPOINT, "abc")
     ]
     bound = replace(BOUNDS[1], options='{"price":0.1,"rule":"sampled"}')
-    for frontier in (greedy, [greedy[0], replace(greedy[1], policy="iid", options="{}")]):
-        (joined,) = orders_together([bound], frontier, {CHECKPOINT: "first"})
-        assert json.loads(joined.options)["denoiser"] == "first"
+    (joined,) = orders_together([bound], greedy, {CHECKPOINT: "first"})
+    assert json.loads(joined.options)["denoiser"] == "first"
+    other = replace(greedy[1], policy="iid", options="{}")
+    assert orders_together([bound], [greedy[0], other], {}) == [bound], "the only one with that policy"
     assert orders_together([bound], greedy[:1], {}) == [bound], "the only one"
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lightning_mdm.outcomes import BoundRow, OrderRow, OutcomeRow, Row, canonical_json
+from lightning_mdm.report.naming import LOOP_OPTIONS
 
 AnyRow = TypeVar("AnyRow", Row, OutcomeRow)
 AnyOrderRow = TypeVar("AnyOrderRow", OrderRow, BoundRow)
@@ -21,8 +22,8 @@ def together(
 ) -> tuple[list[Row], list[OutcomeRow]]:
     """The same rows as if one checkpoint had decoded all of a task and split.
 
-    That checkpoint is named by all of them, joined with ``+``. Where there are several, the options say which one it
-    was.
+    That checkpoint is named by all of them, joined with ``+``. Where several of them decoded with one policy, the
+    options of all rows beside these say which one it was.
 
     Args:
         rows: of several checkpoints.
@@ -54,12 +55,15 @@ def together(
                 "sweep them with the same data, or report them apart"
             )
 
+    ambiguous = _ambiguous(rows)
+
     def joined(given: Iterable[AnyRow]) -> list[AnyRow]:
         result: list[AnyRow] = []
         for row in given:
-            found = checkpoints.get((row.task, row.split), {row.checkpoint: None})
-            options = _with_denoiser(row, names) if len(found) > 1 else row.options
-            result.append(replace(row, checkpoint="+".join(found), options=options))
+            where: tuple[str, str] = (row.task, row.split)
+            options = _with_denoiser(row, names) if where in ambiguous else row.options
+            checkpoint = "+".join(checkpoints.get(where, {row.checkpoint: None}))
+            result.append(replace(row, checkpoint=checkpoint, options=options))
         return result
 
     return joined(rows), joined(outcomes)
@@ -68,9 +72,9 @@ def together(
 def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: Mapping[str, str]) -> list[AnyOrderRow]:
     """What orders cost as if one checkpoint had been evaluated on all of a task and split, or their bounds.
 
-    The options say which denoiser it was where there are several, be it in the frontier alone. Of denoisers that were
-    evaluated on different numbers of problems, or whose bounds are over different ones, all stay apart; nats say the
-    number alone.
+    The options say which denoiser it was where several have one policy, be it in the frontier alone. Of denoisers that
+    were evaluated on different numbers of problems, or whose bounds are over different ones, all stay apart; nats say
+    the number alone.
 
     Args:
         orders: of several checkpoints.
@@ -79,24 +83,34 @@ def orders_together(orders: Sequence[AnyOrderRow], rows: Iterable[Row], names: M
     """
     checkpoints: dict[tuple[str, str], dict[str, None]] = {}
     evaluated: dict[tuple[str, str], dict[str, set[tuple[object, ...]]]] = {}
-    decoded: dict[tuple[str, str], set[str]] = {}
     for order in orders:
         where = (order.task, order.split)
         checkpoints.setdefault(where, {})[order.checkpoint] = None
         found = evaluated.setdefault(where, {}).setdefault(order.checkpoint, set())
         found.add((order.n, getattr(order, "data", None)))
-    for row in rows:
-        decoded.setdefault((row.task, row.split), set()).add(row.checkpoint)
+    ambiguous = _ambiguous([*rows, *orders])
 
     def joined(order: AnyOrderRow) -> AnyOrderRow:
         where: tuple[str, str] = (order.task, order.split)
         if len(set(map(frozenset, evaluated[where].values()))) > 1:
             return order
-        several = len(checkpoints[where].keys() | decoded.get(where, set())) > 1
-        options = _with_denoiser(order, names) if several else order.options
+        options = _with_denoiser(order, names) if where in ambiguous else order.options
         return replace(order, checkpoint="+".join(checkpoints[where]), options=options)
 
     return [joined(order) for order in orders]
+
+
+def _ambiguous(rows: Iterable[Row | OrderRow | BoundRow]) -> set[tuple[str, str]]:
+    """The tasks and splits in which several denoisers have one policy: there, a row has to say whose it is.
+
+    However tokens are decoded, and by whichever rule: for nats and bounds these are others than for a frontier.
+    """
+    users: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        options = json.loads(row.options)
+        own = canonical_json({key: options[key] for key in options if key not in LOOP_OPTIONS and key != "rule"})
+        users.setdefault((row.task, row.split, row.policy, own), set()).add(row.checkpoint)
+    return {(task, split) for (task, split, *_), checkpoints in users.items() if len(checkpoints) > 1}
 
 
 def _with_denoiser(row: Row | OutcomeRow | OrderRow | BoundRow, names: Mapping[str, str]) -> str:
