@@ -54,6 +54,19 @@ def called(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, lis
             save(run_dir, rows, [replace(one, policy=policy) for one in outcomes if one.policy == "top_margin"])
             (run_dir / "report.md").touch()
 
+    class Order:
+        """Stands for the module: what it stores says where it is from."""
+
+        @classmethod
+        def load_from_checkpoint(cls, path: Path, map_location: str) -> Order:
+            order = cls()
+            order.path = path
+            return order
+
+        def save_order(self, path: Path) -> None:
+            path.write_text(str(self.path))
+
+    monkeypatch.setattr(script, "OrderModule", Order)
     monkeypatch.setattr(slices, "lightning", program)
     monkeypatch.setattr(script, "BUDGETS", (1, 2, 4))  # those that it leaves
     return calls
@@ -83,11 +96,11 @@ def test_the_stages_parse_and_follow_one_another(
     script: ModuleType, called: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     script.main(["--seeds", "3", "--jobs", "1"])
-    ordered = {"denoiser", "two_steps", "order", "heuristics", "learned"}
     assert called.keys() == {
-        *(f"{arm}/seed_3/{stage}" for arm in ("random", "more", "along") for stage in ordered),
-        *(f"{arm}/seed_3/{stage}" for arm in ("top_margin", "left_to_right") for stage in ("denoiser", "heuristics")),
-    }
+        *(f"{arm}/seed_3/{stage}" for arm in script.ARMS for stage in ("denoiser", "heuristics")),
+        *(f"{arm}/seed_3/learned" for arm in ("random", "more", "along")), "random/seed_3/two_steps",
+        "random/seed_3/order",
+    }  # fmt: skip
     for arm, masks in script.ARMS.items():
         found = parsed(called[f"{arm}/seed_3/denoiser"], capsys)
         model, data = found["model"]["init_args"], found["data"]["init_args"]
@@ -104,15 +117,18 @@ def test_the_stages_parse_and_follow_one_another(
             (data["first_slot"] > 0) == ("--model.init_from" in called[f"{arm}/seed_3/denoiser"]) == bool(masks.start)
         )
     for stage in ("two_steps", "order", "heuristics", "learned"):
-        parsed(called[f"along/seed_3/{stage}"], capsys)
+        parsed(called[f"random/seed_3/{stage}"], capsys)
     last = "checkpoints/last.ckpt"
     runs = script.RUNS
     along = called["along/seed_3/denoiser"]
-    assert of(along, "--model.progressive.order_ckpt") == str(runs / "random/seed_3/order" / last)
+    order = runs / "random/seed_3/order.safetensors"
+    assert of(along, "--model.progressive.order_ckpt") == str(order)
     assert of(along, "--model.init_from") == str(runs / "random/seed_3/denoiser" / last)
-    assert of(called["along/seed_3/order"], "--model.denoiser_ckpt") == str(runs / "along/seed_3/denoiser" / last)
-    assert of(called["more/seed_3/learned"], "--ckpt_path") == str(runs / "more/seed_3/order" / last)
-    assert slices.standing(runs / "along/seed_3/order" / last)[0] == script.ALL_BUDGETS
+    learned = called["more/seed_3/learned"]
+    assert of(learned, "--model.denoiser_ckpt") == str(runs / "more/seed_3/denoiser" / last)
+    assert of(learned, "--model.init_from") == str(order)
+    assert order.read_text() == str(runs / "random/seed_3/order" / last)
+    assert slices.standing(runs / "random/seed_3/order" / last)[0] == script.ALL_BUDGETS
     called.clear()
     script.main(["--seeds", "3", "--jobs", "1"])
     assert not called, "nothing is repeated"
@@ -127,6 +143,7 @@ def test_what_is_complete_is_published(script: ModuleType, called: dict[str, lis
     assert "| left to right | top margin |" in table
     assert "along" not in table
     script.main(["--parts", "further", "--seeds", "1", "--jobs", "1"])
+    assert "| more | learned |" in (script.HERE / "table.md").read_text(encoding="utf-8")
     assert "| along | learned |" in (script.HERE / "table.md").read_text(encoding="utf-8")
 
 

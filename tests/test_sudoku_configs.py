@@ -111,7 +111,7 @@ def test_every_file_is_tried() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == [
         "autoregressive", "autoregressive_medium", "autoregressive_small", "autoregressive_solver_order",
         "denoiser", "kim_2025", "medium", "on_path", "on_path_control", "order", "order_medium", "order_small",
-        "search", "small",
+        "progressive", "search", "small",
     ]  # fmt: skip
 
 

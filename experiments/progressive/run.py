@@ -3,9 +3,10 @@
 python experiments/progressive/run.py [--parts scratch further] [--seeds 0 1 2] [--jobs N]
 
 L&O-NAE-SAT with 8 latents and 24 observations. From nothing (``scratch``), denoisers are trained on random masks and on
-those that chains of top margin and of left to right leave. Then that of random masks goes on (``further``), on random
-masks (``more``) or along the order that was learned for it (``along``), and an order is learned for either. All updates
-hold about 64 rows. What is complete is not repeated, what was stopped goes on, and all that is complete is published.
+those that chains of top margin and of left to right leave. Then an order is learned for that of random masks, which
+goes on (``further``) on random masks (``more``) or on those that this order leaves (``along``); that order decodes with
+all three. All updates hold about 64 rows. What is complete is not repeated, what was stopped goes on, and all that is
+complete is published.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from lightning_mdm.metrics.statistics import holm, sign_by_problem
+from lightning_mdm.modules.order_module import OrderModule
 from lightning_mdm.outcomes import Row, read_outcomes, read_rows, write_rows
 from lightning_mdm.report.seeds import join_seeds
 from lightning_mdm.slices import NO_BOUNDS, Clock, Fit, Sweep, last_of, layers, run_all, run_script, seeded
@@ -57,12 +59,18 @@ ARMS = {
     "along": Masks("Learned", (2, 4, 8), 14, start="random"),
 }
 KINDS = ("heuristics", "learned")
+ORDERED = ("random", "more", "along")  # what the order of the first decodes with
 PARTS = {"scratch": ("random", "top_margin", "left_to_right"), "further": ("more", "along")}
 COMPARED = (("top_margin", "random"), ("left_to_right", "random"), ("along", "more"))
 
 
 def run_of(arm: str, seed: int) -> Path:
     return RUNS / arm / f"seed_{seed}"
+
+
+def order_of(seed: int) -> Path:
+    """The order that was learned for the denoiser of random masks."""
+    return run_of("random", seed) / "order.safetensors"
 
 
 def denoise(arm: str, seed: int) -> Path:
@@ -78,15 +86,14 @@ def denoise(arm: str, seed: int) -> Path:
         options += ["--model.init_from", str(last_of(run_of(masks.start, seed) / "denoiser"))]
         options += ["--model.learning_rate", "2.5e-3", "--data.first_slot", str(first)]
     if masks.policy == "Learned":
-        assert masks.start is not None, "an order is learned for a denoiser"
-        options += ["--model.progressive.order_ckpt", str(last_of(run_of(masks.start, seed) / "order"))]
+        options += ["--model.progressive.order_ckpt", str(order_of(seed))]
     fit = Fit(run_dir, UPDATES, tuple(options))
     run_all([(f"{arm}, seed {seed}, denoiser", fit)], Clock(float("inf")))
     return fit.last
 
 
-def learn(arm: str, seed: int) -> Path:
-    """Learn the order of a denoiser, for two steps alone and then for more; its checkpoint."""
+def learn(arm: str, seed: int) -> None:
+    """Learn the order of a denoiser, for two steps alone and then for more, and store it without the denoiser."""
     run_dir = run_of(arm, seed)
     options = (
         *ORDER, *seeded(seed), "--model.denoiser_ckpt", str(last_of(run_dir / "denoiser")), "--model.budgets",
@@ -99,26 +106,28 @@ def learn(arm: str, seed: int) -> Path:
     if not order.exists():  # it goes on from the other's checkpoint, in a directory of its own
         order.parent.mkdir(parents=True, exist_ok=True)
         order.write_bytes(alone.last.read_bytes())
-    run_all(
-        [(f"{arm}, seed {seed}, order", Fit(order.parents[1], ALL_BUDGETS, (*options, *NO_BOUNDS)))],
-        Clock(float("inf")),
-    )
-    return order
+    fit = Fit(order.parents[1], ALL_BUDGETS, (*options, *NO_BOUNDS))
+    run_all([(f"{arm}, seed {seed}, order", fit)], Clock(float("inf")))
+    if not order_of(seed).exists():
+        OrderModule.load_from_checkpoint(order, map_location="cpu").save_order(order_of(seed))
 
 
 def decode(arm: str, seed: int) -> None:
-    """Decode the test problems with the heuristics, and with the learned order where there is one."""
+    """Decode the test problems with the heuristics, and, where there is one, with the order of the first denoiser."""
     run_dir = run_of(arm, seed)
     noise = (
         "--frontier.seeds", f"[{seed}]", "--frontier.budgets", str(list(BUDGETS)), "--data.n_test", str(TEST),
         "--data.eval_batch_size", "250",
     )  # fmt: skip
-    heuristics = (*DENOISER, "--frontier.policies", HEURISTICS, "--ckpt_path", str(last_of(run_dir / "denoiser")))
+    denoiser = str(last_of(run_dir / "denoiser"))
+    heuristics = (*DENOISER, "--frontier.policies", HEURISTICS, "--ckpt_path", denoiser)
     sweeps = [Sweep(run_dir / "heuristics", (*heuristics, *noise))]
-    order = last_of(run_dir / "order")
-    if order.exists():
-        learned = (*ORDER, *NO_BOUNDS, "--order_nats.budgets", "[]", "--frontier.policies", "[Learned]")
-        sweeps.append(Sweep(run_dir / "learned", (*learned, "--ckpt_path", str(order), *noise)))
+    if arm in ORDERED and order_of(seed).exists():
+        learned = (
+            *ORDER, *NO_BOUNDS, "--order_nats.budgets", "[]", "--frontier.policies", "[Learned]",
+            "--model.denoiser_ckpt", denoiser, "--model.init_from", str(order_of(seed)),
+        )  # fmt: skip
+        sweeps.append(Sweep(run_dir / "learned", (*learned, *noise)))
     run_all([(f"{arm}, seed {seed}, {sweep.run_dir.name}", sweep) for sweep in sweeps], Clock(float("inf")))
 
 
@@ -201,8 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "further" in options.parts:
             each(learn, ("random",))
             each(denoise, PARTS["further"])
-            each(learn, PARTS["further"])
-            each(decode, ("random", *PARTS["further"]))
+            each(decode, ORDERED)
     publish()
 
 

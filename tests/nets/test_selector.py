@@ -229,8 +229,9 @@ def test_a_start_with_a_bound_of_its_own(start: str) -> None:
     selectors = []
     for cap in (None, 3.0, 1e9):
         torch.manual_seed(0)
-        config = replace(CONFIG, start=start, start_stake=0.6, start_slope=9.0, start_cap=cap)
+        config = replace(CONFIG, start=start, start_stake=0.6, start_slope=9.0, start_cap=cap and 3.0)
         selectors.append(Selector(WIDTH, config).double())
+        selectors[-1].start_cap = cap  # one beyond all logits, which no configuration may have
     args = (hidden_BLD, confidence_BLF, valid_BL, masked_BL, LEFT_B, 0.3)
     summed_BL, capped_BL, bare_BL = (selector(*args).logit_BL[masked_BL] for selector in selectors)
     assert bare_BL.abs().max() > 12.0, "or no bound binds"
